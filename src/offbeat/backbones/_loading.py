@@ -1,0 +1,181 @@
+"""From a name, folder or hub id to the components of a pipeline, without running pickles."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from offbeat.errors import CheckpointError, UnsafeWeightsError
+
+PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+_SAMPLED_FROM = 64 * 2**20  # larger files are fingerprinted by samples: 5 GB would take seconds
+_BLOCK = 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineFolder:
+    """A pipeline as ``save_pretrained`` writes it: ``model_index.json`` and component folders."""
+
+    path: Path
+    index: dict[str, Any]
+
+    @classmethod
+    def open(cls, path: Path) -> PipelineFolder:
+        """Read the folder's index.
+
+        Raises:
+            CheckpointError: If it holds no readable ``model_index.json``.
+        """
+        file = path / "model_index.json"
+        try:
+            index = json.loads(file.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            raise CheckpointError(
+                f"{path}: expected a pipeline folder with model_index.json, as diffusers' "
+                "save_pretrained writes it, and found none"
+            ) from None
+        except (OSError, ValueError) as error:
+            raise CheckpointError(f"{file}: cannot be read as JSON ({error})") from error
+        if not isinstance(index, dict):
+            raise CheckpointError(f"{file}: expected a JSON object, got {type(index).__name__}")
+        return cls(path, index)
+
+    def has(self, name: str) -> bool:
+        """Whether the pipeline has this component."""
+        entry = self.index.get(name)
+        return isinstance(entry, list) and len(entry) == 2 and entry[1] is not None
+
+    def load(self, name: str, **kwargs: Any) -> Any:
+        """Load one component with the class that the index names.
+
+        Raises:
+            CheckpointError: If the component is absent, damaged or of an unknown class.
+            UnsafeWeightsError: If its weights are there only as a pickle.
+        """
+        if not self.has(name):
+            raise CheckpointError(f"{self.path}: expected a component {name!r} in model_index.json")
+        library, class_name = self.index[name]
+        folder = self.path / name
+        if not folder.is_dir():
+            raise CheckpointError(f"{folder}: named in model_index.json, and not there")
+        refuse_pickles(folder)
+        loader = _component_class(library, class_name)
+        if issubclass(loader, _module_class()):
+            kwargs["use_safetensors"] = True
+        try:
+            with _quiet():
+                return loader.from_pretrained(folder, local_files_only=True, **kwargs)
+        except Exception as error:  # the libraries raise many kinds; each means the same here
+            raise CheckpointError(f"{folder}: cannot be loaded as {class_name} ({error})") from error
+
+
+def refuse_pickles(folder: Path) -> None:
+    """Raise if the weights of ``folder`` are there only as a pickle.
+
+    Raises:
+        UnsafeWeightsError: With the file, and how to convert it.
+    """
+    if any(folder.glob("*.safetensors")):
+        return
+    for file in sorted(folder.iterdir()):
+        if file.suffix in PICKLED:
+            raise UnsafeWeightsError(
+                f"{file}: pickled weights can run code when read, so they are refused. Load them "
+                "once where you trust them and save with safe_serialization=True."
+            )
+
+
+def locate(source: str | Path, allow: tuple[str, ...] = ()) -> Path:
+    """Return the local folder of a folder or hub id, fetching the hub's files if need be.
+
+    Raises:
+        CheckpointError: If it is neither, or the hub cannot be reached.
+    """
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return path
+    if path.exists() or path.is_absolute() or str(source).startswith((".", "~")):
+        raise CheckpointError(f"{source}: expected a checkpoint's folder, and it is not one")
+    if str(source).count("/") != 1:
+        raise CheckpointError(
+            f"{source}: expected the name of a checkpoint, its folder, or a hub id OWNER/NAME"
+        )
+    from huggingface_hub import snapshot_download
+
+    patterns = [*allow, "*.json", "*.txt", "*.safetensors", "*.model"]
+    try:
+        return Path(snapshot_download(str(source), allow_patterns=patterns))
+    except Exception as error:  # offline, absent, gated: each with its own class
+        raise CheckpointError(
+            f"{source}: no such folder, and the hub did not give it ({type(error).__name__}: "
+            f"{error})"
+        ) from error
+
+
+def fingerprint(*folders: Path) -> str:
+    """Return a digest of every weight and configuration file, 16 hex digits.
+
+    Files over 64 MiB enter by their size and 16 evenly spaced blocks.
+    """
+    digest = hashlib.blake2b(digest_size=8)
+    for number, folder in enumerate(folders):
+        files = (f for f in folder.rglob("*") if f.is_file() and f.suffix in _DIGESTED)
+        for file in sorted(files, key=lambda f: f.relative_to(folder).as_posix()):
+            size = file.stat().st_size
+            digest.update(f"{number}/{file.relative_to(folder).as_posix()}:{size};".encode())
+            with file.open("rb") as handle:
+                if size <= _SAMPLED_FROM:
+                    digest.update(handle.read())
+                    continue
+                for block in range(16):
+                    handle.seek((size - _BLOCK) * block // 15, os.SEEK_SET)
+                    digest.update(handle.read(_BLOCK))
+    return digest.hexdigest()
+
+
+_DIGESTED = {".json", ".safetensors", ".txt", ".model"}
+
+
+def _component_class(library: str, class_name: str) -> Any:
+    """Return a class that a pipeline may name; nothing else is ever imported."""
+    import importlib
+
+    modules = {
+        "diffusers": "diffusers",
+        "transformers": "transformers",
+        "kandinsky": "diffusers.pipelines.kandinsky.text_encoder",
+    }
+    if library not in modules:
+        raise CheckpointError(
+            f"{class_name}: expected a component of {', '.join(modules)}, got one of {library!r}"
+        )
+    found = getattr(importlib.import_module(modules[library]), class_name, None)
+    if found is None or not hasattr(found, "from_pretrained"):
+        raise CheckpointError(f"{library} has no component class {class_name!r}")
+    return found
+
+
+def _module_class() -> type:
+    import torch
+
+    return torch.nn.Module
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the libraries' own progress bars off the screen, and put them back after."""
+    from transformers.utils import logging
+
+    was_on = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if was_on:
+            logging.enable_progress_bar()

@@ -1,0 +1,503 @@
+"""pocket, Kandinsky 2.1 and 2.2: text -> prior -> CLIP image embedding -> picture.
+
+All three are the same component classes of diffusers and transformers, so they are one adapter.
+Source: Ramesh et al., Hierarchical Text-Conditional Image Generation, arXiv:2204.06125.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from offbeat.backbones._loading import PipelineFolder, fingerprint, locate
+from offbeat.backbones._prior import LORA_TARGETS, FastPrior, lora_name
+from offbeat.checks import check_range, check_shape
+from offbeat.errors import CheckpointError, PromptError, ShapeError
+from offbeat.functional import guide
+from offbeat.protocols import Generators
+from offbeat.templates import PAPER_TEMPLATE
+from offbeat.types import TextEmbeds
+
+POCKET = Path(__file__).parent.parent / "pocket"
+
+CHECKPOINTS: dict[str, tuple[str, str]] = {
+    "pocket": (str(POCKET / "prior"), str(POCKET / "decoder")),
+    "kandinsky-2.1": ("kandinsky-community/kandinsky-2-1-prior", "kandinsky-community/kandinsky-2-1"),
+    "kandinsky-2.2": (
+        "kandinsky-community/kandinsky-2-2-prior",
+        "kandinsky-community/kandinsky-2-2-decoder",
+    ),
+}
+"""Name to where the prior and the decoder are: a folder or a hub id each."""
+
+DEFAULT_CARD: dict[str, Any] = {
+    "prompt_template": PAPER_TEMPLATE,
+    "prior_num_inference_steps": 25,
+    "prior_guidance_scale": 4.0,
+    "num_inference_steps": 50,
+    "guidance_scale": 4.0,
+    "height": 512,
+    "width": 512,
+    "decode_batch_size": 4,
+    "concepts": {},
+    "subjects": {},
+}
+"""What suits a checkpoint that brings no ``card.json``: Kandinsky's own settings."""
+
+
+class UnclipBackbone:
+    """An unCLIP prior and decoder, frozen; gradients reach tokens, LoRA factors and embeddings."""
+
+    def __init__(
+        self,
+        prior: Mapping[str, Any],
+        decoder: Mapping[str, Any],
+        *,
+        name: str,
+        digest: str,
+        card: Mapping[str, Any],
+    ) -> None:
+        self._name = name
+        self._fingerprint = digest
+        self._card = {**DEFAULT_CARD, **card}
+        self.tokenizer = prior["tokenizer"]
+        self.text_encoder = prior["text_encoder"]
+        self.image_encoder = prior["image_encoder"]
+        self.image_size = int(self.image_encoder.config.image_size)
+        self._pixel_mean, self._pixel_std = prior["pixels"]
+        # a scheduler keeps its timesteps: two users of one object would disturb each other
+        self.fast_prior = FastPrior(prior["prior"], copy.deepcopy(prior["scheduler"]))
+        self.unet = decoder["unet"]
+        self.movq = decoder["movq"]
+        self.scheduler = copy.deepcopy(decoder["scheduler"])
+        self.decoder_text = decoder.get("text")
+        for module in self._modules():
+            module.eval().requires_grad_(False)
+        self._empty_text: TextEmbeds | None = None
+
+    @classmethod
+    def load(
+        cls,
+        source: str | Path = "pocket",
+        *,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+    ) -> UnclipBackbone:
+        """Load a checkpoint by name, folder (with ``prior/`` and ``decoder/``) or hub id.
+
+        Raises:
+            CheckpointError: If there is no such checkpoint, or it is damaged or of another family.
+            UnsafeWeightsError: If its weights are there only as pickles.
+        """
+        if str(source) in CHECKPOINTS:
+            where = [locate(part) for part in CHECKPOINTS[str(source)]]
+        else:
+            folder = locate(source)
+            where = [folder / "prior", folder / "decoder"]
+            if not all(part.is_dir() for part in where):
+                raise CheckpointError(
+                    f"{source}: expected a folder with prior/ and decoder/, each a pipeline "
+                    "folder of diffusers, as in the bundled checkpoint"
+                )
+        prior, decoder = (PipelineFolder.open(part) for part in where)
+        backbone = cls(
+            _load_prior(prior, dtype),
+            _load_decoder(decoder, dtype),
+            name=str(source),
+            digest=fingerprint(*where),
+            card=_read_card(where[0].parent),
+        )
+        return backbone.to(device)
+
+    @property
+    def name(self) -> str:
+        """The name, folder or hub id that it was loaded by."""
+        return self._name
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of weights and configuration."""
+        return self._fingerprint
+
+    @property
+    def card(self) -> Mapping[str, Any]:
+        """Recommended settings and vocabulary."""
+        return self._card
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return torch.device(self.fast_prior.prior.device)
+
+    def to(self, device: str | torch.device) -> UnclipBackbone:
+        """Move the weights; returns self.
+
+        Raises:
+            CheckpointError: If there is no such device.
+        """
+        try:
+            for module in self._modules():
+                module.to(device)
+        except (RuntimeError, AssertionError) as error:
+            raise CheckpointError(f"device {str(device)!r} cannot be used: {error}") from error
+        self._empty_text = None
+        return self
+
+    # --- text -----------------------------------------------------------------------------
+
+    def num_tokens(self, text: str) -> int:
+        """Return how many tokens ``text`` is cut into, without start and end."""
+        return len(self._ids(text))
+
+    def token_embed(self, words: str) -> Tensor:
+        """Return the input-side vector of ``words``, ``[E]``: the mean over their tokens.
+
+        Raises:
+            PromptError: If ``words`` holds nothing to encode.
+        """
+        ids = self._ids(words)
+        if not ids:
+            raise PromptError(f"token: expected a word, got {words!r}")
+        table = self.text_encoder.get_input_embeddings().weight
+        return table[torch.tensor(ids, device=table.device)].float().mean(dim=0).cpu()
+
+    def encode_text(
+        self, prompts: Sequence[str], *, tokens: Mapping[str, Tensor] | None = None
+    ) -> TextEmbeds:
+        """Encode prompts; each word of ``tokens`` is replaced by its vectors.
+
+        Args:
+            prompts: B texts.
+            tokens: Word to its vectors, ``[E]`` or ``[K, E]``; gradients reach them.
+
+        Raises:
+            PromptError: If a prompt is longer than the text encoder's positions: it is never cut
+                in silence.
+            ShapeError: If a token's width is not the encoder's.
+        """
+        rows = [self._cut(prompt, tokens or {}) for prompt in prompts]
+        length = max(len(ids) for ids, _ in rows)
+        pad = self.tokenizer.pad_token_id
+        input_ids = torch.tensor([ids + [pad] * (length - len(ids)) for ids, _ in rows])
+        text_mask = torch.tensor([[at < len(ids) for at in range(length)] for ids, _ in rows])
+        places = [(row, at) for row, (_, found) in enumerate(rows) for at, _ in found]
+        vectors = [vector for _, found in rows for _, vector in found]
+        with _placed(self.text_encoder.get_input_embeddings(), places, vectors):
+            output = self.text_encoder(input_ids.to(self.device))
+        return TextEmbeds(
+            output.text_embeds.float(),
+            output.last_hidden_state.float(),
+            text_mask.to(self.device),
+        )
+
+    def _ids(self, text: str) -> list[int]:
+        return list(self.tokenizer(text, add_special_tokens=False).input_ids)
+
+    def _cut(
+        self, prompt: str, tokens: Mapping[str, Tensor]
+    ) -> tuple[list[int], list[tuple[int, Tensor]]]:
+        """Return a prompt's ids and where each learned vector stands among them."""
+        words = sorted(tokens, key=len, reverse=True)
+        parts = re.split("(" + "|".join(map(re.escape, words)) + ")", prompt) if words else [prompt]
+        # the start token stands in: its id is in every table and is never read as the end
+        stand_in = self.tokenizer.bos_token_id
+        ids, found = [stand_in], []
+        for part in parts:
+            if part in tokens:
+                for vector in self._vectors(part, tokens[part]):
+                    found.append((len(ids), vector))
+                    ids.append(stand_in)
+            elif part.strip():
+                ids += self._ids(part)
+        ids.append(self.tokenizer.eos_token_id)
+        limit = self.text_encoder.config.max_position_embeddings
+        if len(ids) > limit:
+            raise PromptError(
+                f"prompt: expected at most {limit - 2} tokens for {self.name}, got "
+                f"{len(ids) - 2}: {prompt[:80]!r}. Use fewer words or a shorter --template."
+            )
+        return ids, found
+
+    def _vectors(self, word: str, vectors: Tensor) -> Tensor:
+        width = self.text_encoder.get_input_embeddings().weight.shape[1]
+        if vectors.shape[-1] != width or vectors.ndim not in (1, 2):
+            raise ShapeError(
+                f"tokens[{word!r}]: expected shape [{width}] or [any, {width}], "
+                f"got {list(vectors.shape)}; was it learned on another checkpoint?"
+            )
+        return vectors.reshape(-1, width)
+
+    # --- prior ----------------------------------------------------------------------------
+
+    def sample_prior(
+        self,
+        text: TextEmbeds,
+        *,
+        generator: Generators,
+        num_samples: int | None = None,
+        negative: TextEmbeds | None = None,
+        lora: Mapping[str, Tensor] | None = None,
+        num_inference_steps: int | None = None,
+        prior_guidance_scale: float | None = None,
+        gradient_steps: int | None = None,
+    ) -> Tensor:
+        """Return ``image_embeds``, ``[B, D]``, float32.
+
+        Args:
+            text: One prompt for all samples, or one for each.
+            generator: One stream, or one for each sample.
+            num_samples: B; None means the number of prompts.
+            negative: What guidance steers from; None is the empty prompt.
+            lora: Factors in PEFT's names, from ``init_lora``; gradients reach them.
+            num_inference_steps: Denoising steps, 2 or more.
+            prior_guidance_scale: 1 = off.
+            gradient_steps: Let the gradient pass the last so many denoising steps only.
+
+        Raises:
+            RangeError: If a number is out of its range.
+        """
+        steps = num_inference_steps or int(self._card["prior_num_inference_steps"])
+        scale = prior_guidance_scale
+        scale = float(self._card["prior_guidance_scale"]) if scale is None else scale
+        check_range("num_inference_steps", steps, 2, 1000)
+        if negative is None and scale > 1:
+            negative = self.encode_text([""])
+        return self.fast_prior.sample(
+            text,
+            negative,
+            generator,
+            num_samples=num_samples or len(text),
+            num_inference_steps=steps,
+            prior_guidance_scale=scale,
+            lora=lora,
+            gradient_steps=gradient_steps,
+        )
+
+    def init_lora(self, rank: int, *, generator: torch.Generator) -> dict[str, Tensor]:
+        """Return fresh LoRA factors for every attention projection of the prior.
+
+        A is Kaiming-uniform as in PEFT, B zero, alpha = rank: at the start they change nothing.
+        """
+        check_range("rank", rank, 1, 1024)
+        factors = {}
+        for index, block in enumerate(self.fast_prior.prior.transformer_blocks):
+            for target in LORA_TARGETS:
+                weight = block.attn1.get_submodule(target).weight
+                out_width, in_width = weight.shape
+                noise = torch.rand(rank, in_width, generator=generator) * 2 - 1
+                factors[lora_name(index, target, "A")] = noise * in_width**-0.5
+                factors[lora_name(index, target, "B")] = torch.zeros(out_width, rank)
+        return factors
+
+    # --- pictures -------------------------------------------------------------------------
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        """Return ``image_embeds``, ``[B, D]``, of ``images``, ``[B, 3, H, W]``, 0 to 1."""
+        check_shape("images", images, None, 3, None, None)
+        size = (self.image_size, self.image_size)
+        images = images.to(self.device)
+        if images.shape[-2:] != size:
+            images = torch.nn.functional.interpolate(
+                images, size, mode="bicubic", antialias=True
+            ).clamp(0, 1)
+        mean, std = (
+            torch.tensor(values, device=self.device)[:, None, None]
+            for values in (self._pixel_mean, self._pixel_std)
+        )
+        pixels = ((images - mean) / std).to(self.image_encoder.dtype)
+        image_embeds: Tensor = self.image_encoder(pixels).image_embeds
+        return image_embeds.float()
+
+    def unconditional_embeds(self) -> Tensor:
+        """Return the embedding that guidance steers from, ``[1, D]``: of a zero picture."""
+        size = self.image_size
+        pixels = torch.zeros(1, 3, size, size, dtype=self.image_encoder.dtype, device=self.device)
+        image_embeds: Tensor = self.image_encoder(pixels).image_embeds
+        return image_embeds.float()
+
+    def decode_embeds(
+        self,
+        image_embeds: Tensor,
+        *,
+        generator: Generators,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        negative_image_embeds: Tensor | None = None,
+    ) -> Tensor:
+        """Return ``images``, ``[B, 3, H, W]``, float32, 0 to 1.
+
+        Args:
+            image_embeds: ``[B, D]``.
+            generator: One for each sample (then batches are sized to memory), or one for all.
+            num_inference_steps: Denoising steps; None is the checkpoint's own.
+            guidance_scale: 1 = off; None is the checkpoint's own.
+            negative_image_embeds: What guidance steers from, ``[1, D]`` or ``[B, D]``.
+        """
+        check_shape("image_embeds", image_embeds, None, self.unet_embed_width)
+        steps = num_inference_steps or int(self._card["num_inference_steps"])
+        scale = float(self._card["guidance_scale"]) if guidance_scale is None else guidance_scale
+        negative = self.unconditional_embeds() if scale > 1 else image_embeds
+        if negative_image_embeds is not None:
+            negative = negative_image_embeds
+        negative = negative.expand(len(image_embeds), -1)
+
+        def draw(rows: slice) -> Tensor:
+            noise = list(generator[rows]) if isinstance(generator, Sequence) else generator
+            latents = self._denoise(image_embeds[rows], negative[rows], noise, steps, scale)
+            return self.decode(latents)
+
+        single = not isinstance(generator, Sequence)
+        size = len(image_embeds) if single else int(self._card["decode_batch_size"])
+        return _in_batches(draw, len(image_embeds), size)
+
+    @property
+    def unet_embed_width(self) -> int:
+        """Width D of the embeddings that the decoder takes."""
+        return int(self.fast_prior.prior.config.embedding_dim)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Return ``images``, ``[B, 3, H, W]``, 0 to 1, of MoVQ ``latents``."""
+        decoded = self.movq.decode(latents.to(self.movq.dtype), force_not_quantize=True).sample
+        images: Tensor = (decoded.float() / 2 + 0.5).clamp(0, 1)
+        return images
+
+    def _denoise(
+        self, image_embeds: Tensor, negative: Tensor, noise: Any, steps: int, scale: float
+    ) -> Tensor:
+        """Run the decoder's U-Net from noise to latents, as the Kandinsky pipelines do."""
+        from diffusers.utils.torch_utils import randn_tensor
+
+        dtype, batch, guided = self.unet.dtype, len(image_embeds), scale > 1
+        embeds = torch.cat([negative, image_embeds]) if guided else image_embeds
+        condition, states = self._condition(embeds.to(self.device, dtype))
+        self.scheduler.set_timesteps(steps, device=self.device)
+        shape = (batch, self.unet.config.in_channels, *self._latent_size())
+        latents = randn_tensor(shape, generator=noise, device=self.device, dtype=dtype)
+        latents = latents * self.scheduler.init_noise_sigma
+        keeps_variance = getattr(self.scheduler.config, "variance_type", None) in (
+            "learned",
+            "learned_range",
+        )
+        for timestep in self.scheduler.timesteps:
+            doubled = torch.cat([latents, latents]) if guided else latents
+            output = self.unet(
+                doubled, timestep, encoder_hidden_states=states, added_cond_kwargs=condition
+            ).sample
+            noise_pred, variance = output.split(latents.shape[1], dim=1)
+            if guided:
+                uncond, cond = noise_pred.chunk(2)
+                noise_pred = guide(uncond, cond, scale)
+                variance = variance.chunk(2)[1]
+            if keeps_variance:
+                noise_pred = torch.cat([noise_pred, variance], dim=1)
+            latents = self.scheduler.step(
+                noise_pred, timestep, latents, generator=noise
+            ).prev_sample
+        return latents
+
+    def _condition(self, embeds: Tensor) -> tuple[dict[str, Tensor], Tensor | None]:
+        """Return what the U-Net is told: the embedding and, in 2.1, an empty text."""
+        if self.decoder_text is None:
+            return {"image_embeds": embeds}, None
+        tokenizer, encoder = self.decoder_text
+        batch = tokenizer(
+            "", padding="max_length", truncation=True, max_length=77, return_tensors="pt"
+        ).to(self.device)
+        pooled, states = encoder(input_ids=batch.input_ids, attention_mask=batch.attention_mask)
+        pooled, states = pooled.to(embeds.dtype), states.to(embeds.dtype)
+        condition = {"image_embeds": embeds, "text_embeds": pooled.expand(len(embeds), -1)}
+        return condition, states.expand(len(embeds), -1, -1)
+
+    def _latent_size(self) -> tuple[int, int]:
+        factor = 2 ** (len(self.movq.config.block_out_channels) - 1)
+        # the pipelines round up to multiples of factor squared; so do we
+        height, width = (
+            -(-int(self._card[side]) // factor**2) * factor for side in ("height", "width")
+        )
+        return height, width
+
+    def _modules(self) -> list[Any]:
+        parts = [self.text_encoder, self.image_encoder, self.fast_prior.prior, self.unet, self.movq]
+        return parts + ([self.decoder_text[1]] if self.decoder_text else [])
+
+
+@contextmanager
+def _placed(
+    embedding: Any, places: list[tuple[int, int]], vectors: list[Tensor]
+) -> Iterator[None]:
+    """Put learned vectors into the embedding layer's output; the table is never written."""
+    if not places:
+        yield
+        return
+
+    def replace(module: Any, inputs: Any, output: Tensor) -> Tensor:
+        rows, columns = (torch.tensor(index, device=output.device) for index in zip(*places))
+        return output.index_put((rows, columns), torch.stack(vectors).to(output))
+
+    handle = embedding.register_forward_hook(replace)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+def _in_batches(draw: Callable[[slice], Tensor], count: int, size: int) -> Tensor:
+    """Concatenate ``draw`` over slices of ``size``, halved whenever memory runs out."""
+    parts, start = [], 0
+    while start < count:
+        try:
+            parts.append(draw(slice(start, start + size)))
+            start += size
+        except torch.cuda.OutOfMemoryError:
+            if size == 1:
+                raise
+            size = max(1, size // 2)
+    return torch.cat(parts)
+
+
+def _load_prior(folder: PipelineFolder, dtype: torch.dtype) -> dict[str, Any]:
+    modules = {
+        name: folder.load(name, dtype=dtype) for name in ("text_encoder", "image_encoder", "prior")
+    }
+    config = folder.path / "image_processor" / "preprocessor_config.json"
+    try:
+        pixels = json.loads(config.read_text(encoding="utf-8"))
+        mean_and_std = (list(pixels["image_mean"]), list(pixels["image_std"]))
+    except (OSError, ValueError, KeyError) as error:
+        raise CheckpointError(f"{config}: expected image_mean and image_std ({error})") from error
+    return {
+        **modules,
+        "tokenizer": folder.load("tokenizer"),
+        "scheduler": folder.load("scheduler"),
+        "pixels": mean_and_std,
+    }
+
+
+def _load_decoder(folder: PipelineFolder, dtype: torch.dtype) -> dict[str, Any]:
+    parts: dict[str, Any] = {
+        "unet": folder.load("unet", dtype=dtype),
+        "movq": folder.load("movq", dtype=dtype),
+        "scheduler": folder.load("scheduler"),
+    }
+    if folder.has("text_encoder"):  # Kandinsky 2.1
+        parts["text"] = (folder.load("tokenizer"), folder.load("text_encoder", dtype=dtype))
+    return parts
+
+
+def _read_card(folder: Path) -> dict[str, Any]:
+    file = folder / "card.json"
+    if not file.exists():
+        return {}
+    try:
+        card = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{file}: cannot be read as JSON ({error})") from error
+    return dict(card)

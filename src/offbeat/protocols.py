@@ -1,0 +1,150 @@
+"""What a backbone, a judge or a method must offer: one capability, one Protocol.
+
+Gradients reach everything that is passed in (tokens, LoRA factors, embeddings); the weights of a
+backbone stay frozen. All tensors at these edges are float32.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, TypeAlias, runtime_checkable
+
+import torch
+from torch import Tensor
+
+from offbeat.types import Concept, OnStep, Request, TextEmbeds, Verdict
+
+Generators: TypeAlias = "torch.Generator | Sequence[torch.Generator]"
+"""One stream for a whole batch, or one for each sample."""
+
+
+class HasCard(Protocol):
+    """A checkpoint that says who it is and what suits it."""
+
+    @property
+    def name(self) -> str:
+        """The name that it was asked for by."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """A digest of its weights and configuration: equal digests draw equal pictures."""
+        ...
+
+    @property
+    def card(self) -> Mapping[str, Any]:
+        """Its recommended settings and vocabulary, read from ``card.json``."""
+        ...
+
+
+@runtime_checkable
+class EncodesText(Protocol):
+    """Text to embeddings; learned tokens are passed in, never patched in."""
+
+    def token_embed(self, words: str) -> Tensor:
+        """Return the input-side vector of ``words``, ``[E]``: the mean over their tokens."""
+        ...
+
+    def num_tokens(self, text: str) -> int:
+        """Return how many tokens ``text`` is cut into, without start and end."""
+        ...
+
+    def encode_text(
+        self, prompts: Sequence[str], *, tokens: Mapping[str, Tensor] | None = None
+    ) -> TextEmbeds:
+        """Encode prompts; each word of ``tokens`` is replaced by its vectors, ``[E]`` or ``[K, E]``."""
+        ...
+
+
+@runtime_checkable
+class SamplesPrior(Protocol):
+    """Maps text to CLIP image space."""
+
+    def sample_prior(
+        self,
+        text: TextEmbeds,
+        *,
+        generator: Generators,
+        num_samples: int | None = None,
+        negative: TextEmbeds | None = None,
+        lora: Mapping[str, Tensor] | None = None,
+        num_inference_steps: int | None = None,
+        prior_guidance_scale: float | None = None,
+    ) -> Tensor:
+        """Return ``image_embeds``, ``[B, D]``; all noise comes from ``generator``.
+
+        ``text`` holds one prompt for all ``num_samples`` samples, or one for each. ``None`` takes
+        the checkpoint's own setting.
+        """
+        ...
+
+
+@runtime_checkable
+class AdaptsPrior(Protocol):
+    """Makes LoRA factors for the prior, which ``sample_prior`` accepts."""
+
+    def init_lora(self, rank: int, *, generator: torch.Generator) -> dict[str, Tensor]:
+        """Return fresh factors in PEFT's names: A random, B zero, alpha = rank."""
+        ...
+
+
+@runtime_checkable
+class DecodesEmbeds(Protocol):
+    """Draws pictures from CLIP image embeddings."""
+
+    def decode_embeds(
+        self,
+        image_embeds: Tensor,
+        *,
+        generator: Generators,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+    ) -> Tensor:
+        """Return ``images``, ``[B, 3, H, W]``, 0 to 1."""
+        ...
+
+
+@runtime_checkable
+class EncodesImage(Protocol):
+    """Reads pictures into CLIP image space."""
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        """Return ``image_embeds``, ``[B, D]``, of ``images``, ``[B, 3, H, W]``, 0 to 1."""
+        ...
+
+
+@runtime_checkable
+class PriorBackbone(
+    HasCard, EncodesText, SamplesPrior, AdaptsPrior, DecodesEmbeds, EncodesImage, Protocol
+):
+    """What the low-probability search and ConceptLab need, and nothing more."""
+
+
+@runtime_checkable
+class ChecksSubject(Protocol):
+    """Answers "Is this still a ...?" about pictures."""
+
+    @property
+    def name(self) -> str:
+        """The judge's name, with its checkpoint."""
+        ...
+
+    def still_a(self, images: Tensor, subject: str) -> list[Verdict]:
+        """Return one verdict for each of ``images``, ``[B, 3, H, W]``, 0 to 1."""
+        ...
+
+
+class FitsConcept(Protocol):
+    """A method that learns."""
+
+    def fit(
+        self,
+        backbone: Any,
+        request: Request,
+        *,
+        judge: ChecksSubject | None = None,
+        on_step: OnStep = ...,
+        resume: Mapping[str, Any] | None = None,
+    ) -> Concept:
+        """Return the concept found; ``request.seed`` alone decides every draw."""
+        ...

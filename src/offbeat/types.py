@@ -1,0 +1,114 @@
+"""Values that cross layers. All frozen; none knows a model, a device or a file."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from torch import Tensor
+
+PLACEHOLDER = "<offbeat>"
+"""The word that stands for what is learned, in prompts and in saved files."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """What the user asked for, as asked. ``seed`` alone decides every draw."""
+
+    subject: str
+    """The word to explore, e.g. ``handbag``."""
+    prompt: str | None = None
+    """Template with ``{subject}``; None takes the checkpoint's own."""
+    negatives: tuple[str, ...] = ()
+    """Members of the subject that a loss pushes from (ConceptLab)."""
+    num_images: int = 8
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class TextEmbeds:
+    """A batch of encoded prompts; B prompts, padded to the longest of them."""
+
+    text_embeds: Tensor
+    """Pooled and projected, ``[B, D]``, float32."""
+    text_encoder_hidden_states: Tensor
+    """The sequence that the prior and cross-attention see, ``[B, L, E]``, float32."""
+    text_mask: Tensor
+    """True at the tokens of the prompt, False at padding, ``[B, L]``, bool."""
+
+    def __len__(self) -> int:
+        """Return the number of prompts, B."""
+        return len(self.text_embeds)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Concept:
+    """What a method learned: passed to a backbone as it is, saved and reused.
+
+    ``template`` is the prompt that it was learned in, with ``{concept}`` where it stands.
+    """
+
+    template: str
+    subject: str
+    token_embeds: Mapping[str, Tensor] = field(default_factory=dict)
+    """Placeholder word to its input-side vectors, ``[K, E]``, float32."""
+    lora: Mapping[str, Tensor] = field(default_factory=dict)
+    """LoRA factors of the prior in PEFT's names (``...to_q.lora_A.weight``), float32."""
+    image_embeds: Tensor | None = None
+    """A point of CLIP image space, ``[1, D]``: only the direct-embedding ablation has it."""
+    word: str = PLACEHOLDER
+    """What stands for ``{concept}`` in a prompt."""
+    metadata: Mapping[str, str] = field(default_factory=dict)
+
+    def prompt(self, template: str | None = None) -> str:
+        """Return a prompt that holds the concept; ``{concept}`` marks where it stands."""
+        return (template or self.template).replace("{concept}", self.word)
+
+
+@dataclass(frozen=True, slots=True)
+class Verdict:
+    """A judge's answer to "Is this still a ...?"."""
+
+    answer: Literal["yes", "no"]
+    probability: float
+    """Probability of yes as the judge reads it, 0 to 1."""
+    judge: str
+    """The judge's name, with its checkpoint."""
+    note: str = ""
+    """What a reader must know to weigh the answer."""
+
+    @property
+    def passed(self) -> bool:
+        """Whether the answer is yes."""
+        return self.answer == "yes"
+
+
+@dataclass(frozen=True, slots=True)
+class Score:
+    """One measured value of a metric."""
+
+    name: str
+    value: float
+    better: Literal["higher", "lower"]
+    n: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Step:
+    """One optimizer step, as reported to observers; they cannot disturb the search."""
+
+    index: int
+    """Steps done before this one: 0 is the first."""
+    loss: float
+    values: Mapping[str, Any] = field(default_factory=dict)
+    """JSON-ready readings of this step: loss terms, branch, quantile, verdict, ..."""
+    snapshot: Callable[[], Mapping[str, Any]] | None = None
+    """Copies the state after this step: ``fit(..., resume=...)`` goes on from it."""
+
+
+OnStep = Callable[[Step], None]
+
+
+def ignore_step(step: Step) -> None:
+    """Observe nothing."""
