@@ -1,0 +1,223 @@
+"""What files of Offbeat share: atomic writing, errors that advise, tensors with JSON beside them.
+
+Sees errors and torch only: ``store`` and ``formats`` stand on it.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import math
+import os
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from torch import Tensor
+
+from offbeat.errors import CorruptRunError, StoreError
+
+TEMP_PREFIX = ".offbeat-"
+"""Of files being written; one that stays belongs to a killed run."""
+
+_ADVICE = {
+    errno.ENOSPC: "the disk is full: free some space, or choose another --out",
+    errno.EDQUOT: "your disk quota is used up: free some space, or choose another --out",
+    errno.EFBIG: "the file is larger than the disk allows: choose another --out",
+    errno.EROFS: "the disk is read-only: choose another --out",
+    errno.EACCES: "it is not yours to write: change its permissions, or choose another --out",
+    errno.EPERM: "it is not yours to write: change its permissions, or choose another --out",
+    errno.ENOTDIR: "a part of its path is a file: choose another --out",
+    errno.EISDIR: "a folder has this name: choose another --out",
+}
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write ``data`` so that ``path`` holds all of it or what it held before.
+
+    Raises:
+        StoreError: If the disk is full or the folder cannot be written; nothing is left behind.
+    """
+    temp = path.with_name(f"{TEMP_PREFIX}{uuid.uuid4().hex}.tmp")
+    try:
+        try:
+            with open(temp, "xb") as file:
+                file.write(data)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temp, path)
+        except BaseException:
+            temp.unlink(missing_ok=True)
+            raise
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise explained("written", path, error) from error
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename survive a power cut, where the system can."""
+    try:
+        handle = os.open(folder, os.O_RDONLY)
+    except OSError:  # Windows opens no folders
+        return
+    try:
+        os.fsync(handle)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
+            raise
+    finally:
+        os.close(handle)
+
+
+def explained(verb: str, path: Path, error: OSError) -> StoreError:
+    """Return the error to raise: what could not be done, why, and what to do."""
+    advice = _ADVICE.get(error.errno or 0, "check the path and the disk")
+    return StoreError(f"{path}: cannot be {verb} ({error.strerror or error}); {advice}")
+
+
+def make_folder(folder: Path) -> None:
+    """Make a folder and those above it.
+
+    Raises:
+        StoreError: If it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise explained("made", folder, error) from error
+
+
+def plain(value: Any) -> Any:
+    """Return ``value`` as JSON gives it back; a number that is not finite becomes None."""
+    if isinstance(value, Mapping):
+        return {str(key): plain(part) for key, part in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(part) for part in value]
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    return value
+
+
+def json_bytes(value: Any) -> bytes:
+    """Return ``value`` as an indented JSON file."""
+    text = json.dumps(plain(value), indent=1, ensure_ascii=False, allow_nan=False)
+    return (text + "\n").encode()
+
+
+def whole_lines(file: BinaryIO) -> int:
+    """Return the length of a file up to its last newline."""
+    end, block = file.seek(0, os.SEEK_END), 4096
+    while end > 0:
+        start = max(0, end - block)
+        file.seek(start)
+        at = file.read(end - start).rfind(b"\n")
+        if at >= 0:
+            return start + at + 1
+        end = start
+    return 0
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Return the object that a JSON file of a run holds.
+
+    Raises:
+        CorruptRunError: If it is missing or damaged.
+        StoreError: If it cannot be read.
+    """
+    try:
+        value = json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise CorruptRunError(f"{path} is missing: not a run folder, or a damaged one") from error
+    except OSError as error:
+        raise explained("read", path, error) from error
+    except ValueError as error:
+        raise CorruptRunError(f"{path}: cannot be read as JSON ({error})") from error
+    if not isinstance(value, dict):
+        raise CorruptRunError(f"{path}: expected a JSON object, got {type(value).__name__}")
+    return value
+
+
+def tensor_file(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
+    """Return a safetensors file; the same content always gives the same bytes."""
+    from safetensors.torch import save
+
+    data = save(
+        {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    )
+    end = _header_end(data)
+    # the library writes metadata in random order
+    header = {"__metadata__": dict(sorted(metadata.items())), **json.loads(data[8:end])}
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text + data[end:]
+
+
+def pack_tensors(tensors: Mapping[str, Tensor], metadata: Any = None) -> bytes:
+    """Return a safetensors file with JSON ``metadata`` and a digest of both."""
+    text = json.dumps(metadata, sort_keys=True, ensure_ascii=False)
+    body = _body(tensor_file(tensors, {}))
+    return tensor_file(tensors, {"offbeat": text, "digest": digest_of(text.encode() + body)})
+
+
+def unpack_tensors(data: bytes) -> tuple[dict[str, Tensor], Any]:
+    """Return the tensors and metadata of ``pack_tensors``.
+
+    Raises:
+        ValueError: If the file is cut, changed or of another kind.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    try:
+        tensors = load(data)
+        header = json.loads(data[8 : _header_end(data)]).get("__metadata__", {})
+        text, digest = header["offbeat"], header["digest"]
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+        raise ValueError(f"not a tensor file of Offbeat ({error})") from error
+    if digest_of(text.encode() + _body(data)) != digest:
+        raise ValueError("its content does not match its digest")
+    return tensors, json.loads(text)
+
+
+def _header_end(data: bytes) -> int:
+    return 8 + int.from_bytes(data[:8], "little")
+
+
+def _body(data: bytes) -> bytes:
+    return data[_header_end(data) :]
+
+
+def digest_of(data: bytes) -> str:
+    """Return 32 hexadecimal digits of BLAKE2b."""
+    return hashlib.blake2b(data, digest_size=16).hexdigest()
+
+
+def flatten(value: Any, tensors: dict[str, Tensor]) -> Any:
+    """Return ``value`` as JSON, its tensors moved to ``tensors``; keys and tuples stay such."""
+    if isinstance(value, Tensor):
+        name = f"{len(tensors):06d}"
+        tensors[name] = value
+        return {"tensor": name}
+    if isinstance(value, Mapping):
+        return {"dict": [[key, flatten(part, tensors)] for key, part in value.items()]}
+    if isinstance(value, (list, tuple)):
+        kind = "tuple" if isinstance(value, tuple) else "list"
+        return {kind: [flatten(part, tensors) for part in value]}
+    if value is None or isinstance(value, (bool, int, float, str)):
+        return value
+    raise TypeError(f"state: expected tensors, numbers, text, lists or dicts, got {type(value)}")
+
+
+def unflatten(value: Any, tensors: Mapping[str, Tensor]) -> Any:
+    """Return what ``flatten`` was given."""
+    if not isinstance(value, dict):
+        return value
+    ((kind, parts),) = value.items()
+    if kind == "tensor":
+        return tensors[parts]
+    if kind == "dict":
+        return {key: unflatten(part, tensors) for key, part in parts}
+    found = [unflatten(part, tensors) for part in parts]
+    return tuple(found) if kind == "tuple" else found
