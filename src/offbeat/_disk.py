@@ -157,8 +157,8 @@ def tensor_file(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> b
 def pack_tensors(tensors: Mapping[str, Tensor], metadata: Any = None) -> bytes:
     """Return a safetensors file with JSON ``metadata`` and a digest of both."""
     text = json.dumps(metadata, sort_keys=True, ensure_ascii=False)
-    body = _body(tensor_file(tensors, {}))
-    return tensor_file(tensors, {"offbeat": text, "digest": digest_of(text.encode() + body)})
+    digest = _digest_of_file(text, tensor_file(tensors, {}))
+    return tensor_file(tensors, {"offbeat": text, "digest": digest})
 
 
 def unpack_tensors(data: bytes) -> tuple[dict[str, Tensor], Any]:
@@ -172,21 +172,25 @@ def unpack_tensors(data: bytes) -> tuple[dict[str, Tensor], Any]:
 
     try:
         tensors = load(data)
-        header = json.loads(data[8 : _header_end(data)]).get("__metadata__", {})
-        text, digest = header["offbeat"], header["digest"]
+        header = json.loads(data[8 : _header_end(data)])["__metadata__"]
+        text, digest = str(header["offbeat"]), header["digest"]
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"not a tensor file of Offbeat ({error})") from error
-    if digest_of(text.encode() + _body(data)) != digest:
+    if _digest_of_file(text, data) != digest:
         raise ValueError("its content does not match its digest")
     return tensors, json.loads(text)
 
 
+def _digest_of_file(text: str, data: bytes) -> str:
+    """Digest the metadata, the table of tensors and their values."""
+    end = _header_end(data)
+    table = json.loads(data[8:end])
+    table.pop("__metadata__", None)
+    return digest_of(json.dumps([text, table], sort_keys=True).encode() + data[end:])
+
+
 def _header_end(data: bytes) -> int:
     return 8 + int.from_bytes(data[:8], "little")
-
-
-def _body(data: bytes) -> bytes:
-    return data[_header_end(data) :]
 
 
 def digest_of(data: bytes) -> str:
