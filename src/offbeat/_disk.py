@@ -154,11 +154,19 @@ def tensor_file(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> b
     return len(text).to_bytes(8, "little") + text + data[end:]
 
 
-def pack_tensors(tensors: Mapping[str, Tensor], metadata: Any = None) -> bytes:
-    """Return a safetensors file with JSON ``metadata`` and a digest of both."""
+def pack_tensors(
+    tensors: Mapping[str, Tensor],
+    metadata: Any = None,
+    *,
+    labels: Mapping[str, str] | None = None,
+) -> bytes:
+    """Return a safetensors file with JSON ``metadata`` and a digest of both.
+
+    ``labels`` are further entries of its header, for other tools.
+    """
     text = json.dumps(metadata, sort_keys=True, ensure_ascii=False)
     digest = _digest_of_file(text, tensor_file(tensors, {}))
-    return tensor_file(tensors, {"offbeat": text, "digest": digest})
+    return tensor_file(tensors, {**(labels or {}), "offbeat": text, "digest": digest})
 
 
 def unpack_tensors(data: bytes) -> tuple[dict[str, Tensor], Any]:
