@@ -21,7 +21,7 @@ StepLosses = Callable[[int, torch.Generator], dict[str, Tensor]]
 class Training:
     """Settings and state of one stage; the state is what a checkpoint holds.
 
-    A budget of minutes, not of steps, sets the schedule, since the machine may be shared.
+    A budget of processor minutes, not of steps, sets the schedule, since the machine may be shared.
     """
 
     name: str
@@ -88,7 +88,7 @@ def fit(module: nn.Module, losses: StepLosses, training: Training) -> None:
     last_save = training.seconds
     sums: dict[str, float] = {}
     while training.seconds < budget:
-        started = time.monotonic()
+        started = time.process_time()
         rate = training.learning_rate * cosine_schedule(training.seconds / budget)
         for group in optimizer.param_groups:
             group["lr"] = rate
@@ -104,7 +104,7 @@ def fit(module: nn.Module, losses: StepLosses, training: Training) -> None:
         average(ema, module, min(training.ema_decay, training.step / (training.step + 10)))
         for key, value in terms.items():
             sums[key] = sums.get(key, 0.0) + float(value.detach())
-        training.seconds = agree(training.seconds + time.monotonic() - started)
+        training.seconds = agree(training.seconds + time.process_time() - started)
         if training.step % 100 == 0 and rank == 0:
             report(training, sums, rate)
         if training.seconds - last_save > training.save_minutes * 60:
