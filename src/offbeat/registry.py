@@ -1,0 +1,94 @@
+"""Names to objects: lazy ``"module:Class"`` tables, and entry points for plug-ins.
+
+A plug-in is a package that declares, say, in its ``pyproject.toml``::
+
+    [project.entry-points."offbeat.methods"]
+    my-method = "my_package.my_method:MyMethod"
+
+Asking for one name imports one module; listing names imports none.
+"""
+
+from __future__ import annotations
+
+import importlib
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from offbeat.errors import OffbeatError, UnknownNameError
+
+Kind = Literal["method", "backbone", "judge", "metric"]
+
+_UNCLIP = "offbeat.backbones.unclip:UnclipBackbone"
+
+BUILT_IN: dict[Kind, dict[str, str]] = {
+    "method": {"low-probability": "offbeat.methods.low_probability:LowProbability"},
+    "backbone": {"pocket": _UNCLIP, "kandinsky-2.1": _UNCLIP, "kandinsky-2.2": _UNCLIP},
+    "judge": {
+        "clip": "offbeat.judges.clip:ClipJudge",
+        "classifier": "offbeat.judges.classifier:ClassifierJudge",
+        "scripted": "offbeat.judges.scripted:ScriptedJudge",
+    },
+    "metric": {},
+}
+"""What Offbeat brings; a plug-in cannot take one of these names."""
+
+
+def names(kind: Kind) -> list[str]:
+    """Return all known names of one kind, sorted; imports nothing.
+
+    >>> names("method")[0]
+    'low-probability'
+    """
+    return sorted({*BUILT_IN[_checked(kind)], *(point.name for point in _plugins(kind))})
+
+
+def find(kind: Kind, name: str) -> Any:
+    """Return the class or function of this name.
+
+    For a backbone, any folder or hub id ``OWNER/NAME`` counts as an unCLIP checkpoint: pass it on
+    to the ``load`` of what is returned.
+
+    Args:
+        kind: ``method``, ``backbone``, ``judge`` or ``metric``.
+        name: As ``names`` lists it.
+
+    Raises:
+        UnknownNameError: If there is none; it lists those there are.
+        OffbeatError: If a plug-in that declares the name cannot be imported.
+    """
+    if target := BUILT_IN[_checked(kind)].get(name):
+        module, _, attribute = target.partition(":")
+        return getattr(importlib.import_module(module), attribute)
+    for point in _plugins(kind):
+        if point.name == name:
+            return _load(kind, point)
+    if kind == "backbone" and _is_source(name):
+        return find("backbone", "pocket")
+    raise UnknownNameError(kind, name, names(kind))
+
+
+def _checked(kind: Kind) -> Kind:
+    if kind not in get_args(Kind):
+        raise UnknownNameError("kind", str(kind), get_args(Kind))
+    return kind
+
+
+def _plugins(kind: Kind) -> list[EntryPoint]:
+    return sorted(entry_points(group=f"offbeat.{kind}s"), key=lambda point: point.name)
+
+
+def _load(kind: Kind, point: EntryPoint) -> Any:
+    try:
+        return point.load()
+    except Exception as error:  # a plug-in's import can fail in any way; say whose it is
+        owner = point.dist.name if point.dist else point.value
+        raise OffbeatError(
+            f"{kind} {point.name!r} of the plug-in {owner} cannot be imported from {point.value} "
+            f"({type(error).__name__}: {error}); repair or uninstall {owner}"
+        ) from error
+
+
+def _is_source(name: str) -> bool:
+    """Whether ``name`` is meant as a folder or hub id; the adapter says what is wrong with it."""
+    return "/" in name or "\\" in name or name.startswith((".", "~")) or Path(name).is_dir()
