@@ -87,7 +87,7 @@ def report_html(
         _warning_list(warnings),
         _section("Pictures", _gallery(subject, pictures) + _judge_note(pictures)),
         _section("What was asked", _pairs(asked)),
-        _section("What was found", _pairs({**_findings(subject, pictures, probe), **found})),
+        _section("What was found", _pairs({**_findings(pictures, probe), **found})),
         _section("Where it went", _chart(map_png, f"Map: how {subject} leaves the ordinary")),
         _section("How it got there", _chart(curve_png, "Curves over the steps")),
         _section("What a quantile is worth", _calibration(calibration)),
@@ -138,7 +138,7 @@ def _lead(
         aim = f", where {target:.2f} was asked for" if target is not None else ""
         parts.append(
             f"Half of what the concept draws lies farther than <strong>{percent(quantile)}</strong>"
-            f" of the ordinary: median distance {distance:.2f}{aim}."
+            f" of the ordinary, as a Gaussian has it: median distance {distance:.2f}{aim}."
         )
     passed = [picture.verdict.passed for picture in pictures if picture.verdict]
     if passed:
@@ -147,9 +147,7 @@ def _lead(
     return " ".join(parts)
 
 
-def _findings(
-    subject: str, pictures: Sequence[ReportPicture], probe: Mapping[str, Any] | None
-) -> dict[str, Any]:
+def _findings(pictures: Sequence[ReportPicture], probe: Mapping[str, Any] | None) -> dict[str, Any]:
     found: dict[str, Any] = {}
     if probe:
         fresh = f"{len(probe['axes'])} fresh samples" if probe.get("axes") else "fresh samples"
@@ -307,11 +305,13 @@ figcaption { margin-top: .4rem; font-size: .8rem; line-height: 1.4; color: var(-
 figcaption b { color: var(--ink); }
 .yes { color: var(--green); font-weight: 600; }
 .no { color: var(--red); font-weight: 600; }
-.chart { background: #fff; border-radius: 6px; padding: .5rem; max-width: 46rem; }
-.chart img { display: block; width: 100%; }
+.chart { background: #fff; border-radius: 6px; padding: .5rem; max-width: 46rem;
+  overflow-x: auto; }
+.chart img { display: block; width: 100%; min-width: 36rem; }
 .wide { overflow-x: auto; }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; }
 th, td { padding: .4rem 1.5rem .4rem 0; text-align: left; border-bottom: 1px solid var(--rule); }
+tbody th { white-space: nowrap; }
 thead th { color: var(--grey); font-weight: 400; font-size: .875rem; vertical-align: bottom; }
 dl { display: grid; grid-template-columns: minmax(7rem, 15rem) 1fr; gap: .3rem 1.25rem; margin: 0; }
 dt { color: var(--grey); }

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import math
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -83,7 +84,8 @@ def distribution_map(
     axes.set_aspect("equal", adjustable="datalim")
     axes.set_xlabel("first axis", color=GREY, fontsize=9)
     axes.set_ylabel("second axis", color=GREY, fontsize=9)
-    figure.text(0.03, 0.955, f"How {subject} leaves the ordinary", color=INK, fontsize=13, **_BOLD)
+    title = f"How {_short(subject, 40)} leaves the ordinary"
+    figure.text(0.03, 0.955, title, color=INK, fontsize=13, **_BOLD, **_PLAIN)
     _key(figure, len(baseline_axes), shown)
     note = f"Two of {num_components} axes, for display only: distance is measured in all of them."
     figure.text(0.03, 0.022, note, color=GREY, fontsize=8)
@@ -91,6 +93,8 @@ def distribution_map(
 
 
 _BOLD: dict[str, Any] = {"fontweight": "bold"}
+_PLAIN: dict[str, Any] = {"parse_math": False}
+"""A dollar sign of the user's is a dollar sign."""
 
 
 def _draw_path(axes: Any, centres: list[list[float]]) -> None:
@@ -223,7 +227,9 @@ def _judge_panel(axes: Any, rows: Sequence[Row]) -> None:
     _bare(axes)
     verdicts = [(row["step"], row["verdict"]) for row in rows if row.get("verdict")]
     name = verdicts[0][1].get("judge", "") if verdicts else "was not asked"
-    _title(axes, "Still the subject?", f"probability of yes, {name}" if verdicts else name)
+    _title(
+        axes, "Still the subject?", f"probability of yes, {_short(name, 60)}" if verdicts else name
+    )
     axes.set_ylim(-0.12, 1.12)
     axes.set_yticks([0, 0.5, 1])
     points = [(step, verdict.get("probability", math.nan)) for step, verdict in verdicts]
@@ -292,8 +298,15 @@ def _figure(width: float, height: float) -> Any:
 
 def _png(figure: Any) -> bytes:
     file = io.BytesIO()
-    figure.savefig(file, format="png", dpi=DPI, metadata={"Software": None})
+    with warnings.catch_warnings():
+        # a subject in a script that the font lacks is drawn as boxes, and that is all
+        warnings.filterwarnings("ignore", message="Glyph .* missing from")
+        figure.savefig(file, format="png", dpi=DPI, metadata={"Software": None})
     return file.getvalue()
+
+
+def _short(text: str, limit: int) -> str:
+    return text if len(text) <= limit else text[: limit - 1] + "…"
 
 
 def _bare(axes: Any) -> None:
@@ -317,7 +330,7 @@ def _title(axes: Any, title: str, unit: str, *, pad: float = 5) -> None:
     offset = (7, 1.1) if title else (0, pad)
     axes.annotate(
         unit, (1, 0) if title else (0, 1), offset, color=GREY, fontsize=8.5,
-        annotation_clip=False, **behind,
+        annotation_clip=False, **behind, **_PLAIN,
     )  # fmt: skip
 
 
