@@ -125,6 +125,16 @@ def test_the_curves_show_the_target_the_quantiles_and_the_verdicts(figures):
     assert no == [[7, 0.2]]
 
 
+def test_the_curves_show_how_clusters_to_avoid_are_left(figures):
+    rows = [row(step) for step in range(6)]
+    for step in (2, 4):  # no cluster was known at step 0
+        rows[step]["probe"]["avoid_distance"] = [float(step), 9.0]
+    figure = plots.curves(rows, target=None, anchor_threshold=None, num_components=50)
+    panel = figure.axes[3]
+    assert [list(line.get_ydata()) for line in panel.lines] == [[2.0, 4.0], [9.0, 9.0]]
+    assert {"cluster 1", "cluster 2"} <= {text.get_text() for text in panel.texts}
+
+
 BARE = {"trial": 0, "step": 3}
 SPARSE = [
     [],

@@ -72,7 +72,8 @@ def distribution_map(
     figure = _figure(7.2, 6.6)
     axes = figure.add_axes((0.085, 0.115, 0.885, 0.74))
     _bare(axes)
-    axes.scatter(*baseline_axes.T.tolist(), s=5, color=GREEN, alpha=0.22, linewidths=0)
+    faint = min(0.7, max(0.15, 16 / max(1, len(baseline_axes)) ** 0.5))
+    axes.scatter(*baseline_axes.T.tolist(), s=5, color=GREEN, alpha=faint, linewidths=0)
     centres = []
     for row, colour in zip(shown, _ramp(len(shown)), strict=True):
         points = torch.tensor(row["probe"]["axes"], dtype=torch.float64)
@@ -81,7 +82,6 @@ def distribution_map(
         points = torch.tensor(row["probe"]["axes"], dtype=torch.float64)
         centres.append(points.median(dim=0).values.tolist())
     _draw_path(axes, centres)
-    axes.set_aspect("equal", adjustable="datalim")
     axes.set_xlabel("first axis", color=GREY, fontsize=9)
     axes.set_ylabel("second axis", color=GREY, fontsize=9)
     title = f"How {_short(subject, 40)} leaves the ordinary"
@@ -160,30 +160,30 @@ def curves(
         trial: The trial to draw; None draws the first.
     """
     rows = _of_trial(trace_rows, trial)
-    figure = _figure(8.2, 8.6)
+    avoiding = any(probe.get("avoid_distance") for probe in _probes(rows))
+    heights = [1.25, 2.1, 1.25, *([1.1] if avoiding else []), 0.9, 0.13]
+    figure = _figure(8.2, 1.9 + sum(heights) * 1.18)
     grid = figure.add_gridspec(
-        5, 1, height_ratios=(1.25, 2.1, 1.25, 0.9, 0.13), hspace=0.62,
+        len(heights), 1, height_ratios=heights, hspace=0.62,
         left=0.085, right=0.845, top=0.955, bottom=0.075,
     )  # fmt: skip
     panels = [figure.add_subplot(cell) for cell in grid]
-    density, distance, anchor, judge, rug = panels
-    _line_panel(density, rows, "log_prob", "log_prob", "Log-density", "nats; lower is rarer")
-    _distance_panel(distance, rows, target, num_components)
-    _line_panel(
-        anchor, rows, "anchor_cosine", "anchor_cosine", "Anchor",
-        "cosine to the subject's text",
-    )  # fmt: skip
+    _line_panel(panels[0], rows, "log_prob", "log_prob", "Log-density", "nats; lower is rarer")
+    _distance_panel(panels[1], rows, target, num_components)
+    words = ("Anchor", "cosine to the subject's text")
+    _line_panel(panels[2], rows, "anchor_cosine", "anchor_cosine", *words)
     if anchor_threshold is not None:
-        _mark(anchor, anchor_threshold, "pulled back\nbelow this", INK, dashed=True)
-    _judge_panel(judge, rows)
-    _rug_panel(rug, rows)
+        _mark(panels[2], anchor_threshold, "pulled back\nbelow this", INK, dashed=True)
+    if avoiding:
+        _avoid_panel(panels[3], rows)
+    _judge_panel(panels[-2], rows)
+    _rug_panel(panels[-1], rows)
     steps = [int(row["step"]) for row in rows] or [0]
     margin = max(1.0, 0.015 * (max(steps) - min(steps)))
     for panel in panels:
         panel.set_xlim(min(steps) - margin, max(steps) + margin)
-        if panel is not rug:
-            panel.tick_params(labelbottom=False)
-    rug.set_xlabel("step", color=GREY, fontsize=9)
+        panel.tick_params(labelbottom=panel is panels[-1])
+    panels[-1].set_xlabel("step", color=GREY, fontsize=9)
     return _png(figure)
 
 
@@ -243,9 +243,28 @@ def _judge_panel(axes: Any, rows: Sequence[Row]) -> None:
         ]
         if chosen:
             axes.scatter(*zip(*chosen, strict=True), color=colour, marker=marker, s=34, zorder=3)
-    for height, (answer, colour, sign) in enumerate((("no", RED, "✖"), ("yes", GREEN, "●"))):
+    signs = (("no", RED, "✖"), ("yes", GREEN, "●")) if verdicts else ()
+    for height, (answer, colour, sign) in enumerate(signs):
         text = {"transform": axes.transAxes, "color": colour, "fontsize": 8.5, "va": "center"}
         axes.text(1.02, 0.3 + 0.4 * height, f"{sign} {answer}", **text)
+
+
+def _avoid_panel(axes: Any, rows: Sequence[Row]) -> None:
+    """Draw the distance from each cluster to avoid, named by its number."""
+    _bare(axes)
+    _title(axes, "Distance from what to avoid", "Mahalanobis; median of fresh samples")
+    probes = _probes(rows)
+    count = max(len(probe.get("avoid_distance") or []) for probe in probes)
+    for cluster in range(count):
+        told = [probe for probe in probes if len(probe.get("avoid_distance") or []) > cluster]
+        steps, values = _series(
+            [{"step": probe["step"], "value": probe["avoid_distance"][cluster]} for probe in told],
+            "value",
+        )
+        shade = (INK, GREY, "#9aa2ab")[cluster % 3]
+        axes.plot(steps, values, color=shade, linewidth=1.6, marker="o", markersize=3.2)
+        if math.isfinite(values[-1]):
+            _name(axes, values[-1], f"cluster {cluster + 1}", shade)
 
 
 def _rug_panel(axes: Any, rows: Sequence[Row]) -> None:
@@ -254,7 +273,7 @@ def _rug_panel(axes: Any, rows: Sequence[Row]) -> None:
     axes.grid(visible=False)
     axes.spines["left"].set_visible(False)
     axes.set_yticks([])
-    _title(axes, "", "each step follows one loss", pad=3)
+    _title(axes, "", "which loss each step followed", pad=3)
     names = {"anchor": GREEN, "creative": RED, "novelty": RED, "sum": GREY}
     for branch, colour in names.items():
         steps = [row["step"] for row in rows if row.get("branch") == branch]
@@ -338,6 +357,11 @@ def _mark(axes: Any, level: float, text: str, colour: str, *, dashed: bool = Fal
     """Draw a level with its name on the right."""
     line = (0, (4, 3)) if dashed else "-"
     axes.axhline(level, color=colour, linewidth=0.9 if dashed else 0.5, linestyle=line, zorder=1)
+    _name(axes, level, text, colour)
+
+
+def _name(axes: Any, level: float, text: str, colour: str) -> None:
+    """Write a name on the right, at its level."""
     axes.annotate(
         text, (1, level), (6, 0), xycoords=("axes fraction", "data"), color=colour, fontsize=8.5,
         textcoords="offset points", va="center", annotation_clip=False,

@@ -10,13 +10,13 @@ import errno
 import json
 import os
 import shutil
-import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from torch import Tensor
 
+from offbeat._cache import cache_folder, cached
 from offbeat._disk import (
     TEMP_PREFIX,
     digest_of,
@@ -66,15 +66,17 @@ class RunFolder:
         path, asked = Path(path), plain(request)
         if path.exists() and not path.is_dir():
             raise StoreError(f"{path}: expected a folder, got a file; choose another --out")
-        if (path / REQUEST).exists():
+        names = _names(path)
+        if REQUEST in names:
             return cls._reopen(path, asked, resume=resume)
-        if path.exists() and any(not _is_temp(entry) for entry in path.iterdir()):
+        if any(not _is_temp(name) for name in names):
             raise StoreError(
                 f"{path}: the folder holds files and no run; nothing was touched. "
                 "Choose an empty or new folder with --out."
             )
+        data = json_bytes({"schema_version": SCHEMA_VERSION, **asked})
         make_folder(path)
-        write_atomic(path / REQUEST, json_bytes({"schema_version": SCHEMA_VERSION, **asked}))
+        write_atomic(path / REQUEST, data)
         run = cls(path, asked)
         run._sweep()
         return run
@@ -160,6 +162,14 @@ class RunFolder:
             raise CorruptRunError(f"{self.path}: {relative} is missing") from error
         except OSError as error:
             raise explained("read", path, error) from error
+
+    def read_json(self, relative: str) -> dict[str, Any]:
+        """Return a file's JSON object.
+
+        Raises:
+            CorruptRunError: If it is missing or damaged.
+        """
+        return read_json(self.locate(relative))
 
     def write(self, files: Mapping[str, bytes]) -> None:
         """Write files, each atomically, in the order given.
@@ -280,7 +290,7 @@ class RunFolder:
         """Mark the run complete, with a digest of every file, and remove the checkpoint."""
         files = {
             relative: {"bytes": len(data), "blake2b": digest_of(data)}
-            for relative in self._files()
+            for relative in self.names()
             for data in [self.read(relative)]
         }
         done = {"schema_version": SCHEMA_VERSION, "files": files}
@@ -303,7 +313,8 @@ class RunFolder:
         if changed:
             raise CorruptRunError(f"{self.path}: changed since the run: {', '.join(changed)}")
 
-    def _files(self) -> list[str]:
+    def names(self) -> list[str]:
+        """Return every file of the run but the checkpoint and the marker, sorted."""
         found = (path.relative_to(self.path) for path in self.path.rglob("*") if path.is_file())
         return sorted(
             path.as_posix()
@@ -335,8 +346,15 @@ class RunFolder:
             raise CorruptRunError(f"{self.path}: {'; '.join(problems)}")
 
 
-def _is_temp(path: Path) -> bool:
-    return path.name.startswith(TEMP_PREFIX) and path.suffix == ".tmp"
+def _names(folder: Path) -> list[str]:
+    try:
+        return os.listdir(folder) if folder.exists() else []
+    except OSError as error:
+        raise explained("read", folder, error) from error
+
+
+def _is_temp(name: str) -> bool:
+    return name.startswith(TEMP_PREFIX) and name.endswith(".tmp")
 
 
 def _differences(got: Any, expected: Any, name: str = "") -> list[str]:
@@ -352,48 +370,3 @@ def _differences(got: Any, expected: Any, name: str = "") -> list[str]:
             )
         ]
     return [] if got == expected else [f"{name}: got {got!r}, expected {expected!r}"]
-
-
-def cache_folder() -> Path:
-    """Return the cache: ``OFFBEAT_CACHE``, else offbeat in ``XDG_CACHE_HOME`` or ``~/.cache``."""
-    if own := os.environ.get("OFFBEAT_CACHE"):
-        return Path(own).expanduser()
-    shared = os.environ.get("XDG_CACHE_HOME")
-    return (Path(shared) if shared else Path.home() / ".cache") / "offbeat"
-
-
-def cached(
-    kind: str,
-    key: Mapping[str, Any],
-    build: Callable[[], tuple[Mapping[str, Tensor], Mapping[str, Any]]],
-) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Return what ``build`` returns, from the cache where it is there.
-
-    A damaged entry is built anew and a cache that cannot be written is done without, each with a
-    warning.
-
-    Args:
-        kind: A folder of the cache, e.g. ``baselines``.
-        key: Everything that the result depends on, as JSON values.
-        build: Makes the tensors and their JSON metadata.
-    """
-    name = digest_of(json.dumps(key, sort_keys=True).encode())
-    path = cache_folder() / kind / f"{name}.safetensors"
-    try:
-        tensors, entry = unpack_tensors(path.read_bytes())
-        if entry["key"] != plain(key):
-            raise ValueError("it belongs to another key")
-        return tensors, entry["metadata"]
-    except FileNotFoundError:
-        pass
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        warnings.warn(f"cache entry {path} is built anew: {error}", stacklevel=2)
-    built, metadata = build()
-    data = pack_tensors(built, {"key": plain(key), "metadata": plain(metadata)})
-    try:
-        make_folder(path.parent)
-        write_atomic(path, data)
-    except StoreError as error:
-        warnings.warn(f"the cache is done without: {error}", stacklevel=2)
-    tensors, entry = unpack_tensors(data)  # the same values, cached or not
-    return tensors, entry["metadata"]
