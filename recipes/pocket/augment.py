@@ -6,10 +6,9 @@ import math
 from dataclasses import dataclass
 
 import torch
+from recipes.pocket.data import Pictures
 from torch import Tensor
 from torch.nn import functional as F
-
-from recipes.pocket.data import Pictures
 
 IMAGE_SIZE = 64
 COLOURS = {
@@ -133,9 +132,7 @@ def degrade(images: Tensor, generator: torch.Generator) -> Tensor:
     return torch.where(hole, images.mean((2, 3), keepdim=True), images).clamp(0, 1)
 
 
-def make_batch(
-    pictures: Pictures, rows: Tensor, looks: Looks, generator: torch.Generator
-) -> Batch:
+def make_batch(pictures: Pictures, rows: Tensor, looks: Looks, generator: torch.Generator) -> Batch:
     """Draw one picture of each row."""
     count = len(rows)
     rgba = pictures.rgba[rows].float() / 255
@@ -178,9 +175,7 @@ class Captions:
         self.pictures, self.table, self.styles = pictures, table, styles
         self.colours, self.backgrounds = list(COLOURS), list(BACKGROUNDS)
 
-    def __call__(
-        self, row: int, tint: int, background: int, generator: torch.Generator
-    ) -> str:
+    def __call__(self, row: int, tint: int, background: int, generator: torch.Generator) -> str:
         """Return one caption of one picture."""
         draw = torch.rand(8, generator=generator).tolist()
         name = self.pictures.concepts[int(self.pictures.concept[row])]

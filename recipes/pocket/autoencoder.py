@@ -10,10 +10,9 @@ from pathlib import Path
 
 import torch
 from diffusers import VQModel
+from recipes.pocket import augment, data, loop
 from torch import Tensor
 from torch.nn import functional as F
-
-from recipes.pocket import augment, data, loop
 
 LOOKS = augment.Looks(scale=0.25, shift=0.1, turn=0.15, tint=0.25, background=0.4)
 BATCH = 16
@@ -66,8 +65,13 @@ def train(folder: Path, minutes: float) -> None:
         print(f"held-out PSNR {psnr(load(folder), pictures):.2f} dB", flush=True)
 
     training = loop.Training(
-        name="autoencoder", folder=folder, minutes=minutes, learning_rate=2.5e-3,
-        weight_decay=0.0, on_save=on_save, ema_decay=0.995,
+        name="autoencoder",
+        folder=folder,
+        minutes=minutes,
+        learning_rate=2.5e-3,
+        weight_decay=0.0,
+        on_save=on_save,
+        ema_decay=0.995,
     )
     loop.fit(model, losses, training)
 

@@ -6,9 +6,8 @@ import json
 from pathlib import Path
 
 import torch
-from torch import Tensor
-
 from recipes.pocket import augment, autoencoder, data, loop, teacher
+from torch import Tensor
 
 
 def train(folder: Path, minutes: float) -> None:

@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image, ImageDraw
-
 from recipes.pocket import sources
 
 HERE = Path(__file__).parent

@@ -11,13 +11,12 @@ import time
 from pathlib import Path
 
 import torch
+from recipes.pocket import augment, autoencoder, data, sheets
 from torch import Tensor
 from transformers import AutoModelForImageClassification
 
-from recipes.pocket import augment, autoencoder, data, sheets
-
-SUBJECTS = "handbag building vehicle alien fruit chair pet dinosaur".split()
-COLOURED = "castle car handbag apple fish house hat dress book balloon".split()
+SUBJECTS = ["handbag", "building", "vehicle", "alien", "fruit", "chair", "pet", "dinosaur"]
+COLOURED = ["castle", "car", "handbag", "apple", "fish", "house", "hat", "dress", "book", "balloon"]
 
 
 class Judge:

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import torch
 from diffusers import KandinskyV22Pipeline, KandinskyV22PriorPipeline
-
 from recipes.pocket import autoencoder, data, judge, prior, sources, text, unet, vision, words
 
 SUBJECTS = {

@@ -12,11 +12,10 @@ import shutil
 from pathlib import Path
 
 import torch
+from recipes.pocket import augment, data, loop
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import CLIPImageProcessorPil, ResNetConfig, ResNetForImageClassification
-
-from recipes.pocket import augment, data, loop
 
 LOOKS = augment.Looks(scale=0.3, shift=0.1, turn=0.3, tint=0.3, background=0.45, degrade=True)
 BATCH = 128
@@ -59,8 +58,13 @@ def train(folder: Path, minutes: float) -> None:
         export(ema, pictures, folder)
 
     training = loop.Training(
-        name="judge", folder=folder, minutes=minutes, learning_rate=2e-3, weight_decay=0.05,
-        on_save=on_save, save_minutes=4.0,
+        name="judge",
+        folder=folder,
+        minutes=minutes,
+        learning_rate=2e-3,
+        weight_decay=0.05,
+        on_save=on_save,
+        save_minutes=4.0,
     )
     loop.fit(model, losses, training)
 
@@ -80,11 +84,10 @@ def mix(images: Tensor, generator: torch.Generator) -> tuple[Tensor, float, Tens
 
 @torch.no_grad()
 def held_out_logits(
-    model: ResNetForImageClassification, pictures: data.Pictures, degraded: bool = False
+    model: ResNetForImageClassification, pictures: data.Pictures, looks: augment.Looks, views: int
 ) -> tuple[Tensor, Tensor]:
-    """Return core logits and labels of the held-out core pictures, ``[n, K]`` and ``[n]``."""
-    rows = pictures.rows(held_out=True)
-    looks = LOOKS if degraded else augment.CLEAN
+    """Return core logits and labels of views of the held-out pictures, ``[n, K]`` and ``[n]``."""
+    rows = pictures.rows(held_out=True).repeat_interleave(views)
     generator = torch.Generator().manual_seed(5)
     batch = augment.make_batch(pictures, rows, looks, generator)
     logits = model(augment.normalise(batch.images)).logits
@@ -112,13 +115,13 @@ def best_temperature(logits: Tensor, labels: Tensor) -> float:
     return float(grid[scores.index(min(scores))])
 
 
-def figures(logits: Tensor, labels: Tensor) -> dict[str, float]:
+def figures(logits: Tensor, labels: Tensor, views: int) -> dict[str, float]:
     """Return top-1, top-5 and the calibration error.
 
     The temperature is fitted on one half of the held-out pictures and the error measured on the
-    other, both ways round.
+    other, both ways round; all views of a picture are in the same half.
     """
-    even = torch.arange(len(labels)) % 2 == 0
+    even = torch.arange(len(labels)) // views % 2 == 0
     errors = []
     for fitted, measured in ((even, ~even), (~even, even)):
         value = best_temperature(logits[fitted], labels[fitted])
@@ -133,10 +136,12 @@ def figures(logits: Tensor, labels: Tensor) -> dict[str, float]:
 
 def export(model: ResNetForImageClassification, pictures: data.Pictures, folder: Path) -> None:
     """Write ``export/judge``: core concepts only, calibrated, fp16, swapped in at once."""
-    clean, labels = held_out_logits(model, pictures)
-    degraded, _ = held_out_logits(model, pictures, degraded=True)
-    both = torch.cat([clean, degraded]), torch.cat([labels, labels])
-    temperature = best_temperature(*both)
+    sides = {
+        "clean": (*held_out_logits(model, pictures, augment.CLEAN, 1), 1),
+        "varied": (*held_out_logits(model, pictures, augment.Looks(), 6), 6),
+        "degraded": (*held_out_logits(model, pictures, LOOKS, 6), 6),
+    }
+    temperature = best_temperature(*sides["varied"][:2])
     core = pictures.concepts[: pictures.num_core]
     small = build(len(core)).eval()
     state = dict(model.state_dict())
@@ -154,8 +159,8 @@ def export(model: ResNetForImageClassification, pictures: data.Pictures, folder:
     table = data.concept_table()
     classes = {name: table[name]["classes"] for name in core}
     (part / "coarse_classes.json").write_text(json.dumps(classes, indent=1))
-    measured = {"temperature": temperature, "clean": figures(clean, labels)}
-    measured["degraded"] = figures(degraded, labels)
+    measured = {name: figures(*side) for name, side in sides.items()}
+    measured["temperature"] = temperature
     (part / "figures.json").write_text(json.dumps(measured, indent=1))
     print(json.dumps(measured), flush=True)
     old = target.with_name("judge.old")
@@ -170,8 +175,12 @@ def processor() -> CLIPImageProcessorPil:
     """Return the image processor of pocket's models: 64 px, -1 to 1."""
     size = {"height": augment.IMAGE_SIZE, "width": augment.IMAGE_SIZE}
     return CLIPImageProcessorPil(
-        size=size, crop_size=size, do_center_crop=False, resample=3,
-        image_mean=[0.5] * 3, image_std=[0.5] * 3,
+        size=size,
+        crop_size=size,
+        do_center_crop=False,
+        resample=3,
+        image_mean=[0.5] * 3,
+        image_std=[0.5] * 3,
     )
 
 

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from torch import Tensor, distributed, nn
-
 from recipes.pocket.augment import cosine_schedule
+from recipes.pocket.optimizer import MuonAdamW
+from torch import Tensor, distributed, nn
 
 StepLosses = Callable[[int, torch.Generator], dict[str, Tensor]]
 
@@ -32,6 +33,8 @@ class Training:
     weight_decay: float = 0.01
     save_minutes: float = 3.0
     bf16: bool = True
+    muon: bool = False
+    report_every: int = 50
     on_save: Callable[[int], None] | None = None
     step: int = field(default=0, init=False)
     seconds: float = field(default=0.0, init=False)
@@ -71,12 +74,7 @@ def fit(module: nn.Module, losses: StepLosses, training: Training) -> None:
         losses: Given the step and its random stream, returns the terms whose sum is minimised.
         training: Settings; its checkpoint is continued if there is one.
     """
-    optimizer = torch.optim.AdamW(
-        module.parameters(),
-        lr=training.learning_rate,
-        weight_decay=training.weight_decay,
-        betas=(0.9, 0.98),
-    )
+    optimizer = make_optimizer(module, training)
     ema = {key: value.detach().clone() for key, value in module.state_dict().items()}
     if training.checkpoint.exists():
         state = torch.load(training.checkpoint, weights_only=True)
@@ -87,7 +85,9 @@ def fit(module: nn.Module, losses: StepLosses, training: Training) -> None:
     rank = join_processes()
     last_save = training.seconds
     sums: dict[str, float] = {}
-    while training.seconds < budget:
+    stopped: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, frame: stopped.append(number))
+    while training.seconds < budget and not stopped:
         started = time.process_time()
         rate = training.learning_rate * cosine_schedule(training.seconds / budget)
         for group in optimizer.param_groups:
@@ -105,7 +105,7 @@ def fit(module: nn.Module, losses: StepLosses, training: Training) -> None:
         for key, value in terms.items():
             sums[key] = sums.get(key, 0.0) + float(value.detach())
         training.seconds = agree(training.seconds + time.process_time() - started)
-        if training.step % 100 == 0 and rank == 0:
+        if training.step % training.report_every == 0 and rank == 0:
             report(training, sums, rate)
         if training.seconds - last_save > training.save_minutes * 60:
             last_save = training.seconds
@@ -114,6 +114,15 @@ def fit(module: nn.Module, losses: StepLosses, training: Training) -> None:
     if rank == 0:
         keep(module, optimizer, ema, training)
     module.load_state_dict(ema)
+
+
+def make_optimizer(module: nn.Module, training: Training) -> torch.optim.Optimizer:
+    """Return the stage's optimiser."""
+    common = {"lr": training.learning_rate, "weight_decay": training.weight_decay}
+    parameters = [value for value in module.parameters() if value.requires_grad]
+    if training.muon:
+        return MuonAdamW(parameters, **common)
+    return torch.optim.AdamW(parameters, betas=(0.9, 0.98), **common)
 
 
 def join_processes() -> int:
@@ -174,8 +183,8 @@ def keep(
 
 
 def report(training: Training, sums: dict[str, float], rate: float) -> None:
-    """Print the mean of each term over the last hundred steps as one JSON line."""
+    """Print the mean of each term since the last report as one JSON line."""
     row = {"stage": training.name, "step": training.step, "min": round(training.seconds / 60, 2)}
-    row |= {key: round(value / 100, 4) for key, value in sums.items()}
+    row |= {key: round(value / training.report_every, 4) for key, value in sums.items()}
     print(json.dumps(row | {"lr": round(rate, 7)}), flush=True)
     sums.clear()

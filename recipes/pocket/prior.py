@@ -11,10 +11,9 @@ from pathlib import Path
 
 import torch
 from diffusers import PriorTransformer, UnCLIPScheduler
+from recipes.pocket import augment, loop, teacher, text, words
 from torch import Tensor
 from torch.nn import functional as F
-
-from recipes.pocket import augment, loop, teacher, text, words
 
 BATCH = 128
 DROPPED_SHARE = 0.1
@@ -99,7 +98,9 @@ def train(folder: Path, minutes: float) -> None:
     def losses(step: int, generator: torch.Generator) -> dict[str, Tensor]:
         captions, embeds = source.draw(BATCH, generator)
         dropped = (torch.rand(BATCH, generator=generator) < DROPPED_SHARE).tolist()
-        captions = ["" if drop else caption for drop, caption in zip(dropped, captions, strict=True)]
+        captions = [
+            "" if drop else caption for drop, caption in zip(dropped, captions, strict=True)
+        ]
         clean = (embeds - mean) / std
         noise = torch.randn(clean.shape, generator=generator)
         times = torch.randint(0, 1000, (BATCH,), generator=generator)
@@ -111,7 +112,11 @@ def train(folder: Path, minutes: float) -> None:
         print(json.dumps(measure(load(folder), tower, source)), flush=True)
 
     training = loop.Training(
-        name="prior", folder=folder, minutes=minutes, learning_rate=8e-4, on_save=on_save,
+        name="prior",
+        folder=folder,
+        minutes=minutes,
+        learning_rate=8e-4,
+        on_save=on_save,
         ema_decay=0.997,
     )
     loop.fit(model, losses, training)

@@ -42,9 +42,7 @@ SOURCES = (
     Source("@iconify-json/fluent-emoji-flat", "1.2.6", "simple", "MIT", "Microsoft, Fluent Emoji"),
     Source("@iconify-json/emojione", "1.2.3", "bold", "CC-BY-4.0", "EmojiTwo (EmojiOne 2.3)"),
     Source("@iconify-json/fxemoji", "1.2.2", "geometric", "Apache-2.0", "Mozilla, FxEmoji"),
-    Source(
-        "@iconify-json/streamline-emojis", "1.2.4", "outline", "CC-BY-4.0", "Streamline Emojis"
-    ),
+    Source("@iconify-json/streamline-emojis", "1.2.4", "outline", "CC-BY-4.0", "Streamline Emojis"),
     Source("@lobehub/fluent-emoji-3d", "1.1.0", "3d", "MIT", "Microsoft, Fluent Emoji 3D"),
 )
 STYLES = tuple(source.style for source in SOURCES)

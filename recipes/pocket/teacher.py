@@ -11,10 +11,9 @@ import json
 from pathlib import Path
 
 import torch
+from recipes.pocket import augment, data, loop, sources
 from torch import Tensor, nn
 from torch.nn import functional as F
-
-from recipes.pocket import augment, data, loop, sources
 
 WIDTH = 256
 NUM_VIEWS = 18
@@ -133,7 +132,11 @@ def train(folder: Path, minutes: float) -> None:
         return terms
 
     training = loop.Training(
-        name="teacher", folder=folder, minutes=minutes, learning_rate=2e-3, weight_decay=0.05,
+        name="teacher",
+        folder=folder,
+        minutes=minutes,
+        learning_rate=2e-3,
+        weight_decay=0.05,
         bf16=False,
     )
     loop.fit(model, losses, training)

@@ -6,11 +6,10 @@ import json
 from pathlib import Path
 
 import torch
+from recipes.pocket import augment, data, loop, sources, teacher, words
 from torch import Tensor, nn
 from torch.nn import functional as F
 from transformers import CLIPTextConfig, CLIPTextModelWithProjection, CLIPTokenizer
-
-from recipes.pocket import augment, data, loop, sources, teacher, words
 
 BATCH = 256
 MIXED_SHARE = 0.08
@@ -138,7 +137,11 @@ def train(folder: Path, minutes: float) -> None:
         print(json.dumps(zero_shot(load(folder), source)), flush=True)
 
     training = loop.Training(
-        name="text", folder=folder, minutes=minutes, learning_rate=1e-3, on_save=on_save,
+        name="text",
+        folder=folder,
+        minutes=minutes,
+        learning_rate=1e-3,
+        on_save=on_save,
         ema_decay=0.995,
     )
     loop.fit(model, losses, training)

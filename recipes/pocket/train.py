@@ -11,7 +11,6 @@ import importlib
 from pathlib import Path
 
 import torch
-
 from recipes.pocket import data
 
 MINUTES = {

@@ -10,11 +10,10 @@ import json
 from pathlib import Path
 
 import torch
+from recipes.pocket import augment, loop, teacher, text
 from torch import Tensor
 from torch.nn import functional as F
 from transformers import CLIPVisionConfig, CLIPVisionModelWithProjection
-
-from recipes.pocket import augment, loop, teacher, text
 
 BATCH = 64
 SHIFT = 3
@@ -69,7 +68,11 @@ def train(folder: Path, minutes: float) -> None:
         print(json.dumps(measure(load(folder), source, text.load(folder))), flush=True)
 
     training = loop.Training(
-        name="vision", folder=folder, minutes=minutes, learning_rate=1e-3, on_save=on_save,
+        name="vision",
+        folder=folder,
+        minutes=minutes,
+        learning_rate=1e-3,
+        on_save=on_save,
         weight_decay=0.05,
     )
     loop.fit(model, losses, training)

@@ -5,23 +5,13 @@ from __future__ import annotations
 import functools
 from collections import Counter
 
+from recipes.pocket import augment, data, sources
 from transformers import CLIPTokenizer
 
-from recipes.pocket import augment, data, sources
-
-FILLERS = (
-    "creative unusual novel original strange weird nice good bad bright dark clean cool small "
-    "large big little new old cute beautiful unique realistic detailed professional quality best "
-    "imaginary mythical fantastic ordinary typical common rare cropped blurry colorful funny"
-).split()
+FILLERS = ["creative", "unusual", "novel", "original", "strange", "weird", "nice", "good", "bad", "bright", "dark", "clean", "cool", "small", "large", "big", "little", "new", "old", "cute", "beautiful", "unique", "realistic", "detailed", "professional", "quality", "best", "imaginary", "mythical", "fantastic", "ordinary", "typical", "common", "rare", "cropped", "blurry", "colorful", "funny"]
 """Words that say nothing about what is shown; the text tower learns to pass over them."""
-KINDS = "picture photo drawing image painting sketch rendering illustration icon".split()
-PROMPT_WORDS = (
-    "a an the of in on with and or style type kind background mixture mix hybrid combination "
-    "blend between that is it like looks made from as high never seen before species object "
-    "creature person one two no not very up close view color colour mantis cauliflower praying "
-    "bag fruit pet vehicle building furniture toy art concept design shape form body head half"
-).split()
+KINDS = ["picture", "photo", "drawing", "image", "painting", "sketch", "rendering", "illustration", "icon"]
+PROMPT_WORDS = ["a", "an", "the", "of", "in", "on", "with", "and", "or", "style", "type", "kind", "background", "mixture", "mix", "hybrid", "combination", "blend", "between", "that", "is", "it", "like", "looks", "made", "from", "as", "high", "never", "seen", "before", "species", "object", "creature", "person", "one", "two", "no", "not", "very", "up", "close", "view", "color", "colour", "mantis", "cauliflower", "praying", "bag", "fruit", "pet", "vehicle", "building", "furniture", "toy", "art", "concept", "design", "shape", "form", "body", "head", "half"]
 NUM_POSITIONS = 77
 
 

@@ -2,8 +2,6 @@ import json
 
 import pytest
 import torch
-from torch import nn
-
 from recipes.pocket import (
     augment,
     autoencoder,
@@ -17,6 +15,7 @@ from recipes.pocket import (
     vision,
     words,
 )
+from torch import nn
 
 
 @pytest.fixture(scope="module")

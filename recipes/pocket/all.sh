@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# Make pocket from nothing: data, every stage, the checkpoint, sheets and figures.
+set -euo pipefail
+cd "$(dirname "$0")/../.."
+python -m recipes.pocket.data
+for stage in judge autoencoder teacher text vision cache prior unet; do
+    python -m recipes.pocket.train "$stage"
+done
+python -m recipes.pocket.export
+python -m recipes.pocket.sheets --all
+python -m recipes.pocket.evaluate

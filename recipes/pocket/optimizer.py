@@ -1,0 +1,89 @@
+"""An optimiser for short budgets: Muon for matrices and kernels, AdamW for the rest.
+
+Source: Jordan et al., Muon, https://kellerjordan.github.io/posts/muon/, with the update's size
+matched to AdamW's as in Liu et al., Muon is Scalable for LLM Training, arXiv:2502.16982.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+SMALLEST_SIDE = 16
+"""A matrix with a shorter side is left to AdamW."""
+
+
+def orthogonalise(update: Tensor, steps: int = 5) -> Tensor:
+    """Return the nearest matrix whose singular values are about 1, by Newton-Schulz, in bf16."""
+    a, b, c = COEFFICIENTS
+    wide = update.bfloat16()
+    is_tall = wide.shape[0] > wide.shape[1]
+    wide = wide.T if is_tall else wide
+    wide = wide / (wide.norm() + 1e-7)
+    for _ in range(steps):
+        gram = wide @ wide.T
+        wide = a * wide + (b * gram + c * gram @ gram) @ wide
+    return (wide.T if is_tall else wide).to(update.dtype)
+
+
+def is_matrix(parameter: Tensor) -> bool:
+    """Say whether Muon takes a parameter: a linear layer's or a convolution's weight."""
+    return parameter.ndim >= 2 and min(parameter.flatten(1).shape) >= SMALLEST_SIDE
+
+
+class MuonAdamW(torch.optim.Optimizer):
+    """Muon and AdamW under one learning rate.
+
+    Args:
+        parameters: What is trained.
+        lr: Learning rate; one scale serves both, since updates have the same root mean square.
+        weight_decay: Decoupled decay, as in AdamW.
+        momentum: Nesterov momentum of Muon.
+    """
+
+    def __init__(
+        self,
+        parameters: Iterable[nn.Parameter],
+        *,
+        lr: float,
+        weight_decay: float = 0.01,
+        momentum: float = 0.95,
+    ) -> None:
+        kept = [parameter for parameter in parameters if parameter.requires_grad]
+        matrices = [p for p in kept if is_matrix(p)]
+        rest = [p for p in kept if not is_matrix(p)]
+        groups = [{"params": matrices, "muon": True}, {"params": rest, "muon": False}]
+        defaults = {"lr": lr, "weight_decay": weight_decay, "momentum": momentum}
+        super().__init__([group for group in groups if group["params"]], defaults)
+
+    @torch.no_grad()
+    def step(self, closure: None = None) -> None:
+        """Move every parameter that has a gradient."""
+        del closure
+        for group in self.param_groups:
+            move = self._muon if group["muon"] else self._adam
+            for parameter in group["params"]:
+                if parameter.grad is not None:
+                    parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                    parameter.sub_(move(parameter, group["momentum"]) * group["lr"])
+
+    def _muon(self, parameter: Tensor, momentum: float) -> Tensor:
+        state, grad = self.state[parameter], parameter.grad
+        velocity = state.setdefault("velocity", torch.zeros_like(parameter))
+        velocity.lerp_(grad, 1 - momentum)
+        update = grad.lerp(velocity, momentum).flatten(1)
+        size = 0.2 * max(update.shape) ** 0.5
+        return (orthogonalise(update) * size).view_as(parameter)
+
+    def _adam(self, parameter: Tensor, momentum: float) -> Tensor:
+        del momentum
+        state, grad = self.state[parameter], parameter.grad
+        first = state.setdefault("first", torch.zeros_like(parameter))
+        second = state.setdefault("second", torch.zeros_like(parameter))
+        state["count"] = count = state.get("count", 0) + 1
+        first.lerp_(grad, 0.1)
+        second.lerp_(grad.square(), 0.02)
+        return (first / (1 - 0.9**count)) / ((second / (1 - 0.98**count)).sqrt() + 1e-8)
