@@ -48,7 +48,7 @@ def card(steps: int) -> dict:
         "concepts": {name: row["classes"] for name, row in table.items()},
         "subjects": members,
         "styles": list(sources.STYLES),
-        "licence": "Weights: Apache-2.0. Drawings: see ATTRIBUTIONS.md (Apache-2.0, MIT, CC-BY-4.0).",
+        "licence": "Weights Apache-2.0; drawings Apache-2.0, MIT, CC-BY-4.0: ATTRIBUTIONS.md.",
         "notes": f"Decoder trained for {steps} steps on 131 concepts; see recipes/pocket/NOTES.md.",
     }
 

@@ -11,7 +11,40 @@ from PIL import Image, ImageDraw
 from recipes.pocket import augment, data
 from torch import Tensor
 
-PROMPTS = ["pig", "sheep", "snake", "cat", "lion", "owl", "giraffe", "zebra", "elephant", "penguin", "peacock", "octopus", "shark", "butterfly", "snail", "frog", "banana", "strawberry", "pineapple", "broccoli", "car", "bus", "castle", "house", "handbag", "chair", "alien", "dinosaur", "dragon", "guitar", "cactus", "rocket"]
+PROMPTS = [
+    "pig",
+    "sheep",
+    "snake",
+    "cat",
+    "lion",
+    "owl",
+    "giraffe",
+    "zebra",
+    "elephant",
+    "penguin",
+    "peacock",
+    "octopus",
+    "shark",
+    "butterfly",
+    "snail",
+    "frog",
+    "banana",
+    "strawberry",
+    "pineapple",
+    "broccoli",
+    "car",
+    "bus",
+    "castle",
+    "house",
+    "handbag",
+    "chair",
+    "alien",
+    "dinosaur",
+    "dragon",
+    "guitar",
+    "cactus",
+    "rocket",
+]
 PAIRS = (
     "pig snake,owl snail,lion banana,castle strawberry,car shark,cat butterfly,chair octopus,"
     "handbag pineapple"

@@ -3,15 +3,129 @@
 from __future__ import annotations
 
 import functools
+import itertools
 from collections import Counter
 
 from recipes.pocket import augment, data, sources
 from transformers import CLIPTokenizer
 
-FILLERS = ["creative", "unusual", "novel", "original", "strange", "weird", "nice", "good", "bad", "bright", "dark", "clean", "cool", "small", "large", "big", "little", "new", "old", "cute", "beautiful", "unique", "realistic", "detailed", "professional", "quality", "best", "imaginary", "mythical", "fantastic", "ordinary", "typical", "common", "rare", "cropped", "blurry", "colorful", "funny"]
+FILLERS = [
+    "creative",
+    "unusual",
+    "novel",
+    "original",
+    "strange",
+    "weird",
+    "nice",
+    "good",
+    "bad",
+    "bright",
+    "dark",
+    "clean",
+    "cool",
+    "small",
+    "large",
+    "big",
+    "little",
+    "new",
+    "old",
+    "cute",
+    "beautiful",
+    "unique",
+    "realistic",
+    "detailed",
+    "professional",
+    "quality",
+    "best",
+    "imaginary",
+    "mythical",
+    "fantastic",
+    "ordinary",
+    "typical",
+    "common",
+    "rare",
+    "cropped",
+    "blurry",
+    "colorful",
+    "funny",
+]
 """Words that say nothing about what is shown; the text tower learns to pass over them."""
-KINDS = ["picture", "photo", "drawing", "image", "painting", "sketch", "rendering", "illustration", "icon"]
-PROMPT_WORDS = ["a", "an", "the", "of", "in", "on", "with", "and", "or", "style", "type", "kind", "background", "mixture", "mix", "hybrid", "combination", "blend", "between", "that", "is", "it", "like", "looks", "made", "from", "as", "high", "never", "seen", "before", "species", "object", "creature", "person", "one", "two", "no", "not", "very", "up", "close", "view", "color", "colour", "mantis", "cauliflower", "praying", "bag", "fruit", "pet", "vehicle", "building", "furniture", "toy", "art", "concept", "design", "shape", "form", "body", "head", "half"]
+KINDS = [
+    "picture",
+    "photo",
+    "drawing",
+    "image",
+    "painting",
+    "sketch",
+    "rendering",
+    "illustration",
+    "icon",
+]
+PROMPT_WORDS = [
+    "a",
+    "an",
+    "the",
+    "of",
+    "in",
+    "on",
+    "with",
+    "and",
+    "or",
+    "style",
+    "type",
+    "kind",
+    "background",
+    "mixture",
+    "mix",
+    "hybrid",
+    "combination",
+    "blend",
+    "between",
+    "that",
+    "is",
+    "it",
+    "like",
+    "looks",
+    "made",
+    "from",
+    "as",
+    "high",
+    "never",
+    "seen",
+    "before",
+    "species",
+    "object",
+    "creature",
+    "person",
+    "one",
+    "two",
+    "no",
+    "not",
+    "very",
+    "up",
+    "close",
+    "view",
+    "color",
+    "colour",
+    "mantis",
+    "cauliflower",
+    "praying",
+    "bag",
+    "fruit",
+    "pet",
+    "vehicle",
+    "building",
+    "furniture",
+    "toy",
+    "art",
+    "concept",
+    "design",
+    "shape",
+    "form",
+    "body",
+    "head",
+    "half",
+]
 NUM_POSITIONS = 77
 
 
@@ -30,7 +144,7 @@ def learn_merges(words: list[str]) -> list[tuple[str, str]]:
     pieces = [(*word[:-1], f"{word[-1]}</w>") for word in words]
     merges: list[tuple[str, str]] = []
     while any(len(word) > 1 for word in pieces):
-        pairs = Counter(pair for word in pieces for pair in zip(word, word[1:], strict=False))
+        pairs = Counter(pair for word in pieces for pair in itertools.pairwise(word))
         best = min(pairs, key=lambda pair: (-pairs[pair], pair))
         merges.append(best)
         pieces = [join(word, best) for word in pieces]
@@ -69,6 +183,6 @@ def build_tokenizer() -> CLIPTokenizer:
     merges = learn_merges(word_list())
     tokens = [*alphabet, *(f"{letter}</w>" for letter in alphabet)]
     tokens += ["".join(pair) for pair in merges]
-    tokens = list(dict.fromkeys(tokens)) + ["<|startoftext|>", "<|endoftext|>"]
+    tokens = [*list(dict.fromkeys(tokens)), "<|startoftext|>", "<|endoftext|>"]
     vocab = {token: index for index, token in enumerate(tokens)}
     return CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=NUM_POSITIONS)
