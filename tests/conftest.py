@@ -7,9 +7,22 @@ import torch
 
 from offbeat.backbones.unclip import UnclipBackbone
 
-torch.set_num_threads(min(2, os.cpu_count() or 1))
+torch.set_num_threads(1)  # two busy processes on two cores wait for each other's threads
 
 
 @pytest.fixture(scope="session")
 def pocket():
     return UnclipBackbone.load("pocket")
+
+
+@pytest.fixture(scope="session", params=["2.2", "2.1"])
+def tiny_folder(request, tmp_path_factory):
+    """A random checkpoint of each version, saved as the published ones are."""
+    import tiny
+
+    return tiny.build(tmp_path_factory.mktemp(f"kandinsky-{request.param}"), request.param)
+
+
+@pytest.fixture(scope="session")
+def tiny_backbone(tiny_folder):
+    return UnclipBackbone.load(tiny_folder)

@@ -66,13 +66,17 @@ class PipelineFolder:
             raise CheckpointError(f"{folder}: named in model_index.json, and not there")
         refuse_pickles(folder)
         loader = _component_class(library, class_name)
-        if issubclass(loader, _module_class()):
-            kwargs["use_safetensors"] = True
+        is_module = issubclass(loader, _module_class())
+        if is_module:
+            kwargs |= {"use_safetensors": True, "output_loading_info": True}
         try:
             with _quiet():
-                return loader.from_pretrained(folder, local_files_only=True, **kwargs)
+                loaded = loader.from_pretrained(folder, local_files_only=True, **kwargs)
         except Exception as error:  # the libraries raise many kinds; each means the same here
-            raise CheckpointError(f"{folder}: cannot be loaded as {class_name} ({error})") from error
+            raise CheckpointError(
+                f"{folder}: cannot be loaded as {class_name} ({error})"
+            ) from error
+        return _complete(folder, *loaded) if is_module else loaded
 
 
 def refuse_pickles(folder: Path) -> None:
@@ -89,6 +93,21 @@ def refuse_pickles(folder: Path) -> None:
                 f"{file}: pickled weights can run code when read, so they are refused. Load them "
                 "once where you trust them and save with safe_serialization=True."
             )
+
+
+def _complete(folder: Path, module: Any, info: dict[str, Any]) -> Any:
+    """Return ``module`` if every weight came from the file: the libraries make up what is absent.
+
+    Raises:
+        CheckpointError: With the names that are missing or of another shape.
+    """
+    bad = [*info.get("missing_keys", ()), *(key[0] for key in info.get("mismatched_keys", ()))]
+    if bad:
+        raise CheckpointError(
+            f"{folder}: expected a weight for every parameter, and {len(bad)} are missing or of "
+            f"another shape, such as {sorted(bad)[0]}; the file is damaged or of another model"
+        )
+    return module
 
 
 def locate(source: str | Path, allow: tuple[str, ...] = ()) -> Path:

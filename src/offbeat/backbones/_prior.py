@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from offbeat.errors import CheckpointError
+from offbeat.errors import CheckpointError, ShapeError
 from offbeat.functional import guide
 from offbeat.types import TextEmbeds
 
@@ -155,9 +155,13 @@ class FastPrior:
 
         device = self.prior.device
         guided = prior_guidance_scale > 1 and negative is not None
+        for given in (text, negative) if guided else (text,):
+            if given is not None and len(given) not in (1, num_samples):
+                raise ShapeError(f"text: expected 1 or {num_samples} prompts, got {len(given)}")
+        check_streams(generator, num_samples)
         prefix = self.encode_prefix(text, lora)
         if guided and negative is not None:
-            prefix = _stack(prefix, self.encode_prefix(negative, lora), num_samples)
+            prefix = _stack(prefix, self.encode_prefix(negative, lora))
         self.scheduler.set_timesteps(num_inference_steps, device=device)
         timesteps = self.scheduler.timesteps
         times = self.encode_times(prefix, timesteps, lora)
@@ -206,7 +210,7 @@ class FastPrior:
             The stream ``[G, S, n or 1, C]``, and keys and values ``[G, heads, S * n, d]``.
         """
         block = self.prior.transformer_blocks[index]
-        groups, samples, count, width = hidden.shape
+        _, samples, count, width = hidden.shape
         asking = 1 if only_query else count
         normed = block.norm1(hidden)
         key, value = (
@@ -233,7 +237,8 @@ class FastPrior:
     ) -> Tensor:
         """Return one projection split into heads, ``[G, heads, tokens, d]``."""
         flat = _linear(getattr(block.attn1, name), normed, lora, index, name)
-        return flat.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        heads: Tensor = flat.unflatten(-1, (self.num_heads, -1)).transpose(1, 2)
+        return heads
 
     def _finish(
         self, block: Any, index: int, hidden: Tensor, attended: Tensor, lora: Lora | None
@@ -243,6 +248,16 @@ class FastPrior:
         hidden = hidden + _linear(block.attn1.to_out[0], flat, lora, index, "to_out.0")
         result: Tensor = hidden + block.ff(block.norm3(hidden))
         return result
+
+
+def check_streams(generator: torch.Generator | Sequence[torch.Generator], count: int) -> None:
+    """Raise unless there is one stream, or one for each of ``count`` samples.
+
+    Raises:
+        ShapeError: With both counts; a list that is too short would be used twice.
+    """
+    if isinstance(generator, Sequence) and len(generator) != count:
+        raise ShapeError(f"generator: expected one, or {count} streams, got {len(generator)}")
 
 
 def lora_name(index: int, target: str, factor: str) -> str:
@@ -271,11 +286,9 @@ def _append(prefix: Prefix, times: Prefix, step: int) -> Prefix:
     return Prefix(tuple(key for key, _ in joined), tuple(value for _, value in joined), bias)
 
 
-def _stack(cond: Prefix, uncond: Prefix, num_samples: int) -> Prefix:
+def _stack(cond: Prefix, uncond: Prefix) -> Prefix:
     """Put the unconditional prompts behind the conditional ones, as many and as long."""
     groups = max(len(cond.bias), len(uncond.bias))
-    if groups not in (1, num_samples):
-        raise ValueError(f"text: expected 1 or {num_samples} prompts, got {groups}")
     length = max(cond.bias.shape[-1], uncond.bias.shape[-1])
     (keys, values, bias), (keys_u, values_u, bias_u) = (
         _widen(prefix, groups, length) for prefix in (cond, uncond)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from offbeat.backbones._loading import PipelineFolder, fingerprint, locate
-from offbeat.backbones._prior import LORA_TARGETS, FastPrior, lora_name
+from offbeat.backbones._prior import LORA_TARGETS, FastPrior, check_streams, lora_name
 from offbeat.checks import check_range, check_shape
 from offbeat.errors import CheckpointError, PromptError, ShapeError
 from offbeat.functional import guide
@@ -30,7 +30,10 @@ POCKET = Path(__file__).parent.parent / "pocket"
 
 CHECKPOINTS: dict[str, tuple[str, str]] = {
     "pocket": (str(POCKET / "prior"), str(POCKET / "decoder")),
-    "kandinsky-2.1": ("kandinsky-community/kandinsky-2-1-prior", "kandinsky-community/kandinsky-2-1"),
+    "kandinsky-2.1": (
+        "kandinsky-community/kandinsky-2-1-prior",
+        "kandinsky-community/kandinsky-2-1",
+    ),
     "kandinsky-2.2": (
         "kandinsky-community/kandinsky-2-2-prior",
         "kandinsky-community/kandinsky-2-2-decoder",
@@ -167,7 +170,8 @@ class UnclipBackbone:
         if not ids:
             raise PromptError(f"token: expected a word, got {words!r}")
         table = self.text_encoder.get_input_embeddings().weight
-        return table[torch.tensor(ids, device=table.device)].float().mean(dim=0).cpu()
+        rows: Tensor = table[torch.tensor(ids, device=table.device)]
+        return rows.float().mean(dim=0).cpu()
 
     def encode_text(
         self, prompts: Sequence[str], *, tokens: Mapping[str, Tensor] | None = None
@@ -179,10 +183,12 @@ class UnclipBackbone:
             tokens: Word to its vectors, ``[E]`` or ``[K, E]``; gradients reach them.
 
         Raises:
-            PromptError: If a prompt is longer than the text encoder's positions: it is never cut
-                in silence.
+            PromptError: If there is no prompt, or one is longer than the text encoder's positions:
+                it is never cut in silence.
             ShapeError: If a token's width is not the encoder's.
         """
+        if not prompts:
+            raise PromptError("prompts: expected at least one, got none")
         rows = [self._cut(prompt, tokens or {}) for prompt in prompts]
         length = max(len(ids) for ids, _ in rows)
         pad = self.tokenizer.pad_token_id
@@ -342,6 +348,7 @@ class UnclipBackbone:
             negative_image_embeds: What guidance steers from, ``[1, D]`` or ``[B, D]``.
         """
         check_shape("image_embeds", image_embeds, None, self.unet_embed_width)
+        check_streams(generator, len(image_embeds))
         steps = num_inference_steps or int(self._card["num_inference_steps"])
         scale = float(self._card["guidance_scale"]) if guidance_scale is None else guidance_scale
         negative = self.unconditional_embeds() if scale > 1 else image_embeds
@@ -380,8 +387,8 @@ class UnclipBackbone:
         condition, states = self._condition(embeds.to(self.device, dtype))
         self.scheduler.set_timesteps(steps, device=self.device)
         shape = (batch, self.unet.config.in_channels, *self._latent_size())
-        latents = randn_tensor(shape, generator=noise, device=self.device, dtype=dtype)
-        latents = latents * self.scheduler.init_noise_sigma
+        drawn = randn_tensor(shape, generator=noise, device=self.device, dtype=dtype)
+        latents: Tensor = drawn * self.scheduler.init_noise_sigma
         keeps_variance = getattr(self.scheduler.config, "variance_type", None) in (
             "learned",
             "learned_range",
@@ -430,16 +437,16 @@ class UnclipBackbone:
 
 
 @contextmanager
-def _placed(
-    embedding: Any, places: list[tuple[int, int]], vectors: list[Tensor]
-) -> Iterator[None]:
+def _placed(embedding: Any, places: list[tuple[int, int]], vectors: list[Tensor]) -> Iterator[None]:
     """Put learned vectors into the embedding layer's output; the table is never written."""
     if not places:
         yield
         return
 
     def replace(module: Any, inputs: Any, output: Tensor) -> Tensor:
-        rows, columns = (torch.tensor(index, device=output.device) for index in zip(*places))
+        rows, columns = (
+            torch.tensor(index, device=output.device) for index in zip(*places, strict=True)
+        )
         return output.index_put((rows, columns), torch.stack(vectors).to(output))
 
     handle = embedding.register_forward_hook(replace)
@@ -500,4 +507,8 @@ def _read_card(folder: Path) -> dict[str, Any]:
         card = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{file}: cannot be read as JSON ({error})") from error
-    return dict(card)
+    if not isinstance(card, dict):
+        raise CheckpointError(f"{file}: expected a JSON object, got {type(card).__name__}")
+    if (folder / "judge" / "config.json").exists():
+        card["judge"] = str(folder / "judge")
+    return card

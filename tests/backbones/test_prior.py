@@ -1,0 +1,243 @@
+"""The fast prior against the plain one: diffusers' pipelines, its module, and PEFT's adapter."""
+
+import copy
+
+import pytest
+import torch
+from diffusers import KandinskyPriorPipeline, KandinskyV22PriorPipeline
+from peft import LoraConfig
+
+from offbeat.backbones._prior import LORA_TARGETS
+from offbeat.errors import RangeError, ShapeError
+from offbeat.rng import stream, streams
+
+PROMPTS = ["a cat", "a somewhat longer picture of two dogs"]
+NEGATIVE = "blurred"
+STEPS = 4
+
+
+@pytest.fixture(scope="module")
+def pipeline(tiny_folder):
+    version = KandinskyPriorPipeline if "2.1" in tiny_folder.name else KandinskyV22PriorPipeline
+    pipe = version.from_pretrained(tiny_folder / "prior", local_files_only=True)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
+def assert_same(ours, theirs):
+    assert theirs.abs().max() > 0.1
+    assert float((ours - theirs).abs().max() / theirs.abs().max()) < 1e-4
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("scale", [1.0, 4.0])
+def test_prompts_of_different_lengths_match_the_pipeline(tiny_backbone, pipeline, scale):
+    theirs = pipeline(
+        PROMPTS,
+        num_images_per_prompt=2,
+        num_inference_steps=STEPS,
+        guidance_scale=scale,
+        generator=stream(0, "noise"),
+    ).image_embeds
+    text = tiny_backbone.encode_text([prompt for prompt in PROMPTS for _ in range(2)])
+    ours = tiny_backbone.sample_prior(
+        text,
+        generator=stream(0, "noise"),
+        num_inference_steps=STEPS,
+        prior_guidance_scale=scale,
+    )
+    assert_same(ours, theirs)
+
+
+@torch.no_grad()
+def test_negative_prompt_and_a_generator_for_each_sample_match_the_pipeline(
+    tiny_backbone, pipeline
+):
+    # the pipeline appends the negative prompts as samples of their own: it wants four generators
+    theirs = pipeline(
+        PROMPTS,
+        negative_prompt=[NEGATIVE, "grey"],
+        num_inference_steps=STEPS,
+        guidance_scale=3.0,
+        generator=streams(0, "noise", num=4),
+    ).image_embeds
+    ours = tiny_backbone.sample_prior(
+        tiny_backbone.encode_text(PROMPTS),
+        negative=tiny_backbone.encode_text([NEGATIVE, "grey"]),
+        generator=streams(0, "noise", num=2),
+        num_inference_steps=STEPS,
+        prior_guidance_scale=3.0,
+    )
+    assert_same(ours, theirs)
+
+
+@torch.no_grad()
+def test_pocket_matches_the_pipeline(pocket):
+    from offbeat.backbones.unclip import POCKET
+
+    pipe = KandinskyV22PriorPipeline.from_pretrained(POCKET / "prior", dtype=torch.float32)
+    pipe.set_progress_bar_config(disable=True)
+    theirs = pipe(
+        "a picture of a pig",
+        num_images_per_prompt=3,
+        num_inference_steps=5,
+        guidance_scale=4.0,
+        generator=stream(0, "noise"),
+    ).image_embeds
+    ours = pocket.sample_prior(
+        pocket.encode_text(["a picture of a pig"]),
+        num_samples=3,
+        generator=stream(0, "noise"),
+        num_inference_steps=5,
+        prior_guidance_scale=4.0,
+    )
+    assert_same(ours, theirs)
+
+
+@torch.no_grad()
+def test_a_sample_is_the_same_in_any_batch(tiny_backbone):
+    text = tiny_backbone.encode_text(PROMPTS[:1])
+    together = tiny_backbone.sample_prior(text, generator=streams(3, "noise", num=5), num_samples=5)
+    alone = tiny_backbone.sample_prior(
+        text, generator=streams(3, "noise", num=1, start=4), num_samples=1
+    )
+    assert_same(together[4:], alone)
+
+
+@torch.no_grad()
+def test_a_short_prompt_does_not_see_the_padding_of_a_long_one(tiny_backbone):
+    noise = streams(3, "noise", num=2)
+    both = tiny_backbone.sample_prior(tiny_backbone.encode_text(PROMPTS), generator=noise)
+    alone = tiny_backbone.sample_prior(
+        tiny_backbone.encode_text(PROMPTS[:1]), generator=streams(3, "noise", num=1)
+    )
+    assert_same(both[:1], alone)
+
+
+def plain_sample(prior, scheduler, text, negative, *, num_samples, scale, generator):
+    """The pipeline's loop as it is, padding and all, with gradient."""
+    full = prior.config.num_embeddings
+
+    def widen(part):
+        missing = full - part.text_mask.shape[1]
+        pad = torch.nn.functional.pad
+        return (
+            part.text_embeds.expand(num_samples, -1),
+            pad(part.text_encoder_hidden_states, (0, 0, 0, missing)).expand(num_samples, -1, -1),
+            pad(part.text_mask, (0, missing)).expand(num_samples, -1),
+        )
+
+    halves = zip(widen(negative), widen(text), strict=True)
+    pooled, states, mask = (torch.cat(pair) for pair in halves)
+    scheduler.set_timesteps(STEPS)
+    timesteps = scheduler.timesteps
+    latents = torch.randn(num_samples, prior.config.embedding_dim, generator=generator)
+    for index, timestep in enumerate(timesteps):
+        predicted = prior(
+            torch.cat([latents, latents]),
+            timestep=timestep,
+            proj_embedding=pooled,
+            encoder_hidden_states=states,
+            attention_mask=mask,
+        ).predicted_image_embedding
+        uncond, cond = predicted.chunk(2)
+        earlier = timesteps[index + 1] if index + 1 < len(timesteps) else None
+        latents = scheduler.step(
+            uncond + scale * (cond - uncond),
+            timestep,
+            latents,
+            prev_timestep=earlier,
+            generator=generator,
+        ).prev_sample
+    return prior.post_process_latents(latents)
+
+
+def random_lora(backbone):
+    factors = backbone.init_lora(3, generator=stream(0, "lora"))
+    noise = stream(0, "lora", "B")
+    return {
+        name: (0.3 * torch.randn(factor.shape, generator=noise) if "lora_B" in name else factor)
+        for name, factor in factors.items()
+    }
+
+
+def test_gradient_and_lora_match_the_plain_loop_with_peft(tiny_backbone):
+    token = tiny_backbone.token_embed("cat").requires_grad_()
+    negative = tiny_backbone.encode_text([""])
+    factors = {name: factor.requires_grad_() for name, factor in random_lora(tiny_backbone).items()}
+    weight = torch.randn(2, 32, generator=stream(0, "weight"))
+
+    def encode():
+        return tiny_backbone.encode_text(["a picture of a <x>"], tokens={"<x>": token})
+
+    ours = tiny_backbone.sample_prior(
+        encode(),
+        generator=stream(5),
+        num_samples=2,
+        lora=factors,
+        num_inference_steps=STEPS,
+        prior_guidance_scale=3.0,
+    )
+    our_token, *our_factors = torch.autograd.grad((ours * weight).sum(), [token, *factors.values()])
+
+    prior = copy.deepcopy(tiny_backbone.fast_prior.prior)
+    prior.add_adapter(LoraConfig(r=3, lora_alpha=3, target_modules=list(LORA_TARGETS)))
+    adapter = {
+        name.replace(".default", ""): parameter
+        for name, parameter in prior.named_parameters()
+        if "lora_" in name
+    }
+    assert adapter.keys() == factors.keys()
+    for name, parameter in adapter.items():
+        parameter.data.copy_(factors[name].detach())
+    scheduler = copy.deepcopy(tiny_backbone.fast_prior.scheduler)
+    theirs = plain_sample(
+        prior, scheduler, encode(), negative, num_samples=2, scale=3.0, generator=stream(5)
+    )
+    assert_same(ours.detach(), theirs.detach())
+    their_token, *their_factors = torch.autograd.grad(
+        (theirs * weight).sum(), [token, *(adapter[name] for name in factors)]
+    )
+    assert_same(our_token, their_token)
+    largest = max(float(gradient.abs().max()) for gradient in their_factors)
+    for ours_, theirs_ in zip(our_factors, their_factors, strict=True):
+        assert float((ours_ - theirs_).abs().max()) < 1e-4 * largest
+
+
+@torch.no_grad()
+def test_fresh_lora_changes_nothing_and_a_trained_one_does(tiny_backbone):
+    text = tiny_backbone.encode_text(PROMPTS[:1])
+    fresh = tiny_backbone.init_lora(3, generator=stream(0, "lora"))
+    plain, with_fresh, with_trained = (
+        tiny_backbone.sample_prior(text, generator=stream(1), lora=lora)
+        for lora in (None, fresh, random_lora(tiny_backbone))
+    )
+    torch.testing.assert_close(with_fresh, plain, rtol=0, atol=0)
+    assert float((with_trained - plain).abs().max()) > 0.01
+
+
+def test_gradient_may_be_cut_to_the_last_steps(tiny_backbone):
+    token = tiny_backbone.token_embed("cat").requires_grad_()
+    found = {}
+    for kept in (None, 1, STEPS):
+        text = tiny_backbone.encode_text(["a <x>"], tokens={"<x>": token})
+        embeds = tiny_backbone.sample_prior(
+            text, generator=stream(0), num_inference_steps=STEPS, gradient_steps=kept
+        )
+        found[kept] = (embeds.detach(), torch.autograd.grad(embeds.square().sum(), token)[0])
+    torch.testing.assert_close(found[1][0], found[None][0])
+    torch.testing.assert_close(found[STEPS][1], found[None][1])
+    assert not torch.allclose(found[1][1], found[None][1])
+
+
+@pytest.mark.parametrize("scale", [1.0, 4.0])
+def test_counts_that_do_not_fit_are_refused(tiny_backbone, scale):
+    text = tiny_backbone.encode_text(PROMPTS)
+    with pytest.raises(ShapeError, match="1 or 4 prompts, got 2"):
+        tiny_backbone.sample_prior(
+            text, generator=stream(0), num_samples=4, prior_guidance_scale=scale
+        )
+    with pytest.raises(RangeError, match="num_inference_steps"):
+        tiny_backbone.sample_prior(text, generator=stream(0), num_inference_steps=1)
+    with pytest.raises(ShapeError, match="generator"):
+        tiny_backbone.sample_prior(text, generator=streams(0, num=3))
