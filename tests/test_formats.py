@@ -266,14 +266,13 @@ def large_png():
         (b"GIF89a", "cannot be read as a picture"),
         (huge_png(), "too large"),
         (large_png(), "expected at most 64,000,000 pixels, got 10000 x 10000"),
-        (formats.encode_png(picture(64, 64), {})[:200], "cannot be read as a picture"),
     ],
 )
 def test_what_is_no_picture_is_refused(tmp_path, data, message):
     path = tmp_path / "x.png"
     path.write_bytes(data)
     with pytest.raises(ImageError, match=message):
-        formats.read_picture(path)
+        formats.read_recipe(path)
 
 
 def test_a_picture_without_a_recipe_says_so(tmp_path):
@@ -287,12 +286,6 @@ def test_a_picture_without_a_recipe_says_so(tmp_path):
         formats.encode_png(picture(), {"x": object()})
     with pytest.raises(ConfigError, match="recipe"):
         formats.encode_png(picture(), {"subject": "\udcff"})
-
-
-def test_a_clear_picture_stands_on_white(tmp_path):
-    path = tmp_path / "clear.png"
-    Image.new("RGBA", (2, 2), (255, 0, 0, 0)).save(path)
-    assert formats.read_picture(path).getpixel((0, 0)) == (255, 255, 255)
 
 
 def test_tensors_become_pictures():

@@ -99,7 +99,8 @@ class PcaSpace:
     def project(self, image_embeds: Tensor) -> Tensor:
         """Return coordinates, ``[B, k]``, of ``[B, D]`` embeddings."""
         check_shape("image_embeds", image_embeds, None, self.mean.shape[0])
-        return (image_embeds - self.mean) @ self.axes.T
+        coordinates: Tensor = (image_embeds - self.mean) @ self.axes.T
+        return coordinates
 
     def whiten(self, image_embeds: Tensor) -> Tensor:
         """Return coordinates in standard deviations, ``[B, k]``."""
@@ -107,7 +108,8 @@ class PcaSpace:
 
     def lift(self, coordinates: Tensor) -> Tensor:
         """Return embeddings, ``[B, D]``, at the ``[B, k]`` coordinates."""
-        return self.mean + coordinates @ self.axes
+        lifted: Tensor = self.mean + coordinates @ self.axes
+        return lifted
 
     def residual_norm(self, image_embeds: Tensor) -> Tensor:
         """Return the length of the part that no axis sees, ``[B]``: motion there is free."""
@@ -241,7 +243,8 @@ class AvoidCluster:
     def squared_distance(self, image_embeds: Tensor) -> Tensor:
         """Return squared Mahalanobis distance to the cluster, ``[B]``."""
         gap = self.space.whiten(image_embeds) - self.mean
-        return torch.linalg.solve_triangular(self.cholesky, gap.T, upper=False).square().sum(dim=0)
+        white: Tensor = torch.linalg.solve_triangular(self.cholesky, gap.T, upper=False)
+        return white.square().sum(dim=0)
 
     def log_prob(self, image_embeds: Tensor) -> Tensor:
         """Return log density, ``[B]``, per unit of whitened volume."""
@@ -253,7 +256,9 @@ class AvoidCluster:
 def chi_square_cdf(squared_distance: Tensor, num_components: int) -> Tensor:
     """Return the share of a k-dimensional Gaussian nearer than this, 0 to 1, same shape."""
     half = torch.as_tensor(squared_distance, dtype=torch.float64) / 2
-    return torch.special.gammainc(torch.tensor(num_components / 2, dtype=torch.float64), half)
+    shape = torch.tensor(num_components / 2, dtype=torch.float64)
+    share: Tensor = torch.special.gammainc(shape, half)
+    return share
 
 
 def chi_square_quantile(quantile: float, num_components: int) -> float:

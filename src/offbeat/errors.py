@@ -1,21 +1,21 @@
 """The errors of Offbeat: what came, what was expected, what to do.
 
-    OffbeatError
-     |- ConfigError            (ValueError)         a setting is out of its range
-     |- ShapeError             (ValueError)         a tensor has another shape than agreed
-     |- RangeError             (ValueError)         a number or tensor lies outside its range
-     |- NotFiniteError         (ArithmeticError)    NaN or infinity where numbers are needed
-     |- PromptError            (ValueError)         a subject or prompt that cannot be encoded
-     |- ImageError             (ValueError)         a picture that cannot be read or is too large
-     |- CapabilityError        (TypeError)          the backbone lacks what the method needs
-     |- UnknownNameError       (LookupError)        no such method, backbone or judge
-     |- MissingExtraError      (ImportError)        an optional dependency is absent
-     |- CheckpointError        (OSError)            a folder that is no usable checkpoint
-     |   '- UnsafeWeightsError                      pickled weights, which are never loaded
-     |- FingerprintError       (ValueError)         made for another checkpoint
-     '- StoreError             (OSError)            a run folder cannot be read or written
-         |- CorruptRunError                         it is there, and damaged
-         '- ResumeError                             it belongs to other settings
+OffbeatError
+ |- ConfigError            (ValueError)         a setting is out of its range
+ |- ShapeError             (ValueError)         a tensor has another shape than agreed
+ |- RangeError             (ValueError)         a number or tensor lies outside its range
+ |- NotFiniteError         (ArithmeticError)    NaN or infinity where numbers are needed
+ |- PromptError            (ValueError)         a subject or prompt that cannot be encoded
+ |- ImageError             (ValueError)         a picture that cannot be read or is too large
+ |- CapabilityError        (TypeError)          the backbone lacks what the method needs
+ |- UnknownNameError       (LookupError)        no such method, backbone or judge
+ |- MissingExtraError      (ImportError)        an optional dependency is absent
+ |- CheckpointError        (OSError)            a folder that is no usable checkpoint
+ |   '- UnsafeWeightsError                      pickled weights, which are never loaded
+ |- FingerprintError       (ValueError)         made for another checkpoint
+ '- StoreError             (OSError)            a run folder cannot be read or written
+     |- CorruptRunError                         it is there, and damaged
+     '- ResumeError                             it belongs to other settings
 """
 
 from __future__ import annotations

@@ -273,23 +273,6 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
     return recipe
 
 
-def read_picture(path: str | Path) -> Image.Image:
-    """Return a user's picture as RGB, turned as its camera says, on white where it is clear.
-
-    Raises:
-        ImageError: If it cannot be read, or has more than ``MAX_PIXELS``.
-    """
-    from PIL import Image, ImageOps
-
-    with _opened(path) as picture:
-        try:
-            upright = ImageOps.exif_transpose(picture).convert("RGBA")
-        except (OSError, SyntaxError, ValueError, EOFError) as error:
-            raise ImageError(f"{path}: cannot be read as a picture ({error})") from error
-    canvas = Image.new("RGBA", upright.size, "white")
-    return Image.alpha_composite(canvas, upright).convert("RGB")
-
-
 def _opened(path: str | Path) -> Image.Image:
     """Open a picture without decoding it; its size is checked first."""
     import warnings

@@ -19,7 +19,12 @@ Generators: TypeAlias = "torch.Generator | Sequence[torch.Generator]"
 
 
 class HasCard(Protocol):
-    """A checkpoint that says who it is and what suits it."""
+    """A checkpoint that says who it is, where it runs and what suits it."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        ...
 
     @property
     def name(self) -> str:
@@ -52,7 +57,7 @@ class EncodesText(Protocol):
     def encode_text(
         self, prompts: Sequence[str], *, tokens: Mapping[str, Tensor] | None = None
     ) -> TextEmbeds:
-        """Encode prompts; each word of ``tokens`` is replaced by its vectors, ``[E]`` or ``[K, E]``."""
+        """Encode prompts, words of ``tokens`` replaced by their vectors, ``[E]`` or ``[K, E]``."""
         ...
 
 
@@ -147,4 +152,13 @@ class FitsConcept(Protocol):
         resume: Mapping[str, Any] | None = None,
     ) -> Concept:
         """Return the concept found; ``request.seed`` alone decides every draw."""
+        ...
+
+
+@runtime_checkable
+class CalibratedJudge(ChecksSubject, Protocol):
+    """A judge that learns from ordinary pictures what a good one gets."""
+
+    def calibrate(self, images: Tensor, subject: str) -> float:
+        """Set the limit for ``subject`` by ordinary pictures, ``[B, 3, H, W]``; return it."""
         ...

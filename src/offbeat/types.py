@@ -105,10 +105,20 @@ class Step:
     """JSON-ready readings of this step: loss terms, branch, quantile, verdict, ..."""
     snapshot: Callable[[], Mapping[str, Any]] | None = None
     """Copies the state after this step: ``fit(..., resume=...)`` goes on from it."""
+    concept: Callable[[], Concept] | None = None
+    """Copies the concept as it is after this step."""
 
 
 OnStep = Callable[[Step], None]
 
 
 def ignore_step(step: Step) -> None:
+    """Observe nothing."""
+
+
+Observe = Callable[[str, int, int, Mapping[str, Any]], None]
+"""Told a stage's name, how much of it is done, of how much, and its readings."""
+
+
+def ignore(stage: str, done: int, total: int, values: Mapping[str, Any]) -> None:
     """Observe nothing."""

@@ -405,10 +405,10 @@ class UnclipBackbone:
                 variance = variance.chunk(2)[1]
             if keeps_variance:
                 noise_pred = torch.cat([noise_pred, variance], dim=1)
-            latents = self.scheduler.step(
-                noise_pred, timestep, latents, generator=noise
-            ).prev_sample
-        return latents
+            step = self.scheduler.step(noise_pred, timestep, latents, generator=noise)
+            latents = step.prev_sample
+        denoised: Tensor = latents
+        return denoised
 
     def _condition(self, embeds: Tensor) -> tuple[dict[str, Tensor], Tensor | None]:
         """Return what the U-Net is told: the embedding and, in 2.1, an empty text."""

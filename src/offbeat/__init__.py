@@ -1,0 +1,59 @@
+"""Creative image generation: still what was asked for, and not what everyone has seen.
+
+>>> import offbeat
+>>> run = offbeat.explore("handbag", novelty=0.999)  # doctest: +SKIP
+>>> run.images[0].show()  # doctest: +SKIP
+
+Importing this loads no torch and touches no disk; the names below load on first use.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from offbeat.errors import OffbeatError
+    from offbeat.methods.low_probability import LowProbabilityConfig
+    from offbeat.run import Run, explore, load_backbone, load_run, render
+    from offbeat.types import Concept, Request
+
+__version__ = "0.1.0"
+
+_WHERE = {
+    "Concept": "offbeat.types",
+    "LowProbabilityConfig": "offbeat.methods.low_probability",
+    "OffbeatError": "offbeat.errors",
+    "Request": "offbeat.types",
+    "Run": "offbeat.run",
+    "explore": "offbeat.run",
+    "load_backbone": "offbeat.run",
+    "load_run": "offbeat.run",
+    "render": "offbeat.run",
+}
+
+__all__ = [
+    "Concept",
+    "LowProbabilityConfig",
+    "OffbeatError",
+    "Request",
+    "Run",
+    "__version__",
+    "explore",
+    "load_backbone",
+    "load_run",
+    "render",
+]
+
+
+def __getattr__(name: str) -> Any:
+    """Load a public name on first use."""
+    if name not in _WHERE:
+        raise AttributeError(f"module 'offbeat' has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module(_WHERE[name]), name)
+
+
+def __dir__() -> list[str]:
+    """Return the public names."""
+    return __all__

@@ -1,0 +1,247 @@
+"""One exploration from request to run folder: baseline, trials, pictures, report."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from offbeat import formats
+from offbeat._outcome import NUM_FRESH, Outcome, Plan, Trial
+from offbeat._pictures_out import draw, prior_settings
+from offbeat._sources import avoid_clusters, choose_judge, unlike_clusters
+from offbeat.baseline import Baseline
+from offbeat.methods.low_probability import LowProbability
+from offbeat.protocols import PriorBackbone
+from offbeat.rng import streams
+from offbeat.sampling import sample_concept
+from offbeat.store import RunFolder, cached
+from offbeat.types import Concept, Observe, Step
+
+NUM_CALIBRATION = 16
+CHECKPOINT_EVERY = 5
+
+
+class Exploration:
+    """Runs a plan on a backbone, in memory or in a folder that a kill cannot hurt."""
+
+    def __init__(
+        self,
+        plan: Plan,
+        backbone: PriorBackbone,
+        *,
+        out: str | Path | None,
+        resume: bool,
+        observe: Observe,
+    ) -> None:
+        self.plan, self.backbone, self.observe = plan, backbone, observe
+        self.asked = plan.as_json(backbone)
+        self.method = LowProbability(plan.config)
+        with torch.no_grad():  # a prompt that does not fit fails here, before anything is written
+            self.ordinary = plan.ordinary(backbone)
+            backbone.encode_text([self.ordinary.prompt()])
+        self.judge = choose_judge(plan.judge, backbone, plan.subject)
+        self.avoid = avoid_clusters(plan.avoid, backbone) + unlike_clusters(plan.unlike, backbone)
+        self.folder = RunFolder.create(Path(out), self.asked, resume=resume) if out else None
+        self.rows: list[dict[str, Any]] = []
+        self.files: dict[str, bytes] = {}
+
+    def run(self) -> dict[str, Any]:
+        """Return the fields of a ``Run``."""
+        if self.folder is not None and self.folder.is_finished:
+            return self._finished()
+        baseline = self._baseline()
+        self._calibrate()
+        trials = [self._trial(number, baseline) for number in range(self.plan.num_trials)]
+        best = max(trials, key=lambda t: (t.validity, t.readings["distance_median"], -t.number))
+        _, ordinary = self._draw(self.ordinary, best.seed)
+        result = self._write(best, trials, baseline, ordinary)
+        if self.folder is not None:
+            self.folder.finish()
+        return result
+
+    # --- parts ------------------------------------------------------------------------------
+
+    def _baseline(self) -> Baseline:
+        cfg = self.plan.config
+        key = {
+            "version": 1,
+            "fingerprint": self.backbone.fingerprint,
+            "prompt": self.ordinary.prompt(),
+            "density": cfg.density,
+            "num_baseline": cfg.num_baseline,
+            "num_held_out": cfg.num_held_out,
+            "torch": formats.versions()["torch"],
+            "num_components": cfg.axes,
+            **cfg.sampling(self.backbone),
+        }
+
+        def measure() -> tuple[dict[str, Tensor], dict[str, Any]]:
+            def on_sample(done: int, total: int) -> None:
+                self.observe("what is ordinary", done, total, {})
+
+            return self.method.measure(
+                self.backbone, self.plan.request(), on_sample=on_sample
+            ).pack()
+
+        return Baseline.unpack(*cached("baselines", key, measure))
+
+    def _calibrate(self) -> None:
+        """Show the judge ordinary pictures, so that it knows what a good one gets."""
+        if self.judge is None:
+            return
+        key = {
+            "version": 1,
+            "fingerprint": self.backbone.fingerprint,
+            "prompt": self.ordinary.prompt(),
+            "num": NUM_CALIBRATION,
+            **self.plan.config.sampling(self.backbone),
+        }
+
+        def drawn() -> tuple[dict[str, Tensor], dict[str, Any]]:
+            images = draw(
+                self.backbone,
+                self.ordinary,
+                seed=0,
+                num=NUM_CALIBRATION,
+                purpose="calibration",
+                observe=self.observe,
+                stage="the judge looks at ordinary ones",
+            )[1]
+            return {"images": (images * 255).round().byte()}, {}
+
+        tensors, _ = cached("ordinary", key, drawn)
+        self.judge.calibrate(tensors["images"].float() / 255, self.plan.subject)
+
+    def _trial(self, number: int, baseline: Baseline) -> Trial:
+        seed = self.plan.seed + number
+        concept = self._search(number, seed, baseline)
+        with torch.no_grad():
+            fresh = sample_concept(
+                self.backbone,
+                concept,
+                streams(seed, "fresh", num=NUM_FRESH),
+                **prior_settings(concept),
+            )
+        image_embeds, images = self._draw(concept, seed)
+        distances = baseline.density.squared_distance(image_embeds).sqrt().tolist()
+        verdicts = self.judge.still_a(images, self.plan.subject) if self.judge else []
+        return Trial(number, seed, concept, baseline.describe(fresh), images, distances, verdicts)
+
+    def _search(self, number: int, seed: int, baseline: Baseline) -> Concept:
+        """Fit one trial; its steps go to the trace, its state to the checkpoint."""
+        done = self._load_concept(number)
+        if done is not None:
+            return done
+        state = self._resume(number)
+        started, total = time.monotonic(), self.plan.config.num_steps
+        first = len([row for row in self.rows if row["trial"] == number])
+
+        def on_step(step: Step) -> None:
+            row = {"trial": number, "step": step.index, "loss": step.loss, **step.values}
+            self.rows.append(row)
+            count = step.index + 1
+            stopped = bool(step.values["stopped"])
+            if self.folder is not None:
+                self._keep(number, count, step, row, stopped=stopped)
+            pace = (time.monotonic() - started) / max(1, count - first)
+            left = 0.0 if stopped else pace * (total - count)
+            self.observe("searching", count, total, {**row, "seconds_left": left})
+
+        concept = self.method.fit(
+            self.backbone,
+            self.plan.request(seed),
+            baseline=baseline,
+            avoid=self.avoid,
+            judge=self.judge,
+            on_step=on_step,
+            resume=state,
+        )
+        if self.folder is not None:
+            self.folder.write(self._concept_files(f"trials/{number}/", concept))
+        return concept
+
+    def _keep(
+        self, number: int, count: int, step: Step, row: Mapping[str, Any], *, stopped: bool
+    ) -> None:
+        folder = self.folder
+        assert folder is not None
+        folder.append_trace(row)
+        if step.concept and (count % self.plan.config.judge_every == 0 or stopped):
+            where = f"trials/{number}/states/{count:04d}/"
+            folder.write(self._concept_files(where, step.concept()))
+        if step.snapshot and (count % CHECKPOINT_EVERY == 0 or stopped):
+            state = {"trial": number, "rows": len(self.rows), "search": step.snapshot()}
+            folder.save_checkpoint(state)
+
+    def _resume(self, number: int) -> Mapping[str, Any] | None:
+        """Return the state of this trial, and cut the trace back to where it stands."""
+        if self.folder is None:
+            return None
+        state = self.folder.load_checkpoint()
+        mine = state is not None and state["trial"] == number
+        if state is not None and mine:
+            self.folder.cut_trace(state["rows"])
+        else:
+            self.folder.cut_trace(
+                len([row for row in self.folder.trace() if row["trial"] < number])
+            )
+        self.rows = self.folder.trace()
+        return state["search"] if state is not None and mine else None
+
+    def _load_concept(self, number: int) -> Concept | None:
+        """Return the concept of a trial that an earlier process finished."""
+        folder, where = self.folder, f"trials/{number}/"
+        if folder is None or not folder.exists(where + formats.CONCEPT_FILE):
+            return None
+        self.rows = folder.trace()
+
+        def read(name: str) -> bytes | None:
+            return folder.read(where + name) if folder.exists(where + name) else None
+
+        return formats.decode_concept(read)[0]
+
+    def _draw(self, concept: Concept, seed: int) -> tuple[Tensor, Tensor]:
+        return draw(
+            self.backbone, concept, seed=seed, num=self.plan.num_images, observe=self.observe
+        )
+
+    def _concept_files(self, where: str, concept: Concept) -> dict[str, bytes]:
+        files = formats.encode_concept(
+            concept,
+            fingerprint=self.backbone.fingerprint,
+            checkpoint=self.backbone.name,
+            method=self.method.name,
+        )
+        # the concept last: its presence says that the trial is whole
+        return {where + name: files[name] for name in sorted(files, reverse=True)}
+
+    def _write(
+        self, best: Trial, trials: list[Trial], baseline: Baseline, ordinary: Tensor
+    ) -> dict[str, Any]:
+        outcome = Outcome(self.plan, self.backbone, baseline, best, trials, ordinary, self.rows)
+        files = {**self._concept_files("", best.concept), **outcome.files(self.asked)}
+        if self.folder is not None:
+            self.folder.write(files)
+        return {
+            "request": self.asked,
+            "concept": best.concept,
+            "images": formats.to_pil(best.images),
+            "ordinary": formats.to_pil(ordinary),
+            "summary": outcome.summary(),
+            "trace": list(self.rows),
+            "files": files,
+            "folder": self.folder.path if self.folder is not None else None,
+        }
+
+    def _finished(self) -> dict[str, Any]:
+        from offbeat.run import load_run
+
+        assert self.folder is not None
+        run = load_run(self.folder.path)
+        return {item.name: getattr(run, item.name) for item in fields(run)}

@@ -1,0 +1,105 @@
+"""Draw a concept's pictures and turn them into files; shared by every command that draws."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from offbeat import formats, plots
+from offbeat.protocols import PriorBackbone
+from offbeat.rng import streams
+from offbeat.sampling import sample_concept
+from offbeat.types import Concept, Observe, ignore
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+DRAW_BATCH = 4
+"""Pictures between two progress reports; each has its own streams, so it changes no picture."""
+
+
+def prior_settings(concept: Concept) -> dict[str, Any]:
+    """Return the prior's settings that the concept was learned with: distances hold for those."""
+    found = concept.metadata
+    settings: dict[str, Any] = {}
+    if "prior_num_inference_steps" in found:
+        settings["num_inference_steps"] = int(found["prior_num_inference_steps"])
+    if "prior_guidance_scale" in found:
+        settings["prior_guidance_scale"] = float(found["prior_guidance_scale"])
+    return settings
+
+
+def draw(
+    backbone: PriorBackbone,
+    concept: Concept,
+    *,
+    seed: int,
+    num: int,
+    purpose: str = "image",
+    template: str | None = None,
+    observe: Observe = ignore,
+    stage: str = "drawing",
+) -> tuple[Tensor, Tensor]:
+    """Return embeddings ``[B, D]`` and images ``[B, 3, H, W]``, on the CPU.
+
+    Image i depends on the concept, the seed and i alone: two concepts share their noise.
+    """
+    with torch.no_grad():
+        image_embeds = sample_concept(
+            backbone,
+            concept,
+            streams(seed, purpose, "prior", num=num),
+            template=template,
+            **prior_settings(concept),
+        )
+        parts = []
+        for start in range(0, num, DRAW_BATCH):
+            chunk = image_embeds[start : start + DRAW_BATCH]
+            noise = streams(seed, purpose, "decoder", num=len(chunk), start=start)
+            parts.append(backbone.decode_embeds(chunk.to(backbone.device), generator=noise).cpu())
+            observe(stage, start + len(chunk), num, {})
+    return image_embeds, torch.cat(parts)
+
+
+def png_files(
+    folder: str,
+    pictures: Sequence[Image.Image],
+    request: Mapping[str, Any],
+    concept: Concept,
+    backbone: PriorBackbone,
+    *,
+    seed: int | None = None,
+) -> dict[str, bytes]:
+    """Return the files of pictures, each with the recipe that draws it again."""
+    shown = concept.prompt(request["prompt"] if request.get("verb") == "render" else None)
+    recipe = {
+        **request,
+        "prompt": shown.replace(concept.word, f"[{concept.subject}]"),
+        "request": dict(request),
+        "seed": request["seed"] if seed is None else seed,
+        "num_inference_steps": backbone.card["num_inference_steps"],
+        "guidance_scale": backbone.card["guidance_scale"],
+        "method": concept.metadata.get("method", "ordinary"),
+        "version": request["versions"].get("offbeat"),
+    }
+    return {
+        f"{folder}/{index:04d}.png": formats.encode_png(picture, {**recipe, "index": index})
+        for index, picture in enumerate(pictures)
+    }
+
+
+def sheet(
+    rows: Sequence[tuple[str, Sequence[Image.Image]]],
+    *,
+    title: str,
+    captions: Sequence[str] = (),
+    note: str = "",
+) -> bytes:
+    """Return a contact sheet as PNG."""
+    file = io.BytesIO()
+    plots.contact_sheet(rows, title=title, captions=captions, note=note).save(file, format="PNG")
+    return file.getvalue()

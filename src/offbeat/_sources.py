@@ -1,0 +1,117 @@
+"""What a request names by text: judges, runs to avoid, folders of pictures to differ from."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from offbeat import formats, registry
+from offbeat._pictures_out import prior_settings
+from offbeat.errors import FingerprintError, PromptError, StoreError
+from offbeat.judges.classifier import ClassifierJudge
+from offbeat.pictures import read_folder
+from offbeat.protocols import CalibratedJudge, PriorBackbone
+from offbeat.rng import streams
+from offbeat.sampling import sample_concept
+from offbeat.store import RunFolder
+
+NUM_CLUSTER = 500
+"""Samples of an avoided run; the paper reuses N, which may mean 5,000."""
+
+
+def choose_judge(name: str, backbone: PriorBackbone, subject: str) -> CalibratedJudge | None:
+    """Return the judge of this name: auto, none, clip, classifier, a plug-in or a folder.
+
+    ``auto`` takes the checkpoint's own classifier if it knows the subject, and reads pixels with
+    its image encoder if not.
+
+    Raises:
+        UnknownNameError: If there is no such judge.
+        CheckpointError: If a classifier's folder is none.
+    """
+    if name == "none":
+        return None
+    own = backbone.card.get("judge")
+    if name in ("auto", "classifier") and own is not None:
+        judge = _classifier(own, backbone)
+        try:
+            judge.members(subject)
+        except PromptError:
+            if name == "classifier":
+                raise
+        else:
+            return judge
+    if name in ("auto", "clip"):
+        found: CalibratedJudge = registry.find("judge", "clip")(backbone)
+        return found
+    if name == "classifier":
+        raise StoreError(f"{backbone.name} brings no classifier; give its folder with --judge")
+    if Path(name).is_dir():
+        return _classifier(name, backbone)
+    plugin: CalibratedJudge = registry.find("judge", name)()
+    return plugin
+
+
+def _classifier(folder: str | Path, backbone: PriorBackbone) -> ClassifierJudge:
+    return ClassifierJudge.load(folder, subjects=backbone.card["subjects"])
+
+
+def avoid_clusters(sources: Sequence[str], backbone: PriorBackbone) -> list[Tensor]:
+    """Return samples ``[500, D]`` of what each run, ``FOLDER`` or ``FOLDER:STEP``, drew.
+
+    Raises:
+        StoreError: If a run or its step is not there.
+        FingerprintError: If it was learned on another checkpoint.
+    """
+    clusters = []
+    for source in sources:
+        folder, _, step = source.rpartition(":")
+        if not folder or not step.isdigit():
+            folder, step = source, ""
+        run = RunFolder.open(folder)
+        where = _state_of(run, step)
+        concept, about = formats.decode_concept(
+            lambda name, run=run, where=where: (  # type: ignore[misc]
+                run.read(where + name) if run.exists(where + name) else None
+            )
+        )
+        if about["fingerprint"] != backbone.fingerprint:
+            raise FingerprintError(
+                f"{source}: was drawn by {about['checkpoint']} ({about['fingerprint']}), and this "
+                f"is {backbone.name} ({backbone.fingerprint}): their spaces differ"
+            )
+        with torch.no_grad():
+            noise = streams(0, "avoid", num=NUM_CLUSTER)
+            clusters.append(sample_concept(backbone, concept, noise, **prior_settings(concept)))
+    return clusters
+
+
+def _state_of(run: RunFolder, step: str) -> str:
+    """Return the folder of a state of the run's best trial; none means its result."""
+    if not step:
+        return ""
+    trial = int(run.read_json("summary.json")["trial"]) if run.exists("summary.json") else 0
+    under = f"trials/{trial}/states/"
+    steps = sorted({name[len(under) :].split("/")[0] for name in run.names() if under in name})
+    wanted = f"{int(step):04d}"
+    if wanted not in steps:
+        known = ", ".join(str(int(found)) for found in steps) or "none"
+        raise StoreError(f"{run.path}:{step}: expected a step that was kept, one of {known}")
+    return f"{under}{wanted}/"
+
+
+def unlike_clusters(folders: Sequence[str], backbone: PriorBackbone) -> list[Tensor]:
+    """Return image embeddings, ``[n, D]``, of the pictures of each folder.
+
+    Raises:
+        ImageError: If a folder holds no picture, or one cannot be read.
+    """
+    clusters = []
+    for folder in folders:
+        pictures = torch.stack(read_folder(folder))
+        with torch.no_grad():
+            clusters.append(backbone.encode_image(pictures).cpu())
+    return clusters

@@ -1,0 +1,24 @@
+"""The command line: parse, call ``run``, show. It can do nothing that a line of Python cannot."""
+
+from __future__ import annotations
+
+import typer
+
+from offbeat.cli import explore, listing, render
+
+app = typer.Typer(
+    name="offbeat",
+    help="Creative image generation: still what was asked for, and not what everyone has seen.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+)
+app.command("explore")(explore.explore)
+app.command("render")(render.render)
+app.command("list")(listing.listing)
+
+
+def main() -> None:
+    """Run the command line; the console script's entry."""
+    app()

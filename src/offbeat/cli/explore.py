@@ -1,0 +1,201 @@
+"""``offbeat explore``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal, Optional
+
+import typer
+
+from offbeat.cli._show import ProgressLine, errors_shown, free_folder
+
+Space = Literal["subject", "adjective", "lora", "token+lora", "direct"]
+
+ASK, FIND, FAR, ABLATE = (
+    "What to draw",
+    "How to search",
+    "How far, and away from what",
+    "Ablations of the paper",
+)
+
+
+def explore(
+    subject: Annotated[str, typer.Argument(help="What to draw, one word is best: `handbag`.")],
+    novelty: Annotated[
+        Optional[float],  # noqa: UP045 - typer reads it at run time on Python 3.10
+        typer.Option(
+            help="How unusual, as a quantile of the ordinary, inside (0, 1): the search goes to "
+            "the distance that this share of ordinary samples lies within, and holds it. "
+            "**0.999** if neither this, `--reach` nor `--steps` is given.",
+            rich_help_panel=FAR,
+        ),
+    ] = None,
+    reach: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(
+            help="Or: so many times as far as an ordinary picture. 1 is ordinary; 2 is beyond "
+            "what any quantile can say, and shows.",
+            rich_help_panel=FAR,
+        ),
+    ] = None,
+    steps: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(
+            min=1,
+            help="Optimizer steps at most. Alone, without a distance: run away as published, "
+            "held back only by the anchor and the judge.",
+            rich_help_panel=FAR,
+        ),
+    ] = None,
+    avoid: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(
+            metavar="RUN[:STEP]",
+            help="Keep away from what that run drew, or drew at one of its kept steps. Several.",
+            rich_help_panel=FAR,
+        ),
+    ] = None,
+    unlike: Annotated[
+        Optional[list[Path]],  # noqa: UP045
+        typer.Option(
+            metavar="FOLDER",
+            help="Keep away from your own pictures. Several.",
+            rich_help_panel=FAR,
+        ),
+    ] = None,
+    num_images: Annotated[
+        int, typer.Option("--num-images", "-n", min=1, help="Pictures.", rich_help_panel=ASK)
+    ] = 8,
+    template: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            help="Prompt with `{subject}`; the checkpoint's own if not given.",
+            rich_help_panel=ASK,
+        ),
+    ] = None,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Same seed, same pictures.", rich_help_panel=ASK)
+    ] = 0,
+    trials: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="Searches from this seed on; the best is kept, by validity, then by novelty.",
+            rich_help_panel=FIND,
+        ),
+    ] = 1,
+    space: Annotated[
+        Space,
+        typer.Option(
+            help="What is learned: the subject's token, the token of `creative` before it, LoRA "
+            "factors of the prior, token and factors, or the embedding itself.",
+            rich_help_panel=FIND,
+        ),
+    ] = "token+lora",
+    judge: Annotated[
+        str,
+        typer.Option(
+            help="Who is asked whether it is still the subject: `auto`, `none`, `clip`, "
+            "`classifier`, or a classifier's folder.",
+            rich_help_panel=FIND,
+        ),
+    ] = "auto",
+    density: Annotated[
+        Literal["gaussian", "kde"],
+        typer.Option(help="Model of the ordinary.", rich_help_panel=FIND),
+    ] = "gaussian",
+    baseline: Annotated[
+        int, typer.Option(min=2, help="Ordinary samples to fit.", rich_help_panel=FIND)
+    ] = 5000,
+    components: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(
+            min=1, help="PCA axes kept: 50, and 8 for kde, if not given.", rich_help_panel=FIND
+        ),
+    ] = None,
+    anchor: Annotated[
+        bool,
+        typer.Option("--anchor/--no-anchor", help="Pull back.", rich_help_panel=ABLATE),
+    ] = True,
+    rule: Annotated[
+        Literal["alternate", "sum"],
+        typer.Option(help="One loss a step, or their sum.", rich_help_panel=ABLATE),
+    ] = "alternate",
+    backbone: Annotated[
+        str, typer.Option(help="A checkpoint: name (`offbeat list backbones`), folder or hub id.")
+    ] = "pocket",
+    device: Annotated[str, typer.Option(help="`cpu`, `cuda`, `cuda:1`, `mps`.")] = "cpu",
+    out: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Run folder; `runs/SUBJECT-SEED` and a number if not given."),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in `--out`.")
+    ] = False,
+) -> None:
+    """Find unusual pictures of SUBJECT that are still a SUBJECT.
+
+    The model first draws 5,000 ordinary samples and fits what is ordinary about them. Then it
+    learns a word, and a small change of itself, that draw the same thing from far outside that
+    distribution. Two forces pull back: the text, and a judge that looks at the pictures.
+
+    **Examples**
+
+    `offbeat explore handbag` draws eight, at the 99.9 % quantile.
+
+    `offbeat explore castle --reach 2.5 --trials 3 -n 16` goes farther, three times, keeps the best.
+
+    `offbeat explore chair --avoid runs/chair-0 --unlike my-chairs/` goes elsewhere than before.
+
+    The run folder then holds `contact.png`, `map.png`, `curve.png`, `report.html`, the pictures,
+    and what was learned, for `offbeat render` and for diffusers.
+
+    Source: Song and Elgammal, arXiv:2601.22125.
+    """
+    with errors_shown():
+        from offbeat import run
+        from offbeat.methods.low_probability import LowProbabilityConfig
+
+        if novelty is None and reach is None and steps is None:
+            novelty = 0.999
+        config = LowProbabilityConfig(
+            novelty=novelty,
+            density=density,
+            num_baseline=baseline,
+            num_components=components,
+            use_anchor=anchor,
+            rule=rule,
+        )
+        folder = out or _folder_for(subject, seed)
+        progress = ProgressLine()
+        result = run.explore(
+            subject,
+            novelty=novelty,
+            reach=reach,
+            num_steps=steps,
+            space=space,
+            num_images=num_images,
+            seed=seed,
+            num_trials=trials,
+            avoid=tuple(avoid or ()),
+            unlike=tuple(unlike or ()),
+            prompt=template,
+            judge=judge,
+            config=config,
+            backbone=backbone,
+            device=device,
+            out=folder,
+            resume=resume,
+            observe=progress,
+        )
+        progress.close()
+    for warning in result.summary["warnings"]:
+        typer.secho(f"note: {warning}", fg="yellow", err=True)
+    typer.echo(result.summary["in_words"])
+    typer.echo(f"{folder / 'contact.png'}")
+    typer.echo(f"{folder / 'report.html'}")
+
+
+def _folder_for(subject: str, seed: int) -> Path:
+    name = "-".join("".join(c if c.isalnum() else " " for c in subject).split()) or "run"
+    return free_folder(Path("runs") / f"{name[:40]}-{seed}")

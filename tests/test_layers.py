@@ -1,0 +1,122 @@
+"""A module imports only from lower rows; see the table of layers in CONTRIBUTING.md."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+SOURCE = Path(__file__).parent.parent / "src" / "offbeat"
+
+ROWS = [
+    # row 0: values, protocols and mathematics
+    {"errors"},
+    {"types"},
+    {"protocols"},
+    {"checks", "rng", "functional", "templates", "vocab"},
+    {"density"},
+    {"baseline", "sampling"},
+    # row 1: what is opened by name
+    {"backbones", "methods", "judges", "metrics"},
+    # row 2: files and pictures, and the one place where parts meet
+    {"_disk"},
+    {"store", "formats", "plots", "pictures", "registry"},
+    {"run"},
+    # row 3: many machines
+    {"scale"},
+    # row 4: what people touch
+    {"cli", "studio", "bench", "study"},
+]
+PARTS = {
+    "_cache": "store",
+    "_report": "plots",
+    "_sheet": "plots",
+    "_explore": "run",
+    "_outcome": "run",
+    "_pictures_out": "run",
+    "_sources": "run",
+}
+"""Private modules, and the module that they are a part of."""
+
+ROW = {name: index for index, names in enumerate(ROWS) for name in names}
+
+MODELS = {"backbones", "judges", "metrics"}
+FACES = {"cli", "studio", "bench", "study"}
+OUTSIDE = {
+    "diffusers": MODELS,
+    "transformers": MODELS,
+    "peft": MODELS,
+    "huggingface_hub": {"backbones", "metrics"},
+    "matplotlib": {"plots"},
+    "PIL": {"plots", "formats", "pictures", "run"},
+    "typer": FACES,
+    "rich": FACES,
+    "ray": {"scale"},
+}
+"""Who may use what from outside; torch, numpy and safetensors are free but for ``NO_TORCH``."""
+NO_TORCH = {"errors", "templates", "registry", "cli"}
+
+
+def part_of(file):
+    first = file.relative_to(SOURCE).parts[0].removesuffix(".py")
+    return PARTS.get(first, first)
+
+
+def imported(tree):
+    """Yield every imported module's dotted name, those inside functions too."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative imports hide where a module stands"
+            if node.module == "offbeat":
+                yield from (f"offbeat.{alias.name}" for alias in node.names)
+            else:
+                yield node.module
+
+
+def faults(file):
+    part = part_of(file)
+    if part not in ROW:
+        yield f"{part} has no row: give it one in tests/test_layers.py"
+        return
+    for name in imported(ast.parse(file.read_text(encoding="utf-8"))):
+        package, _, rest = name.partition(".")
+        if package == "offbeat":
+            first = rest.split(".")[0]
+            target = PARTS.get(first, first)
+            if target not in ROW:
+                yield f"imports {name}, which has no row"
+            elif target != part and ROW[target] >= ROW[part]:
+                yield f"{part} imports {target}, which is not below it"
+        elif part not in OUTSIDE.get(package, {part}):
+            yield f"{part} imports {package}, which only {sorted(OUTSIDE[package])} may"
+        elif package == "torch" and part in NO_TORCH:
+            yield f"{part} imports torch"
+
+
+FILES = [file for file in sorted(SOURCE.rglob("*.py")) if file != SOURCE / "__init__.py"]
+
+
+@pytest.mark.parametrize("file", FILES, ids=lambda file: file.relative_to(SOURCE).as_posix())
+def test_imports_go_down_only(file):
+    assert list(faults(file)) == []
+
+
+def test_a_wrong_import_would_be_seen(tmp_path, monkeypatch):
+    monkeypatch.setattr(sys.modules[__name__], "SOURCE", tmp_path)
+    file = tmp_path / "methods" / "bad.py"
+    file.parent.mkdir()
+    file.write_text(
+        "import offbeat.run\nimport diffusers\n"
+        "def f():\n    from offbeat.judges.clip import ClipJudge\n    from offbeat import new\n"
+    )
+    assert len(list(faults(file))) == 4
+
+
+@pytest.mark.parametrize("module", ["offbeat", "offbeat.registry", "offbeat.cli"])
+def test_importing_loads_no_torch(module):
+    heavy = "{'torch', 'diffusers', 'transformers', 'matplotlib', 'numpy'}"
+    code = f"import sys, {module}; loaded = {heavy} & set(sys.modules); assert not loaded, loaded"
+    subprocess.run([sys.executable, "-c", code], check=True)
