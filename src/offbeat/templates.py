@@ -7,7 +7,10 @@ from offbeat.errors import PromptError
 PAPER_TEMPLATE = "Professional high-quality photo of a {subject}. photorealistic, 4k, HQ"
 """The low-probability paper's positive prompt (arXiv:2601.22125), for full-size checkpoints."""
 
-_AN_EXCEPTIONS = ("uni", "use", "eu", "one", "ufo")
+_UNI = ("unic", "unif", "unio", "uniq", "unis", "unit", "univ")
+_YOU = (*_UNI, "usa", "use", "usu", "uten", "util", "utop", "uk", "ufo", "uran")
+_LIKE_CONSONANTS = (*_YOU, "eu", "ew", "one")
+_LIKE_VOWELS = ("hour", "honest", "honour", "honor", "heir")
 
 
 def article(noun: str) -> str:
@@ -17,7 +20,7 @@ def article(noun: str) -> str:
     ('an', 'a', 'a')
     """
     word = noun.strip().lower()
-    vowel = word[:1] in ("a", "e", "i", "o", "u") and not word.startswith(_AN_EXCEPTIONS)
+    vowel = word.startswith((*"aeiou", *_LIKE_VOWELS)) and not word.startswith(_LIKE_CONSONANTS)
     return "an" if vowel else "a"
 
 
