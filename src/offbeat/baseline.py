@@ -102,6 +102,7 @@ class Baseline:
 
         Distances are Mahalanobis and not squared; ``axes`` are the first two, for the map.
         """
+        image_embeds = image_embeds.detach()
         distance = self.density.squared_distance(image_embeds).sqrt()
         low, median, high = (float(distance.quantile(q)) for q in (0.1, 0.5, 0.9))
         axes = self.space.project(image_embeds)[:, :2]

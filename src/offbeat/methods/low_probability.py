@@ -240,13 +240,13 @@ class _Search:
         self.config, self.backbone, self.request = config, backbone, request
         self.baseline, self.density, self.judge = baseline, baseline.density, judge
         self.clusters = [AvoidCluster.fit(baseline.space, samples) for samples in avoid]
+        self.radius = config.radius(baseline)
+        with torch.no_grad():
+            self.settings = {"negative": backbone.encode_text([""]), **config.sampling(backbone)}
         self.template, self.word = self._template()
         self.params = self._initial()
         self.optimizer = torch.optim.AdamW(self.params.values(), lr=config.learning_rate)
         self.passing = self._copy_params()
-        self.radius = config.radius(baseline)
-        with torch.no_grad():
-            self.settings = {"negative": backbone.encode_text([""]), **config.sampling(backbone)}
         self.index = self.passing_step = 0
         self.noise = self.retries = self.failed_pull_backs = self.holds = 0
         self.stopped = ""
