@@ -104,6 +104,7 @@ def fit(module: nn.Module, losses: StepLosses, training: Training) -> None:
         average(ema, module, min(training.ema_decay, training.step / (training.step + 10)))
         for key, value in terms.items():
             sums[key] = sums.get(key, 0.0) + float(value.detach())
+        sums["steps"] = sums.get("steps", 0) + 1
         training.seconds = agree(training.seconds + time.process_time() - started)
         if training.step % training.report_every == 0 and rank == 0:
             report(training, sums, rate)
@@ -185,6 +186,7 @@ def keep(
 def report(training: Training, sums: dict[str, float], rate: float) -> None:
     """Print the mean of each term since the last report as one JSON line."""
     row = {"stage": training.name, "step": training.step, "min": round(training.seconds / 60, 2)}
-    row |= {key: round(value / training.report_every, 4) for key, value in sums.items()}
+    steps = sums.pop("steps")
+    row |= {key: round(value / steps, 4) for key, value in sums.items()}
     print(json.dumps(row | {"lr": round(rate, 7)}), flush=True)
     sums.clear()

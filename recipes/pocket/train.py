@@ -1,7 +1,7 @@
 """Train one stage: ``python -m recipes.pocket.train STAGE``; run again, it goes on.
 
 Stages, in the order in which they need each other: judge; autoencoder; teacher; text and vision;
-cache; prior; unet.
+cache; prior; unet; stable_diffusion.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ MINUTES = {
     "cache": 0.0,
     "prior": 10.0,
     "unet": 240.0,
+    "stable_diffusion": 240.0,
 }
 """Budget of each stage on one core of 2026; a stage that needs none is done in one pass."""
 

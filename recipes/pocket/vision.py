@@ -69,9 +69,10 @@ def train(folder: Path, minutes: float) -> None:
 
     training = loop.Training(
         name="vision",
+        muon=True,
         folder=folder,
         minutes=minutes,
-        learning_rate=1e-3,
+        learning_rate=2e-3,
         on_save=on_save,
         weight_decay=0.05,
     )
