@@ -12,8 +12,9 @@ from offbeat._disk import json_bytes
 from offbeat._explore import Exploration
 from offbeat._outcome import Plan
 from offbeat._pictures_out import draw, png_files, sheet
-from offbeat.errors import ConfigError, FingerprintError, PromptError, StoreError
+from offbeat.errors import CapabilityError, ConfigError, FingerprintError, PromptError, StoreError
 from offbeat.methods.low_probability import LowProbabilityConfig
+from offbeat.protocols import PriorBackbone
 from offbeat.store import RunFolder
 from offbeat.types import Concept, Observe, ignore
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from offbeat.backbones.unclip import UnclipBackbone
+
+_PRIORS = ("pocket", "kandinsky-2.1", "kandinsky-2.2")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -146,6 +149,8 @@ def explore(
     )
     ready = backbone if not isinstance(backbone, str | Path) else None
     loaded = ready or load_backbone(backbone, device=device)  # type: ignore[arg-type]
+    if not isinstance(loaded, PriorBackbone):
+        raise CapabilityError("low-probability", type(loaded).__name__, _missing(loaded), _PRIORS)
     exploration = Exploration(plan, loaded, out=out, resume=resume, observe=observe)
     return Run(**exploration.run())
 
@@ -254,6 +259,12 @@ def render(
         files=files,
         folder=Path(out) if out is not None else None,
     )
+
+
+def _missing(backbone: object) -> str:
+    """Return the first thing that the search needs and the backbone lacks."""
+    needed = ("encode_text", "sample_prior", "init_lora", "decode_embeds", "encode_image")
+    return next((name for name in needed if not hasattr(backbone, name)), "card")
 
 
 def _pictures(run: RunFolder, names: Sequence[str], under: str) -> list[Image.Image]:

@@ -88,7 +88,14 @@ class LowProbabilityConfig:
         ):
             if got not in known:
                 raise ConfigError(f"{name}: expected one of {', '.join(known)}, got {got!r}")
-        for name in ("num_steps", "num_held_out", "judge_every", "probe_every", "num_probes", "num_judged"):
+        for name in (
+            "num_steps",
+            "num_held_out",
+            "judge_every",
+            "probe_every",
+            "num_probes",
+            "num_judged",
+        ):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name}: expected at least 1, got {getattr(self, name)}")
         check_range("learning_rate", self.learning_rate, 0, 1, open_low=True)
@@ -189,7 +196,10 @@ class LowProbability:
                     on_sample(start + num, total)
                 return torch.cat(parts)
 
-            samples, held_out = draw("baseline", cfg.num_baseline), draw("held-out", cfg.num_held_out)
+            samples, held_out = (
+                draw("baseline", cfg.num_baseline),
+                draw("held-out", cfg.num_held_out),
+            )
         anchor = text.text_embeds.cpu()
         return Baseline.fit(
             prompt, samples, held_out, anchor, num_components=cfg.axes, kind=cfg.density
