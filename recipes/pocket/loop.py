@@ -75,19 +75,14 @@ def fit(module: nn.Module, losses: StepLosses, training: Training) -> None:
         training: Settings; its checkpoint is continued if there is one.
     """
     optimizer = make_optimizer(module, training)
-    ema = {key: value.detach().clone() for key, value in module.state_dict().items()}
-    if training.checkpoint.exists():
-        state = torch.load(training.checkpoint, weights_only=True)
-        module.load_state_dict(state["model"])
-        optimizer.load_state_dict(state["optimizer"])
-        ema, training.step, training.seconds = state["ema"], state["step"], state["seconds"]
-    budget = training.minutes * 60
+    ema = restore(module, optimizer, training)
     rank = join_processes()
-    last_save = training.seconds
+    budget, last_save = training.minutes * 60, training.seconds
     sums: dict[str, float] = {}
     stopped: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, frame: stopped.append(number))
-    while training.seconds < budget and not stopped:
+    is_stopped = False
+    while training.seconds < budget and not is_stopped:
         started = time.process_time()
         rate = training.learning_rate * cosine_schedule(training.seconds / budget)
         for group in optimizer.param_groups:
@@ -102,10 +97,10 @@ def fit(module: nn.Module, losses: StepLosses, training: Training) -> None:
         optimizer.step()
         training.step += 1
         average(ema, module, min(training.ema_decay, training.step / (training.step + 10)))
-        for key, value in terms.items():
+        for key, value in (terms | {"steps": torch.ones(())}).items():
             sums[key] = sums.get(key, 0.0) + float(value.detach())
-        sums["steps"] = sums.get("steps", 0) + 1
-        training.seconds = agree(training.seconds + time.process_time() - started)
+        spent = training.seconds + time.process_time() - started
+        training.seconds, is_stopped = agree(spent, bool(stopped))
         if training.step % training.report_every == 0 and rank == 0:
             report(training, sums, rate)
         if training.seconds - last_save > training.save_minutes * 60:
@@ -115,6 +110,19 @@ def fit(module: nn.Module, losses: StepLosses, training: Training) -> None:
     if rank == 0:
         keep(module, optimizer, ema, training)
     module.load_state_dict(ema)
+
+
+def restore(
+    module: nn.Module, optimizer: torch.optim.Optimizer, training: Training
+) -> dict[str, Tensor]:
+    """Load the checkpoint if there is one, and return the averaged weights."""
+    if not training.checkpoint.exists():
+        return {key: value.detach().clone() for key, value in module.state_dict().items()}
+    state = torch.load(training.checkpoint, weights_only=True)
+    module.load_state_dict(state["model"])
+    optimizer.load_state_dict(state["optimizer"])
+    training.step, training.seconds = state["step"], state["seconds"]
+    return state["ema"]
 
 
 def make_optimizer(module: nn.Module, training: Training) -> torch.optim.Optimizer:
@@ -145,13 +153,13 @@ def share_gradients(module: nn.Module) -> None:
         grad.copy_(part.view_as(grad))
 
 
-def agree(seconds: float) -> float:
-    """Return the clock of the first process, so that all stop at the same step."""
+def agree(seconds: float, is_stopped: bool) -> tuple[float, bool]:
+    """Return the first process's clock and whether it was told to stop, so that all do."""
     if not distributed.is_initialized():
-        return seconds
-    value = torch.tensor([seconds], dtype=torch.float64)
+        return seconds, is_stopped
+    value = torch.tensor([seconds, float(is_stopped)], dtype=torch.float64)
     distributed.broadcast(value, 0)
-    return float(value)
+    return float(value[0]), bool(value[1])
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, distributed, nn
 
 COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 SMALLEST_SIDE = 16
@@ -64,22 +64,38 @@ class MuonAdamW(torch.optim.Optimizer):
         """Move every parameter that has a gradient."""
         del closure
         for group in self.param_groups:
-            move = self._muon if group["muon"] else self._adam
-            for parameter in group["params"]:
-                if parameter.grad is not None:
-                    parameter.mul_(1 - group["lr"] * group["weight_decay"])
-                    parameter.sub_(move(parameter, group["momentum"]) * group["lr"])
+            moved = [parameter for parameter in group["params"] if parameter.grad is not None]
+            if group["muon"]:
+                updates = self._muon(moved, group["momentum"])
+            else:
+                updates = [self._adam(parameter) for parameter in moved]
+            for parameter, update in zip(moved, updates, strict=True):
+                parameter.mul_(1 - group["lr"] * group["weight_decay"])
+                parameter.sub_(update * group["lr"])
 
-    def _muon(self, parameter: Tensor, momentum: float) -> Tensor:
-        state, grad = self.state[parameter], parameter.grad
-        velocity = state.setdefault("velocity", torch.zeros_like(parameter))
-        velocity.lerp_(grad, 1 - momentum)
-        update = grad.lerp(velocity, momentum).flatten(1)
-        size = 0.2 * max(update.shape) ** 0.5
-        return (orthogonalise(update) * size).view_as(parameter)
+    def _muon(self, parameters: list[Tensor], momentum: float) -> list[Tensor]:
+        """Return the updates; processes that train together share the work."""
+        together = distributed.is_initialized()
+        rank, world = (distributed.get_rank(), distributed.get_world_size()) if together else (0, 1)
+        updates = []
+        for index, parameter in enumerate(parameters):
+            state, grad = self.state[parameter], parameter.grad
+            velocity = state.setdefault("velocity", torch.zeros_like(parameter))
+            velocity.lerp_(grad, 1 - momentum)
+            update = torch.zeros_like(parameter)
+            if index % world == rank:
+                nesterov = grad.lerp(velocity, momentum).flatten(1)
+                size = 0.2 * max(nesterov.shape) ** 0.5
+                update = (orthogonalise(nesterov) * size).view_as(parameter)
+            updates.append(update)
+        if together:
+            flat = torch.cat([update.flatten() for update in updates])
+            distributed.all_reduce(flat)
+            parts = flat.split([update.numel() for update in updates])
+            updates = [part.view_as(p) for part, p in zip(parts, parameters, strict=True)]
+        return updates
 
-    def _adam(self, parameter: Tensor, momentum: float) -> Tensor:
-        del momentum
+    def _adam(self, parameter: Tensor) -> Tensor:
         state, grad = self.state[parameter], parameter.grad
         first = state.setdefault("first", torch.zeros_like(parameter))
         second = state.setdefault("second", torch.zeros_like(parameter))

@@ -8,6 +8,7 @@ from recipes.pocket import (
     data,
     judge,
     loop,
+    optimizer,
     prior,
     sources,
     text,
@@ -162,3 +163,17 @@ def test_training_goes_on_where_it_stopped(tmp_path, capsys):
     assert late < early
     for line in capsys.readouterr().out.splitlines():
         assert json.loads(line)["stage"] == "toy"
+
+
+def test_muon_steps_have_singular_values_near_one():
+    torch.manual_seed(0)
+    update = optimizer.orthogonalise(torch.randn(32, 64))
+    values = torch.linalg.svdvals(update.float())
+    assert values.min() > 0.5
+    assert values.max() < 1.5
+
+
+def test_muon_takes_kernels_and_leaves_biases_and_thin_layers():
+    layers = nn.Sequential(nn.Conv2d(4, 32, 3), nn.Conv2d(32, 32, 3), nn.Conv2d(32, 4, 3))
+    taken = [name for name, value in layers.named_parameters() if optimizer.is_matrix(value)]
+    assert taken == ["0.weight", "1.weight"]
