@@ -27,7 +27,7 @@ check: $(VENV)/.installed-dev
 	$(BIN)/mypy
 
 bench: $(VENV)/.installed
-	$(BIN)/python -m offbeat.bench
+	$(BIN)/python -m offbeat.bench speed
 
 docs: $(VENV)/.installed-dev
 	$(BIN)/pdoc --docformat google --output-directory site offbeat

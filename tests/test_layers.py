@@ -41,7 +41,8 @@ PARTS = {
 
 ROW = {name: index for index, names in enumerate(ROWS) for name in names}
 
-MODELS = {"backbones", "judges", "metrics"}
+MODELS = {"backbones", "judges", "metrics", "bench"}
+"""Those that run models; bench does it the plain way, to compare."""
 FACES = {"cli", "studio", "bench", "study"}
 OUTSIDE = {
     "diffusers": MODELS,

@@ -187,6 +187,37 @@ def curves(
     return _png(figure)
 
 
+def lines_over_steps(series: Mapping[str, Sequence[tuple[int, float, float]]]) -> bytes:
+    """Draw several searches' distance and validity over the steps, as PNG.
+
+    Args:
+        series: Label to points of step, Mahalanobis distance and validity (0 to 1).
+    """
+    figure = _figure(8.2, 6.2)
+    grid = figure.add_gridspec(
+        2, 1, hspace=0.38, left=0.085, right=0.72, top=0.93, bottom=0.09
+    )  # fmt: skip
+    distance, validity = (figure.add_subplot(cell) for cell in grid)
+    colours = (GREEN, "#2f6fa8", RED, "#c98a1b", INK, GREY)
+    for panel, title, unit, column in (
+        (distance, "Distance from the ordinary", "Mahalanobis, median; logarithmic", 1),
+        (validity, "Still the subject", "share of pictures that the judge passes", 2),
+    ):
+        _bare(panel)
+        _title(panel, title, unit)
+        for colour, (label, points) in zip(colours, series.items(), strict=False):
+            steps = [point[0] for point in points]
+            values = [point[column] for point in points]
+            panel.plot(
+                steps, values, color=colour, linewidth=1.6, marker="o", markersize=3, label=label
+            )
+    distance.set_yscale("log")
+    validity.set_ylim(-0.03, 1.03)
+    validity.set_xlabel("step", color=GREY, fontsize=9)
+    distance.legend(loc="upper left", bbox_to_anchor=(1.02, 1.0), frameon=False, fontsize=8.5)
+    return _png(figure)
+
+
 def _line_panel(
     axes: Any, rows: Sequence[Row], raw: str, probed: str, title: str, unit: str
 ) -> None:

@@ -1,0 +1,40 @@
+"""``python -m offbeat.bench speed`` and ``python -m offbeat.bench exploration FOLDER``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+app = typer.Typer(help="Measure speed and claims.", no_args_is_help=True, add_completion=False)
+
+
+@app.command()
+def speed(
+    runs: Annotated[int, typer.Option(min=2, help="Counted runs of each side.")] = 7,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads of both sides.")] = 2,
+) -> None:
+    """Time ours against the plain way, in turn, on the same weights."""
+    from offbeat.bench import speed as module
+
+    typer.echo(module.table(module.measure(runs=runs, threads=threads)))
+
+
+@app.command()
+def exploration(
+    out: Annotated[Path, typer.Argument(help="Folder for cells, table and plot; resumable.")],
+    seeds: Annotated[int, typer.Option(min=1, help="Seeds of each cell.")] = 5,
+    steps: Annotated[int, typer.Option(min=5, help="Steps of each search.")] = 60,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
+    part: Annotated[str, typer.Option(help="I/N: this process does cells I of N.")] = "0/1",
+) -> None:
+    """Re-run the exploration paper's claims on pocket."""
+    from offbeat.bench import exploration as module
+
+    index, _, count = part.partition("/")
+    module.run(out, seeds=seeds, steps=steps, threads=threads, part=(int(index), int(count)))
+
+
+if __name__ == "__main__":
+    app()

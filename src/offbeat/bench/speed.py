@@ -1,0 +1,252 @@
+"""Speed as ratios: ours against the plain way, in turn, in one process, on the same weights."""
+
+from __future__ import annotations
+
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from offbeat.backbones.unclip import CHECKPOINTS, UnclipBackbone
+from offbeat.methods.low_probability import LowProbability, LowProbabilityConfig, novelty_loss
+from offbeat.rng import stream, streams
+from offbeat.sampling import ordinary_prompt
+from offbeat.types import PLACEHOLDER, Request
+
+SUBJECT = "handbag"
+SCALE = 4.0
+"""The paper's guidance; both halves of guidance are run, as in the plain pipeline."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ratio:
+    """One comparison; times in seconds, ratios plain / ours, run by run."""
+
+    what: str
+    ours: list[float]
+    plain: list[float]
+    difference: float
+    """Largest difference of the results, relative to the largest entry."""
+
+    @property
+    def ratios(self) -> list[float]:
+        """Of each pair of runs."""
+        return [plain / ours for ours, plain in zip(self.ours, self.plain, strict=True)]
+
+
+def measure(*, runs: int, threads: int) -> list[Ratio]:
+    """Return every comparison on pocket."""
+    torch.set_num_threads(threads)
+    backbone = UnclipBackbone.load("pocket")
+    return [
+        _sampling(backbone, runs, num=250),
+        *(_step(backbone, runs, num=num) for num in (1, 4)),
+        _warm_start(backbone),
+    ]
+
+
+def table(ratios: list[Ratio]) -> str:
+    """Return a Markdown table, and the machine that it was measured on."""
+    rows = [
+        "| what | ours, ms | plain, ms | ratio, median (min to max) | difference |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for ratio in ratios:
+        ours, plain = (1e3 * statistics.median(part) for part in (ratio.ours, ratio.plain))
+        spread = f"{statistics.median(ratio.ratios):.1f} ({min(ratio.ratios):.1f} to "
+        spread += f"{max(ratio.ratios):.1f})"
+        rows.append(
+            f"| {ratio.what} | {ours:.1f} | {plain:.1f} | {spread} | {ratio.difference:.1e} |"
+        )
+    machine = f"{torch.get_num_threads()} threads, {platform.machine()}, torch {torch.__version__}"
+    return "\n".join([*rows, "", f"Measured in one process, in turn; {machine}."])
+
+
+def _pair(
+    what: str,
+    ours: Callable[[], Tensor],
+    plain: Callable[[], Tensor],
+    runs: int,
+) -> Ratio:
+    result, expected = ours(), plain()  # a warm-up, and the comparison
+    gap = float((result - expected).abs().max() / expected.abs().max())
+    times: tuple[list[float], list[float]] = ([], [])
+    for _ in range(runs):
+        for side, call in zip(times, (ours, plain), strict=True):
+            started = time.perf_counter()
+            call()
+            side.append(time.perf_counter() - started)
+    return Ratio(what, *times, gap)
+
+
+def _sampling(backbone: UnclipBackbone, runs: int, *, num: int) -> Ratio:
+    """Baseline samples: ours against ``KandinskyV22PriorPipeline``."""
+    from diffusers import KandinskyV22PriorPipeline
+
+    pipeline = KandinskyV22PriorPipeline.from_pretrained(
+        CHECKPOINTS["pocket"][0], dtype=torch.float32, local_files_only=True
+    )
+    pipeline.set_progress_bar_config(disable=True)
+    prompt = ordinary_prompt(backbone, Request(subject=SUBJECT))
+
+    @torch.no_grad()
+    def ours() -> Tensor:
+        return backbone.sample_prior(
+            backbone.encode_text([prompt]),
+            generator=stream(0, "bench"),
+            num_samples=num,
+            num_inference_steps=5,
+            prior_guidance_scale=SCALE,
+        )
+
+    def plain() -> Tensor:
+        embeds: Tensor = pipeline(
+            prompt,
+            num_images_per_prompt=num,
+            num_inference_steps=5,
+            guidance_scale=SCALE,
+            generator=stream(0, "bench"),
+        ).image_embeds
+        return embeds
+
+    return _pair(f"{num} prior samples, 5 steps, guidance {SCALE:g}", ours, plain, runs)
+
+
+def _step(backbone: UnclipBackbone, runs: int, *, num: int) -> Ratio:
+    """Forward and backward of one optimizer step, token and LoRA; compared by their gradient."""
+    config = LowProbabilityConfig(num_baseline=200)
+    baseline = LowProbability(config).measure(backbone, Request(subject=SUBJECT))
+    token = backbone.token_embed(SUBJECT)[None].requires_grad_()
+    lora = backbone.init_lora(config.lora_rank, generator=stream(0, "lora"))
+    lora = {name: factor.requires_grad_() for name, factor in lora.items()}
+    template = str(backbone.card["prompt_template"]).replace("{subject}", PLACEHOLDER)
+    radius = baseline.radius(0.999)
+
+    def gradient(sample: Callable[..., Tensor]) -> Tensor:
+        token.grad = None
+        loss = novelty_loss(sample(), baseline.density, radius=radius)
+        loss.backward()
+        assert token.grad is not None
+        return token.grad
+
+    def fast() -> Tensor:
+        text = backbone.encode_text([template], tokens={PLACEHOLDER: token})
+        return backbone.sample_prior(
+            text,
+            generator=streams(0, "bench", num=num),
+            num_samples=num,
+            lora=lora,
+            num_inference_steps=5,
+            prior_guidance_scale=SCALE,
+        )
+
+    plain = _PlainPrior(backbone, template, token, lora)
+    return _pair(
+        f"gradient of a step, token + LoRA, {num} noise{'s' * (num > 1)}",
+        lambda: gradient(fast),
+        lambda: gradient(lambda: plain.sample(num)),
+        runs,
+    )
+
+
+class _PlainPrior:
+    """The paper's own loop: the whole padded sequence through the prior at every step, with PEFT.
+
+    It runs the modules as the pipeline does, without its ``no_grad``.
+    """
+
+    def __init__(
+        self, backbone: UnclipBackbone, template: str, token: Tensor, lora: dict[str, Tensor]
+    ) -> None:
+        import copy
+
+        from peft import LoraConfig
+
+        self.backbone, self.template, self.token = backbone, template, token
+        self.prior = copy.deepcopy(backbone.fast_prior.prior)
+        self.scheduler = copy.deepcopy(backbone.fast_prior.scheduler)
+        rank = next(iter(lora.values())).shape[0]
+        targets = ["to_q", "to_k", "to_v", "to_out.0"]
+        self.prior.add_adapter(LoraConfig(r=rank, lora_alpha=rank, target_modules=targets))
+        with torch.no_grad():
+            for name, parameter in self.prior.named_parameters():
+                if "lora_" in name:
+                    parameter.copy_(lora[name.replace(".default", "")])
+
+    def sample(self, num: int) -> Tensor:
+        """Return embeddings, ``[num, D]``, with gradient."""
+        from diffusers.utils.torch_utils import randn_tensor
+
+        text = self._padded([self.template], {PLACEHOLDER: self.token})
+        empty = self._padded([""], {})
+        pooled, states, mask = (
+            torch.cat([e.expand(num, *e.shape[1:]), t.expand(num, *t.shape[1:])])
+            for e, t in zip(empty, text, strict=True)
+        )
+        noise = streams(0, "bench", num=num)
+        self.scheduler.set_timesteps(5)
+        latents = randn_tensor((num, pooled.shape[1]), generator=noise)
+        timesteps = self.scheduler.timesteps
+        for index, timestep in enumerate(timesteps):
+            predicted = self.prior(
+                torch.cat([latents] * 2),
+                timestep=timestep,
+                proj_embedding=pooled,
+                encoder_hidden_states=states,
+                attention_mask=mask,
+            ).predicted_image_embedding
+            uncond, cond = predicted.chunk(2)
+            earlier = timesteps[index + 1] if index + 1 < len(timesteps) else None
+            latents = self.scheduler.step(
+                uncond + SCALE * (cond - uncond),
+                timestep,
+                latents,
+                prev_timestep=earlier,
+                generator=noise,
+            ).prev_sample
+        embeds: Tensor = self.prior.post_process_latents(latents)
+        return embeds
+
+    def _padded(
+        self, prompts: list[str], tokens: dict[str, Tensor]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Encode as the pipeline does, padded to all positions."""
+        text = self.backbone.encode_text(prompts, tokens=tokens)
+        extra = self.backbone.fast_prior.num_text - text.text_mask.shape[1]
+        states = torch.nn.functional.pad(text.text_encoder_hidden_states, (0, 0, 0, extra))
+        mask = torch.nn.functional.pad(text.text_mask, (0, extra))
+        return text.text_embeds, states, mask
+
+
+def _warm_start(backbone: Any) -> Ratio:
+    """A baseline from the cache against measuring it; the cache gives the same tensors."""
+    import os
+    import tempfile
+
+    from offbeat.store import cached
+
+    method = LowProbability(LowProbabilityConfig(num_baseline=1000, num_held_out=200))
+    key = {"bench": "warm"}
+    before = os.environ.get("OFFBEAT_CACHE")
+
+    def build() -> Any:
+        return method.measure(backbone, Request(subject=SUBJECT)).pack()
+
+    with tempfile.TemporaryDirectory() as folder:
+        os.environ["OFFBEAT_CACHE"] = folder
+        try:
+            return _pair(
+                "baseline of 1,000, from the cache",
+                lambda: cached("bench", key, build)[0]["axes"],
+                lambda: build()[0]["axes"],
+                2,
+            )
+        finally:
+            os.environ.pop("OFFBEAT_CACHE")
+            if before is not None:
+                os.environ["OFFBEAT_CACHE"] = before
