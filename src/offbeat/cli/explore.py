@@ -20,7 +20,9 @@ ASK, FIND, FAR, ABLATE = (
 
 
 def explore(
-    subject: Annotated[str, typer.Argument(help="What to draw, one word is best: `handbag`.")],
+    subject: Annotated[
+        str, typer.Argument(metavar="SUBJECT", help="What to draw; one word is best: `handbag`.")
+    ],
     novelty: Annotated[
         Optional[float],  # noqa: UP045 - typer reads it at run time on Python 3.10
         typer.Option(

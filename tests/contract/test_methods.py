@@ -1,0 +1,99 @@
+"""What every method of the registry must keep, on pocket, in seconds."""
+
+import importlib
+
+import pytest
+import torch
+
+from offbeat import registry
+from offbeat.methods.low_probability import LowProbabilityConfig
+from offbeat.rng import streams
+from offbeat.sampling import sample_concept
+from offbeat.types import Request
+
+CASES = {
+    "low-probability": LowProbabilityConfig(
+        num_baseline=60, num_held_out=20, num_components=4, num_steps=8, num_probes=16,
+        probe_every=2, judge_every=4, lora_rank=2, novelty=0.9999,
+    ),
+}  # fmt: skip
+"""Each method's small settings: a new method adds its line here."""
+
+REQUEST = Request(subject="pineapple", seed=5)
+
+
+def test_every_method_has_a_case():
+    built_in = {n for n in registry.names("method") if n in registry.BUILT_IN["method"]}
+    assert built_in == set(CASES)
+
+
+@pytest.fixture(scope="module", params=sorted(CASES))
+def fitted(request, pocket):
+    """The method, what it needs beside a backbone, and one concept with its steps."""
+    method = registry.find("method", request.param)(CASES[request.param])
+    extra = {"baseline": method.measure(pocket, REQUEST)} if hasattr(method, "measure") else {}
+    steps = []
+    concept = method.fit(pocket, REQUEST, on_step=steps.append, **extra)
+    return method, extra, concept, steps
+
+
+def learned(concept):
+    image_embeds = {} if concept.image_embeds is None else {"e": concept.image_embeds}
+    return {**concept.token_embeds, **concept.lora, **image_embeds}
+
+
+def test_the_same_seed_gives_the_same_concept(fitted, pocket):
+    method, extra, concept, _ = fitted
+    again = learned(method.fit(pocket, REQUEST, **extra))
+    assert learned(concept).keys() == again.keys()
+    assert all(torch.equal(value, again[name]) for name, value in learned(concept).items())
+
+
+def test_no_global_randomness_is_used_or_left(fitted, pocket):
+    method, extra, concept, _ = fitted
+    torch.manual_seed(99)
+    before = torch.random.get_rng_state()
+    again = learned(method.fit(pocket, REQUEST, **extra))
+    assert torch.equal(torch.random.get_rng_state(), before)
+    assert all(torch.equal(value, again[name]) for name, value in learned(concept).items())
+
+
+def test_a_sample_does_not_depend_on_its_batch(fitted, pocket):
+    concept = fitted[2]
+    with torch.no_grad():
+        four = sample_concept(pocket, concept, streams(1, "contract", num=4))
+        one = sample_concept(pocket, concept, streams(1, "contract", num=1, start=2))
+    torch.testing.assert_close(four[2:3], one, rtol=1e-4, atol=1e-4)
+
+
+def test_the_loss_falls_and_steps_are_reported_in_order(fitted):
+    steps = fitted[3]
+    assert [step.index for step in steps] == list(range(len(steps)))
+    half = len(steps) // 2
+    first, last = (sum(s.loss for s in part) for part in (steps[:half], steps[-half:]))
+    assert last < first
+
+
+def test_a_search_goes_on_from_its_snapshot(fitted, pocket):
+    method, extra, concept, _ = fitted
+    states = []
+    method.fit(pocket, REQUEST, on_step=lambda s: states.append(s.snapshot()), **extra)
+    again = learned(method.fit(pocket, REQUEST, resume=states[2], **extra))
+    assert all(torch.equal(value, again[name]) for name, value in learned(concept).items())
+
+
+def test_the_backbone_is_left_as_it_was(fitted, pocket):
+    method, extra, _, _ = fitted
+    modules = (pocket.fast_prior.prior, pocket.text_encoder, pocket.unet, pocket.movq)
+    before = [p.clone() for module in modules for p in module.parameters()]
+    method.fit(pocket, REQUEST, **extra)
+    after = [p for module in modules for p in module.parameters()]
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    assert not pocket.text_encoder.get_input_embeddings()._forward_hooks
+    assert all(p.grad is None and not p.requires_grad for p in after)
+
+
+def test_config_and_module_have_no_side_effect_at_import():
+    for target in registry.BUILT_IN["method"].values():
+        module, _, name = target.partition(":")
+        assert hasattr(importlib.import_module(module), name)

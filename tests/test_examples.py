@@ -1,0 +1,26 @@
+"""Every example runs on pocket, smaller than it stands."""
+
+import runpy
+from pathlib import Path
+
+import pytest
+
+from offbeat.methods.low_probability import LowProbabilityConfig
+
+EXAMPLES = Path(__file__).parent.parent / "examples"
+SETTINGS = {
+    "low_probability": {
+        "config": LowProbabilityConfig(
+            num_baseline=60, num_held_out=20, num_components=4, num_steps=2, lora_rank=2
+        )
+    }
+}
+
+
+@pytest.mark.parametrize("file", sorted(EXAMPLES.glob("*.py")), ids=lambda file: file.stem)
+def test_an_example_runs(file, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("OFFBEAT_CACHE", str(tmp_path / "cache"))
+    assert len(file.read_text().splitlines()) <= 60
+    run = runpy.run_path(str(file))["main"](str(tmp_path / "run"), **SETTINGS[file.stem])
+    assert run.images
+    assert "saved in" in capsys.readouterr().out
