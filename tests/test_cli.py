@@ -6,7 +6,7 @@ import sys
 import pytest
 from typer.testing import CliRunner
 
-from offbeat import cli
+from offbeat import cli, formats
 
 RUNNER = CliRunner()
 
@@ -45,6 +45,21 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path, monkeypatch, arguments,
 
 def test_list_names_what_there_is():
     assert "pocket" in RUNNER.invoke(cli.app, ["list", "backbones"]).output.split()
+
+
+def test_generate_draws_a_prompt_and_its_recipe_is_inside(tmp_path):
+    out = tmp_path / "g"
+    arguments = ["generate", "a red castle", "--negative-prompt", "blue", "-n", "1",
+                 "--guidance", "2", "--steps", "4", "--out", str(out)]  # fmt: skip
+    result = RUNNER.invoke(cli.app, arguments)
+    assert result.exit_code == 0, result.output
+    recipe = formats.read_recipe(out / "images" / "0000.png")
+    assert recipe["prompt"] == "a red castle"
+    assert recipe["negative_prompt"] == "blue"
+    assert (recipe["num_inference_steps"], recipe["guidance_scale"]) == (4, 2.0)
+    long = RUNNER.invoke(cli.app, ["generate", "pig " * 100, "--out", str(tmp_path / "long")])
+    assert long.exit_code == 2
+    assert "at most" in long.stderr
 
 
 def test_explore_and_render_from_end_to_end(tmp_path, monkeypatch):

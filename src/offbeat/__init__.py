@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from offbeat.errors import OffbeatError
     from offbeat.methods.low_probability import LowProbabilityConfig
-    from offbeat.run import Run, explore, load_backbone, load_run, render
+    from offbeat.run import Run, explore, generate, load_backbone, load_run, render
     from offbeat.types import Concept, Request
 
 __version__ = "0.1.0"
@@ -26,6 +26,7 @@ _WHERE = {
     "Request": "offbeat.types",
     "Run": "offbeat.run",
     "explore": "offbeat.run",
+    "generate": "offbeat.run",
     "load_backbone": "offbeat.run",
     "load_run": "offbeat.run",
     "render": "offbeat.run",
@@ -39,6 +40,7 @@ __all__ = [
     "Run",
     "__version__",
     "explore",
+    "generate",
     "load_backbone",
     "load_run",
     "render",

@@ -41,26 +41,50 @@ def draw(
     num: int,
     purpose: str = "image",
     template: str | None = None,
+    negative_prompt: str = "",
+    decoding: Mapping[str, Any] | None = None,
     observe: Observe = ignore,
     stage: str = "drawing",
 ) -> tuple[Tensor, Tensor]:
     """Return embeddings ``[B, D]`` and images ``[B, 3, H, W]``, on the CPU.
 
     Image i depends on the concept, the seed and i alone: two concepts share their noise.
+
+    Args:
+        backbone: The checkpoint.
+        concept: What to draw; its metadata may hold the prior's settings.
+        seed: Of all noise.
+        num: Pictures.
+        purpose: Name of the streams.
+        template: Another prompt with ``{concept}``.
+        negative_prompt: What prior and decoder steer from, as in Kandinsky's pipelines.
+        decoding: Steps and guidance of the decoder; None is the checkpoint's own.
+        observe: Told how far it is.
+        stage: Under this name.
     """
     with torch.no_grad():
+        settings = prior_settings(concept)
+        steering: dict[str, Any] = {}
+        if negative_prompt:
+            negative = backbone.encode_text([negative_prompt])
+            noise = streams(seed, purpose, "negative", num=1)
+            plain = {**settings, "prior_guidance_scale": 1.0}
+            embeds = backbone.sample_prior(negative, generator=noise, **plain)
+            steering["negative_image_embeds"] = embeds
+            settings["negative"] = negative
         image_embeds = sample_concept(
             backbone,
             concept,
             streams(seed, purpose, "prior", num=num),
             template=template,
-            **prior_settings(concept),
+            **settings,
         )
         parts = []
         for start in range(0, num, DRAW_BATCH):
-            chunk = image_embeds[start : start + DRAW_BATCH]
+            chunk = image_embeds[start : start + DRAW_BATCH].to(backbone.device)
             noise = streams(seed, purpose, "decoder", num=len(chunk), start=start)
-            parts.append(backbone.decode_embeds(chunk.to(backbone.device), generator=noise).cpu())
+            images = backbone.decode_embeds(chunk, generator=noise, **(decoding or {}), **steering)
+            parts.append(images.cpu())
             observe(stage, start + len(chunk), num, {})
     return image_embeds, torch.cat(parts)
 
@@ -75,14 +99,17 @@ def png_files(
     seed: int | None = None,
 ) -> dict[str, bytes]:
     """Return the files of pictures, each with the recipe that draws it again."""
+    learned = bool(concept.token_embeds or concept.lora or concept.image_embeds is not None)
     shown = concept.prompt(request["prompt"] if request.get("verb") == "render" else None)
     recipe = {
         **request,
-        "prompt": shown.replace(concept.word, f"[{concept.subject}]"),
+        "prompt": shown.replace(concept.word, f"[{concept.subject}]") if learned else shown,
         "request": dict(request),
         "seed": request["seed"] if seed is None else seed,
-        "num_inference_steps": backbone.card["num_inference_steps"],
-        "guidance_scale": backbone.card["guidance_scale"],
+        **{
+            name: request.get(name, backbone.card[name])
+            for name in ("num_inference_steps", "guidance_scale")
+        },
         "method": concept.metadata.get("method", "ordinary"),
         "version": request["versions"].get("offbeat"),
     }

@@ -104,8 +104,12 @@ class DecodesEmbeds(Protocol):
         generator: Generators,
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
+        negative_image_embeds: Tensor | None = None,
     ) -> Tensor:
-        """Return ``images``, ``[B, 3, H, W]``, 0 to 1."""
+        """Return ``images``, ``[B, 3, H, W]``, 0 to 1.
+
+        ``negative_image_embeds``, ``[1, D]`` or ``[B, D]``, are what guidance steers from.
+        """
         ...
 
 

@@ -147,10 +147,7 @@ def explore(
         judge=judge,
         config=settings,
     )
-    ready = backbone if not isinstance(backbone, str | Path) else None
-    loaded = ready or load_backbone(backbone, device=device)  # type: ignore[arg-type]
-    if not isinstance(loaded, PriorBackbone):
-        raise CapabilityError("low-probability", type(loaded).__name__, _missing(loaded), _PRIORS)
+    loaded = _loaded(backbone, device)
     exploration = Exploration(plan, loaded, out=out, resume=resume, observe=observe)
     return Run(**exploration.run())
 
@@ -211,11 +208,7 @@ def render(
     if prompt is not None and "{concept}" not in prompt:
         raise PromptError(f"prompt: expected {{concept}} somewhere in {prompt!r}")
     asked = run.request
-    ready = backbone if backbone is not None and not isinstance(backbone, str | Path) else None
-    loaded = ready or load_backbone(
-        asked["checkpoint"] if backbone is None else backbone,  # type: ignore[arg-type]
-        device=device,
-    )
+    loaded = _loaded(asked["checkpoint"] if backbone is None else backbone, device)
     if loaded.fingerprint != asked["fingerprint"]:
         raise FingerprintError(
             f"the concept was learned on {asked['checkpoint']} ({asked['fingerprint']}), and "
@@ -259,6 +252,114 @@ def render(
         files=files,
         folder=Path(out) if out is not None else None,
     )
+
+
+def generate(
+    prompt: str,
+    *,
+    negative_prompt: str = "",
+    num_images: int = 8,
+    num_inference_steps: int | None = None,
+    guidance_scale: float | None = None,
+    prior_num_inference_steps: int | None = None,
+    prior_guidance_scale: float | None = None,
+    seed: int = 0,
+    backbone: str | Path | UnclipBackbone = "pocket",
+    device: str = "cpu",
+    out: str | Path | None = None,
+    observe: Observe = ignore,
+) -> Run:
+    """Draw a prompt as it is: the ordinary, to compare with.
+
+    Args:
+        prompt: Any text that fits the checkpoint.
+        negative_prompt: What prior and decoder steer from.
+        num_images: Pictures, 1 or more.
+        num_inference_steps: Of the decoder; None is the checkpoint's own, as with the next three.
+        guidance_scale: Of the decoder; 1 is off.
+        prior_num_inference_steps: 2 or more.
+        prior_guidance_scale: 1 is off.
+        seed: Same seed, same pictures.
+        backbone: Name, folder, hub id, or a loaded one.
+        device: Where to run.
+        out: Run folder to write; None keeps all in memory.
+        observe: Told how far the drawing is.
+    """
+    if not prompt.strip():
+        raise PromptError("prompt: expected some text, got nothing")
+    if num_images < 1:
+        raise ConfigError(f"num_images: expected at least 1, got {num_images}")
+    loaded = _loaded(backbone, device)
+    card = loaded.card
+    prior = {
+        "prior_num_inference_steps": prior_num_inference_steps or card["prior_num_inference_steps"],
+        "prior_guidance_scale": _or(prior_guidance_scale, card["prior_guidance_scale"]),
+    }
+    decoding = {
+        "num_inference_steps": num_inference_steps or card["num_inference_steps"],
+        "guidance_scale": _or(guidance_scale, card["guidance_scale"]),
+    }
+    metadata = {"method": "generate", **{name: str(value) for name, value in prior.items()}}
+    concept = Concept(template=prompt, subject=prompt, word=prompt, metadata=metadata)
+    request = {
+        "verb": "generate",
+        "prompt": prompt,
+        "negative_prompt": negative_prompt,
+        "num_images": num_images,
+        "seed": seed,
+        **prior,
+        **decoding,
+        "checkpoint": loaded.name,
+        "fingerprint": loaded.fingerprint,
+        "versions": formats.versions(),
+    }
+    loaded.encode_text([prompt, negative_prompt])  # too long a text fails before a folder is made
+    folder = RunFolder.create(Path(out), request) if out is not None else None
+    _, images = draw(
+        loaded,
+        concept,
+        seed=seed,
+        num=num_images,
+        negative_prompt=negative_prompt,
+        decoding=decoding,
+        observe=observe,
+    )
+    pictures = formats.to_pil(images)
+    files = {
+        **png_files("images", pictures, request, concept, loaded),
+        "contact.png": sheet([("", pictures)], title=prompt),
+    }
+    if folder is not None:
+        folder.write(files)
+        folder.finish()
+    return Run(
+        request=request,
+        concept=concept,
+        images=pictures,
+        ordinary=[],
+        summary={"prompt": prompt},
+        trace=[],
+        files=files,
+        folder=Path(out) if out is not None else None,
+    )
+
+
+def _or(value: float | None, default: Any) -> float:
+    return float(default if value is None else value)
+
+
+def _loaded(backbone: str | Path | UnclipBackbone, device: str) -> UnclipBackbone:
+    """Return a backbone that is loaded and can do what these functions need.
+
+    Raises:
+        CapabilityError: If it lacks a part.
+    """
+    found: Any = backbone
+    if isinstance(backbone, str | Path):
+        found = load_backbone(backbone, device=device)
+    if not isinstance(found, PriorBackbone):
+        raise CapabilityError("low-probability", type(found).__name__, _missing(found), _PRIORS)
+    return found  # type: ignore[return-value]
 
 
 def _missing(backbone: object) -> str:

@@ -147,6 +147,18 @@ def test_published_and_unanchored_the_distance_grows(pocket, baseline):
     assert probes[-1] > 2 * probes[0]
 
 
+def test_a_kernel_density_can_be_searched_too(pocket):
+    config = replace(
+        SMALL, density="kde", num_components=None, novelty=None, use_anchor=False,
+        learning_rate=1e-3, num_steps=12,
+    )  # fmt: skip
+    kernel = LowProbability(config).measure(pocket, HANDBAG)
+    assert kernel.space.num_components == 8
+    _, steps = fit(pocket, kernel, config)
+    probes = [s.values["probe"]["log_prob"] for s in steps if s.values["probe"]]
+    assert probes[-1] < probes[0]
+
+
 def noises_of(monkeypatch):
     """Record which noise each step takes."""
     from offbeat.methods import low_probability as module

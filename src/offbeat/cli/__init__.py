@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from offbeat.cli import explore, listing, render
+from offbeat.cli import explore, generate, listing, render
 
 app = typer.Typer(
     name="offbeat",
@@ -15,6 +15,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("explore")(explore.explore)
+app.command("generate")(generate.generate)
 app.command("render")(render.render)
 app.command("list")(listing.listing)
 

@@ -1,0 +1,71 @@
+"""``offbeat generate``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from offbeat.cli._show import ProgressLine, errors_shown, free_folder
+
+
+def generate(
+    prompt: Annotated[
+        str, typer.Argument(metavar="PROMPT", help="E.g. `a red castle on a blue background`.")
+    ],
+    negative_prompt: Annotated[str, typer.Option(help="What to steer away from.")] = "",
+    num_images: Annotated[int, typer.Option("--num-images", "-n", min=1, help="Pictures.")] = 8,
+    steps: Annotated[
+        Optional[int],  # noqa: UP045 - typer reads it at run time on Python 3.10
+        typer.Option(min=1, help="Denoising steps of the decoder."),
+    ] = None,
+    guidance: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(min=1, help="Guidance scale of the decoder; 1 is off."),
+    ] = None,
+    prior_steps: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(min=2, help="Denoising steps of the prior."),
+    ] = None,
+    prior_guidance: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(min=1, help="Guidance scale of the prior; 1 is off."),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Same seed, same pictures.")] = 0,
+    backbone: Annotated[
+        str, typer.Option(help="A checkpoint: name (`offbeat list backbones`), folder or hub id.")
+    ] = "pocket",
+    device: Annotated[str, typer.Option(help="`cpu`, `cuda`, `cuda:1`, `mps`.")] = "cpu",
+    out: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Run folder; `runs/generate` and a number if not given."),
+    ] = None,
+) -> None:
+    """Draw PROMPT as it is: the ordinary, to compare with.
+
+    **Example**
+
+    `offbeat generate "a red castle on a blue background" -n 16`
+    """
+    with errors_shown():
+        from offbeat import run
+
+        folder = out or free_folder(Path("runs") / "generate")
+        progress = ProgressLine()
+        run.generate(
+            prompt,
+            negative_prompt=negative_prompt,
+            num_images=num_images,
+            num_inference_steps=steps,
+            guidance_scale=guidance,
+            prior_num_inference_steps=prior_steps,
+            prior_guidance_scale=prior_guidance,
+            seed=seed,
+            backbone=backbone,
+            device=device,
+            out=folder,
+            observe=progress,
+        )
+        progress.close()
+    typer.echo(f"{folder / 'contact.png'}")
