@@ -43,18 +43,26 @@ class Judge:
         return self.probabilities(images)[:, columns].sum(-1)
 
 
-def named(checkpoint: sheets.Checkpoint, judge: Judge, seeds: int) -> dict[str, object]:
-    """Return how often a picture of "a picture of a X" is named X, over all concepts."""
+def named(
+    checkpoint: sheets.Checkpoint, judge: Judge, names: list[str], seeds: int
+) -> dict[str, object]:
+    """Return how often a picture of "a picture of a X" is named X, over the names."""
     right1, right5 = [], []
+    wanted = torch.tensor([judge.names.index(name) for name in names])
     for seed in range(seeds):
-        embeds = checkpoint.embed([sheets.prompt(name) for name in judge.names], seed=seed)
+        embeds = checkpoint.embed([sheets.prompt(name) for name in names], seed=seed)
         ranked = judge.probabilities(checkpoint.draw(embeds, seed=seed)).topk(5).indices
-        hit = ranked == torch.arange(len(judge.names))[:, None]
+        hit = ranked == wanted[:, None]
         right1.append(hit[:, 0])
         right5.append(hit.any(1))
     first, five = torch.stack(right1).float(), torch.stack(right5).float()
-    missed = [name for name, hits in zip(judge.names, five.mean(0), strict=True) if hits == 0]
-    return {"top1": float(first.mean()), "top5": float(five.mean()), "never_in_top5": missed}
+    missed = [name for name, hits in zip(names, five.mean(0), strict=True) if hits == 0]
+    return {
+        "concepts": len(names),
+        "top1": float(first.mean()),
+        "top5": float(five.mean()),
+        "never_in_top5": missed,
+    }
 
 
 def subjects(checkpoint: sheets.Checkpoint, judge: Judge, count: int) -> dict[str, float]:
@@ -115,12 +123,15 @@ def main() -> None:
     parser.add_argument("--judge", type=Path, default=data.work_folder() / "export" / "judge")
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--count", type=int, default=24, help="pictures of each subject")
+    parser.add_argument("--names", type=Path, help="JSON list of concepts; default: all")
     options = parser.parse_args()
+    torch.set_num_threads(1)
     checkpoint, judge = sheets.Checkpoint(options.checkpoint), Judge(options.judge)
+    names = json.loads(options.names.read_text()) if options.names else judge.names
     table = {
-        "checkpoint": str(options.checkpoint.name),
+        "checkpoint": str(options.checkpoint),
         "psnr": restored(checkpoint),
-        "named": named(checkpoint, judge, options.seeds),
+        "named": named(checkpoint, judge, names, options.seeds),
         "subjects": subjects(checkpoint, judge, options.count),
         "attributes": attributes(checkpoint),
         "seconds_per_picture": seconds(checkpoint),

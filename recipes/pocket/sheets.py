@@ -131,6 +131,7 @@ def main() -> None:
     parser.add_argument("--guidance", type=float, default=3.0)
     parser.add_argument("--all", action="store_true", help="mixtures and seeds too")
     options = parser.parse_args()
+    torch.set_num_threads(1)
     options.out.mkdir(parents=True, exist_ok=True)
     checkpoint = Checkpoint(options.checkpoint, guidance=options.guidance)
     embeds = checkpoint.embed([prompt(name) for name in PROMPTS], guidance=options.prior_guidance)
