@@ -9,6 +9,9 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 OUT ?= out/demo
 
+# threads that spin while they wait make a busy two-core machine ten times slower
+export OMP_WAIT_POLICY ?= PASSIVE
+
 .DEFAULT_GOAL := demo
 .PHONY: demo test check bench docs clean
 
