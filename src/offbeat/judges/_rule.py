@@ -9,6 +9,8 @@ is chance, the mass of equal probabilities.
 Measured on pocket's first weights, 8 subjects, 16 ordinary pictures each to calibrate and 16 others
 to ask about: ClipJudge passes 86 % of the subject's own pictures and 20 % of other subjects' (about
 half of them for handbag and dinosaur, which its image tower hardly tells from the rest).
+ClassifierJudge with pocket's own classifier: 91 % and 4 %; pet, which pocket draws badly, lets 30 %
+of the others pass, the other seven subjects 0.5 %.
 """
 
 from __future__ import annotations
