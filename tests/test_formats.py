@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from offbeat import formats
-from offbeat.backbones.unclip import POCKET
+from offbeat.backbones._checkpoints import POCKET
 from offbeat.errors import ConfigError, CorruptRunError, ImageError, ShapeError
 from offbeat.types import PLACEHOLDER, Concept, TextEmbeds
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
@@ -18,6 +18,9 @@ from offbeat.methods.low_probability import LowProbabilityConfig
 from offbeat.protocols import PriorBackbone
 from offbeat.sampling import plain_concept
 from offbeat.types import Concept, Request, Verdict
+
+if TYPE_CHECKING:
+    from PIL import Image
 
 NUM_FRESH = 64
 """Noises on which the reached distance is reported; the search has seen none of them."""
@@ -110,73 +113,22 @@ class Outcome:
 
     def files(self, asked: Mapping[str, Any]) -> dict[str, bytes]:
         """Return the run folder's pictures, plots, summary and report."""
-        summary, subject, baseline = self.summary(), self.plan.subject, self.baseline
+        summary = self.summary()
         unusual, ordinary = formats.to_pil(self.best.images), formats.to_pil(self.ordinary)
-        k, trace = baseline.space.num_components, self.trace
-        use_anchor = self.plan.config.use_anchor
-        map_png = plots.distribution_map(
-            baseline.coordinates[:, :2], trace, subject=subject, num_components=k
-        )
-        curve_png = plots.curves(
-            trace,
-            target=summary["target_distance"],
-            anchor_threshold=1 - baseline.anchor_threshold if use_anchor else None,
-            num_components=k,
-        )
-        pictures = [
-            ReportPicture(
-                ordinary=before,
-                unusual=after,
-                distance=distance,
-                quantile=baseline.quantile(distance),
-                verdict=self.best.verdicts[index] if self.best.verdicts else None,
-                file=f"images/{index:04d}.png",
-            )
-            for index, (before, after, distance) in enumerate(
-                zip(ordinary, unusual, self.best.distances, strict=True)
-            )
-        ]
-        report = report_html(
-            subject=subject,
-            pictures=pictures,
-            asked=self._asked(),
-            found=self._found(summary),
-            probe=self.best.readings,
-            target=summary["target_distance"],
-            map_png=map_png,
-            curve_png=curve_png,
-            calibration=[
-                CalibrationRow(
-                    quantile=row["quantile"],
-                    distance=math.sqrt(row["gaussian"]),
-                    held_out_distance=math.sqrt(row["held_out"]),
-                    held_out_inside=row["held_out_share"],
-                )
-                for row in summary["calibration"]
-            ],
-            settings=asked,
-            warnings=summary["warnings"],
-        )
         contact = sheet(
             [("Ordinary", ordinary), ("Unusual, same noise", unusual)],
-            title=f"Unusual {subject}",
+            title=f"Unusual {self.plan.subject}",
             captions=self._captions(),
             note=f"Under each: chi-square quantile, and distance in ordinary ones. "
             f"{summary['in_words']}",
         )
-        tensors, values = baseline.pack()
+        map_png, curve_png = self._plots(summary)
+        report = self._report(asked, summary, ordinary, unusual, map_png, curve_png)
+        tensors, values = self.baseline.pack()
+        plain, seed = self.plan.ordinary(self.backbone), self.best.seed
         return {
-            **png_files(
-                "images", unusual, asked, self.best.concept, self.backbone, seed=self.best.seed
-            ),
-            **png_files(
-                "ordinary",
-                ordinary,
-                asked,
-                self.plan.ordinary(self.backbone),
-                self.backbone,
-                seed=self.best.seed,
-            ),
+            **png_files("images", unusual, asked, self.best.concept, self.backbone, seed=seed),
+            **png_files("ordinary", ordinary, asked, plain, self.backbone, seed=seed),
             "baseline.safetensors": pack_tensors(tensors, values),
             "contact.png": contact,
             "map.png": map_png,
@@ -184,6 +136,67 @@ class Outcome:
             "summary.json": json_bytes(summary),
             "report.html": report.encode(),
         }
+
+    def _plots(self, summary: Mapping[str, Any]) -> tuple[bytes, bytes]:
+        baseline, trace = self.baseline, self.trace
+        k = baseline.space.num_components
+        map_png = plots.distribution_map(
+            baseline.coordinates[:, :2], trace, subject=self.plan.subject, num_components=k
+        )
+        anchored = self.plan.config.use_anchor
+        curve_png = plots.curves(
+            trace,
+            target=summary["target_distance"],
+            anchor_threshold=1 - baseline.anchor_threshold if anchored else None,
+            num_components=k,
+        )
+        return map_png, curve_png
+
+    def _report(
+        self,
+        asked: Mapping[str, Any],
+        summary: Mapping[str, Any],
+        ordinary: list[Image.Image],
+        unusual: list[Image.Image],
+        map_png: bytes,
+        curve_png: bytes,
+    ) -> str:
+        best = self.best
+        pictures = [
+            ReportPicture(
+                ordinary=before,
+                unusual=after,
+                distance=distance,
+                quantile=self.baseline.quantile(distance),
+                verdict=best.verdicts[index] if best.verdicts else None,
+                file=f"images/{index:04d}.png",
+            )
+            for index, (before, after, distance) in enumerate(
+                zip(ordinary, unusual, best.distances, strict=True)
+            )
+        ]
+        calibration = [
+            CalibrationRow(
+                quantile=row["quantile"],
+                distance=math.sqrt(row["gaussian"]),
+                held_out_distance=math.sqrt(row["held_out"]),
+                held_out_inside=row["held_out_share"],
+            )
+            for row in summary["calibration"]
+        ]
+        return report_html(
+            subject=self.plan.subject,
+            pictures=pictures,
+            asked=self._asked(),
+            found=self._found(summary),
+            probe=best.readings,
+            target=summary["target_distance"],
+            map_png=map_png,
+            curve_png=curve_png,
+            calibration=calibration,
+            settings=asked,
+            warnings=summary["warnings"],
+        )
 
     def summary(self) -> dict[str, Any]:
         """Return what was reached, as JSON values."""

@@ -226,7 +226,6 @@ def render(
         loaded, run.concept, seed=seed, num=num_images, template=prompt, observe=observe
     )
     pictures = formats.to_pil(images)
-    word = run.concept.word
     title = request["prompt"].replace("{concept}", f"[{run.concept.subject}]")
     files = {
         **png_files("images", pictures, request, run.concept, loaded),
@@ -237,21 +236,8 @@ def render(
             checkpoint=loaded.name,
             method=run.concept.metadata.get("method", ""),
         ),
-        "summary.json": json_bytes({"prompt": request["prompt"], "word": word}),
     }
-    if folder is not None:
-        folder.write(files)
-        folder.finish()
-    return Run(
-        request=request,
-        concept=run.concept,
-        images=pictures,
-        ordinary=[],
-        summary={"prompt": request["prompt"]},
-        trace=[],
-        files=files,
-        folder=Path(out) if out is not None else None,
-    )
+    return _kept(request, run.concept, pictures, files, folder)
 
 
 def generate(
@@ -329,6 +315,19 @@ def generate(
         **png_files("images", pictures, request, concept, loaded),
         "contact.png": sheet([("", pictures)], title=prompt),
     }
+    return _kept(request, concept, pictures, files, folder)
+
+
+def _kept(
+    request: Mapping[str, Any],
+    concept: Concept,
+    pictures: list[Image.Image],
+    files: Mapping[str, bytes],
+    folder: RunFolder | None,
+) -> Run:
+    """Write what was drawn if there is a folder, and return it."""
+    summary = {"prompt": request["prompt"]}
+    files = {**files, "summary.json": json_bytes(summary)}
     if folder is not None:
         folder.write(files)
         folder.finish()
@@ -337,10 +336,10 @@ def generate(
         concept=concept,
         images=pictures,
         ordinary=[],
-        summary={"prompt": prompt},
+        summary=summary,
         trace=[],
         files=files,
-        folder=Path(out) if out is not None else None,
+        folder=folder.path if folder is not None else None,
     )
 
 

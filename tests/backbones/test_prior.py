@@ -73,7 +73,7 @@ def test_negative_prompt_and_a_generator_for_each_sample_match_the_pipeline(
 
 @torch.no_grad()
 def test_pocket_matches_the_pipeline(pocket):
-    from offbeat.backbones.unclip import POCKET
+    from offbeat.backbones._checkpoints import POCKET
 
     pipe = KandinskyV22PriorPipeline.from_pretrained(POCKET / "prior", dtype=torch.float32)
     pipe.set_progress_bar_config(disable=True)

@@ -7,7 +7,6 @@ Source: Ramesh et al., Hierarchical Text-Conditional Image Generation, arXiv:220
 from __future__ import annotations
 
 import copy
-import json
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,43 +16,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from offbeat.backbones._loading import PipelineFolder, fingerprint, locate
+from offbeat.backbones._checkpoints import (
+    DEFAULT_CARD,
+    find,
+    load_decoder,
+    load_prior,
+    read_card,
+)
+from offbeat.backbones._loading import PipelineFolder, fingerprint
 from offbeat.backbones._prior import LORA_TARGETS, FastPrior, check_streams, lora_name
 from offbeat.checks import check_range, check_shape
 from offbeat.errors import CheckpointError, PromptError, ShapeError
 from offbeat.functional import guide
 from offbeat.protocols import Generators
-from offbeat.templates import PAPER_TEMPLATE
 from offbeat.types import TextEmbeds
-
-POCKET = Path(__file__).parent.parent / "pocket"
-
-CHECKPOINTS: dict[str, tuple[str, str]] = {
-    "pocket": (str(POCKET / "prior"), str(POCKET / "decoder")),
-    "kandinsky-2.1": (
-        "kandinsky-community/kandinsky-2-1-prior",
-        "kandinsky-community/kandinsky-2-1",
-    ),
-    "kandinsky-2.2": (
-        "kandinsky-community/kandinsky-2-2-prior",
-        "kandinsky-community/kandinsky-2-2-decoder",
-    ),
-}
-"""Name to where the prior and the decoder are: a folder or a hub id each."""
-
-DEFAULT_CARD: dict[str, Any] = {
-    "prompt_template": PAPER_TEMPLATE,
-    "prior_num_inference_steps": 25,
-    "prior_guidance_scale": 4.0,
-    "num_inference_steps": 50,
-    "guidance_scale": 4.0,
-    "height": 512,
-    "width": 512,
-    "decode_batch_size": 4,
-    "concepts": {},
-    "subjects": {},
-}
-"""What suits a checkpoint that brings no ``card.json``: Kandinsky's own settings."""
 
 
 class UnclipBackbone:
@@ -100,23 +76,14 @@ class UnclipBackbone:
             CheckpointError: If there is no such checkpoint, or it is damaged or of another family.
             UnsafeWeightsError: If its weights are there only as pickles.
         """
-        if str(source) in CHECKPOINTS:
-            where = [locate(part) for part in CHECKPOINTS[str(source)]]
-        else:
-            folder = locate(source)
-            where = [folder / "prior", folder / "decoder"]
-            if not all(part.is_dir() for part in where):
-                raise CheckpointError(
-                    f"{source}: expected a folder with prior/ and decoder/, each a pipeline "
-                    "folder of diffusers, as in the bundled checkpoint"
-                )
+        where = find(source)
         prior, decoder = (PipelineFolder.open(part) for part in where)
         backbone = cls(
-            _load_prior(prior, dtype),
-            _load_decoder(decoder, dtype),
+            load_prior(prior, dtype),
+            load_decoder(decoder, dtype),
             name=str(source),
             digest=fingerprint(*where),
-            card=_read_card(where[0].parent),
+            card=read_card(where[0].parent),
         )
         return backbone.to(device)
 
@@ -468,47 +435,3 @@ def _in_batches(draw: Callable[[slice], Tensor], count: int, size: int) -> Tenso
                 raise
             size = max(1, size // 2)
     return torch.cat(parts)
-
-
-def _load_prior(folder: PipelineFolder, dtype: torch.dtype) -> dict[str, Any]:
-    modules = {
-        name: folder.load(name, dtype=dtype) for name in ("text_encoder", "image_encoder", "prior")
-    }
-    config = folder.path / "image_processor" / "preprocessor_config.json"
-    try:
-        pixels = json.loads(config.read_text(encoding="utf-8"))
-        mean_and_std = (list(pixels["image_mean"]), list(pixels["image_std"]))
-    except (OSError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{config}: expected image_mean and image_std ({error})") from error
-    return {
-        **modules,
-        "tokenizer": folder.load("tokenizer"),
-        "scheduler": folder.load("scheduler"),
-        "pixels": mean_and_std,
-    }
-
-
-def _load_decoder(folder: PipelineFolder, dtype: torch.dtype) -> dict[str, Any]:
-    parts: dict[str, Any] = {
-        "unet": folder.load("unet", dtype=dtype),
-        "movq": folder.load("movq", dtype=dtype),
-        "scheduler": folder.load("scheduler"),
-    }
-    if folder.has("text_encoder"):  # Kandinsky 2.1
-        parts["text"] = (folder.load("tokenizer"), folder.load("text_encoder", dtype=dtype))
-    return parts
-
-
-def _read_card(folder: Path) -> dict[str, Any]:
-    file = folder / "card.json"
-    if not file.exists():
-        return {}
-    try:
-        card = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{file}: cannot be read as JSON ({error})") from error
-    if not isinstance(card, dict):
-        raise CheckpointError(f"{file}: expected a JSON object, got {type(card).__name__}")
-    if (folder / "judge" / "config.json").exists():
-        card["judge"] = str(folder / "judge")
-    return card

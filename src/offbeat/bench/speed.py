@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from offbeat.backbones.unclip import CHECKPOINTS, UnclipBackbone
+from offbeat.backbones._checkpoints import CHECKPOINTS
+from offbeat.backbones.unclip import UnclipBackbone
 from offbeat.methods.low_probability import LowProbability, LowProbabilityConfig, novelty_loss
 from offbeat.rng import stream, streams
 from offbeat.sampling import ordinary_prompt

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -20,13 +20,12 @@ from offbeat.checks import check_range
 from offbeat.density import AvoidCluster, Density
 from offbeat.errors import ConfigError
 from offbeat.functional import cosine
+from offbeat.methods._spaces import SPACES, ConceptSpace
 from offbeat.protocols import ChecksSubject, PriorBackbone
-from offbeat.rng import stream, streams
-from offbeat.sampling import ordinary_prompt, sample_concept, template_of
-from offbeat.templates import fill
-from offbeat.types import PLACEHOLDER, Concept, OnStep, Request, Step, Verdict, ignore_step
+from offbeat.rng import streams
+from offbeat.sampling import ordinary_prompt, sample_concept
+from offbeat.types import Concept, OnStep, Request, Step, Verdict, ignore_step
 
-SPACES = ("subject", "adjective", "lora", "token+lora", "direct")
 BASELINE_BATCH = 250
 
 
@@ -253,8 +252,10 @@ class _Search:
         self.radius = config.radius(baseline)
         with torch.no_grad():
             self.settings = {"negative": backbone.encode_text([""]), **config.sampling(backbone)}
-        self.template, self.word = self._template()
-        self.params = self._initial()
+        self.space = ConceptSpace(
+            config.space, backbone, request, rank=config.lora_rank, settings=self.settings
+        )
+        self.params = self.space.initial()
         self.optimizer = torch.optim.AdamW(self.params.values(), lr=config.learning_rate)
         self.passing = self._copy_params()
         self.index = self.passing_step = 0
@@ -289,7 +290,7 @@ class _Search:
             loss=float(loss.detach()),
             values=values,
             snapshot=self.snapshot,
-            concept=lambda: self._concept(self._copy_params()),
+            concept=lambda: self._concept(self._copy_params(), self.index),
         )
 
     def _branch(self, anchor: float) -> str:
@@ -353,9 +354,9 @@ class _Search:
         verdict = self._verdict()
         if verdict is not None and not verdict.passed:
             self.stopped = "judge"
-            return _as_json(verdict)
+            return asdict(verdict)
         self.passing, self.passing_step = self._copy_params(), self.index
-        return _as_json(verdict) if verdict else None
+        return asdict(verdict) if verdict else None
 
     def _verdict(self) -> Verdict | None:
         if self.judge is None:
@@ -377,65 +378,19 @@ class _Search:
 
     def _sample(self, noise: list[torch.Generator]) -> Tensor:
         """Return embeddings of the concept as it is now, ``[B, D]``, on the CPU."""
-        return sample_concept(self.backbone, self._concept(self.params), noise, **self.settings)
-
-    # --- what is learned --------------------------------------------------------------------
-
-    def _template(self) -> tuple[str, str]:
-        """Return the prompt with ``{concept}`` in its place, and the word that stands there."""
-        own = template_of(self.backbone, self.request)
-        subject, space = self.request.subject, self.config.space
-        if space == "adjective":
-            return fill(own, subject="{concept} " + subject), PLACEHOLDER
-        return fill(own, subject="{concept}"), subject if space in (
-            "lora",
-            "direct",
-        ) else PLACEHOLDER
-
-    def _initial(self) -> dict[str, Tensor]:
-        cfg, params = self.config, {}
-        if cfg.space in ("subject", "adjective", "token+lora"):
-            word = "creative" if cfg.space == "adjective" else self.request.subject
-            params["token"] = self.backbone.token_embed(word)[None].clone()
-        if cfg.space in ("lora", "token+lora"):
-            params |= self.backbone.init_lora(
-                cfg.lora_rank, generator=stream(self.request.seed, "lora")
-            )
-        if cfg.space == "direct":
-            with torch.no_grad():
-                text = self.backbone.encode_text([self.baseline.prompt])
-                params["image_embeds"] = self.backbone.sample_prior(
-                    text,
-                    generator=streams(self.request.seed, "direct", num=1),
-                    **self.settings,
-                ).cpu()
-        return {name: param.requires_grad_() for name, param in params.items()}
+        concept = self._concept(self.params, self.index)
+        return sample_concept(self.backbone, concept, noise, **self.settings)
 
     def _copy_params(self) -> dict[str, Tensor]:
         return {name: param.detach().clone() for name, param in self.params.items()}
 
-    def _concept(self, params: Mapping[str, Tensor]) -> Concept:
-        lora = {name: p for name, p in params.items() if name not in ("token", "image_embeds")}
-        return Concept(
-            template=self.template,
-            subject=self.request.subject,
-            token_embeds={self.word: params["token"]} if "token" in params else {},
-            lora=lora,
-            image_embeds=params.get("image_embeds"),
-            word=self.word,
-            metadata={
-                "method": LowProbability.name,
-                "space": self.config.space,
-                "stopped": self.stopped,
-                "step": str(self.passing_step),
-                "prior_num_inference_steps": str(self.settings["num_inference_steps"]),
-                "prior_guidance_scale": str(self.settings["prior_guidance_scale"]),
-            },
-        )
+    def _concept(self, params: Mapping[str, Tensor], step: int) -> Concept:
+        found = {"method": LowProbability.name, "stopped": self.stopped, "step": str(step)}
+        return self.space.concept(params, found)
 
     def concept(self) -> Concept:
         """Return the last state that passed."""
-        return self._concept(self.passing)
+        return self._concept(self.passing, self.passing_step)
 
     def snapshot(self) -> dict[str, Any]:
         """Return a copy of all that changes."""
@@ -463,12 +418,3 @@ class _Search:
 _COUNTERS = (
     "index", "passing_step", "noise", "retries", "failed_pull_backs", "holds", "stopped"
 )  # fmt: skip
-
-
-def _as_json(verdict: Verdict) -> dict[str, Any]:
-    return {
-        "answer": verdict.answer,
-        "probability": verdict.probability,
-        "judge": verdict.judge,
-        "note": verdict.note,
-    }
