@@ -58,6 +58,16 @@ def figures(monkeypatch):
 # --- contact sheet
 
 
+def test_the_way_out_stands_below_the_map():
+    rows = [{"trial": 0, "step": 4, "probe": {"axes": [[0.0, 1.0]]}}]
+    away = (torch.randn(50), torch.randn(9) + 5)
+    kwargs = {"subject": "bag", "num_components": 50}
+    tall = plots.distribution_map(torch.randn(50, 2), rows, **kwargs, way_out=away)
+    flat = plots.distribution_map(torch.randn(50, 2), rows, **kwargs)
+    heights = [Image.open(io.BytesIO(png)).height for png in (tall, flat)]
+    assert heights[0] > heights[1]
+
+
 def test_a_column_of_the_sheet_is_one_noise():
     rows = [("ordinary", solid(COLOURS)), ("unusual", solid(COLOURS))]
     sheet = plots.contact_sheet(rows, captions=["99.9 %\nyes"] * 4, title="x", note="y " * 200)

@@ -131,7 +131,9 @@ class Exploration:
         image_embeds, images = self._draw(concept, seed)
         distances = baseline.density.squared_distance(image_embeds).sqrt().tolist()
         verdicts = self.judge.still_a(images, self.plan.subject) if self.judge else []
-        return Trial(number, seed, concept, baseline.describe(fresh), images, distances, verdicts)
+        return Trial(
+            number, seed, concept, fresh, baseline.describe(fresh), images, distances, verdicts
+        )
 
     def _search(self, number: int, seed: int, baseline: Baseline) -> Concept:
         """Fit one trial; its steps go to the trace, its state to the checkpoint."""

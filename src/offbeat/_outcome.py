@@ -76,8 +76,10 @@ class Trial:
     number: int
     seed: int
     concept: Concept
+    fresh: Tensor
+    """Embeddings of noises that the search has not seen, ``[64, D]``."""
     readings: dict[str, Any]
-    """Over fresh noises, see ``Baseline.describe``."""
+    """Of these, see ``Baseline.describe``."""
     images: Tensor
     distances: list[float]
     verdicts: list[Verdict]
@@ -141,7 +143,11 @@ class Outcome:
         baseline, trace = self.baseline, self.trace
         k = baseline.space.num_components
         map_png = plots.distribution_map(
-            baseline.coordinates[:, :2], trace, subject=self.plan.subject, num_components=k
+            baseline.coordinates[:, :2],
+            trace,
+            subject=self.plan.subject,
+            num_components=k,
+            way_out=baseline.way_out(self.best.fresh),
         )
         anchored = self.plan.config.use_anchor
         curve_png = plots.curves(

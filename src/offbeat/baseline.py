@@ -122,6 +122,17 @@ class Baseline:
             ],
         }
 
+    def way_out(self, image_embeds: Tensor) -> tuple[Tensor, Tensor]:
+        """Return ordinary and given samples along the direction by which these left.
+
+        The direction is their mean in whitened coordinates; both come in standard deviations,
+        ``[N]`` and ``[B]``.
+        """
+        white = self.space.whiten(image_embeds.detach())
+        direction = torch.nn.functional.normalize(white.mean(dim=0), dim=0)
+        ordinary = self.coordinates / self.space.variances.sqrt()
+        return ordinary @ direction, white @ direction
+
     def radius(self, novelty: float) -> float:
         """Return the Mahalanobis distance of a novelty quantile, inside (0, 1)."""
         return math.sqrt(chi_square_quantile(novelty, self.space.num_components))

@@ -50,6 +50,7 @@ def distribution_map(
     num_components: int,
     trial: int | None = None,
     num_steps: int = 5,
+    way_out: tuple[torch.Tensor, torch.Tensor] | None = None,
 ) -> bytes:
     """Draw the ordinary and what the search drew at several steps, as PNG.
 
@@ -61,6 +62,9 @@ def distribution_map(
         num_components: Dimensions of the density, k: said in the note.
         trial: The trial to draw; None draws the first.
         num_steps: At most so many steps are drawn, the first and the last among them.
+        way_out: Ordinary and last samples along the direction by which the search left, ``[N]``
+            and ``[M]``, in standard deviations: a strip below the map, since the first two axes
+            are seldom the way out.
 
     Raises:
         ShapeError: If ``baseline_axes`` is not ``[N, 2]``.
@@ -69,9 +73,12 @@ def distribution_map(
         raise ShapeError(f"baseline_axes: expected [N, 2], got {list(baseline_axes.shape)}")
     rows = [row for row in _of_trial(trace_rows, trial) if (row.get("probe") or {}).get("axes")]
     shown = _spread(rows, num_steps)
-    figure = _figure(7.2, 6.6)
-    axes = figure.add_axes((0.085, 0.115, 0.885, 0.74))
+    figure = _figure(7.2, 6.6 if way_out is None else 8.2)
+    low, high = (0.115, 0.74) if way_out is None else (0.29, 0.58)
+    axes = figure.add_axes((0.085, low, 0.885, high))
     _bare(axes)
+    if way_out is not None:
+        _draw_way_out(figure.add_axes((0.085, 0.085, 0.885, 0.1)), *way_out)
     faint = min(0.7, max(0.15, 16 / max(1, len(baseline_axes)) ** 0.5))
     axes.scatter(*baseline_axes.T.tolist(), s=5, color=GREEN, alpha=faint, linewidths=0)
     centres = []
@@ -90,6 +97,23 @@ def distribution_map(
     note = f"Two of {num_components} axes, for display only: distance is measured in all of them."
     figure.text(0.03, 0.022, note, color=GREY, fontsize=8)
     return _png(figure)
+
+
+def _draw_way_out(axes: Any, ordinary: torch.Tensor, last: torch.Tensor) -> None:
+    """Draw both along the direction of leaving, each by its own height."""
+    _bare(axes)
+    _title(
+        axes, "Along the way out", "standard deviations of the ordinary; green ordinary, red last"
+    )
+    axes.set_yticks([])
+    axes.spines["left"].set_visible(False)
+    for values, colour in ((ordinary, GREEN), (last, RED)):
+        bins = 40 if len(values) > 500 else 14
+        counts = torch.histc(values.float(), bins=bins).double()
+        edges = torch.linspace(float(values.min()), float(values.max()), bins + 1)
+        axes.stairs(
+            (counts / counts.max()).tolist(), edges.tolist(), fill=True, color=colour, alpha=0.55
+        )
 
 
 _BOLD: dict[str, Any] = {"fontweight": "bold"}
