@@ -113,9 +113,10 @@ def train(folder: Path, minutes: float) -> None:
 
     training = loop.Training(
         name="prior",
+        muon=True,
         folder=folder,
         minutes=minutes,
-        learning_rate=8e-4,
+        learning_rate=2e-3,
         on_save=on_save,
         ema_decay=0.997,
     )
