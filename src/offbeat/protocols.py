@@ -33,7 +33,7 @@ class HasCard(Protocol):
 
     @property
     def fingerprint(self) -> str:
-        """A digest of its weights and configuration: equal digests draw equal pictures."""
+        """A digest of weights, configuration and the card's settings: equal ones draw the same."""
         ...
 
     @property
@@ -48,6 +48,10 @@ class EncodesText(Protocol):
 
     def token_embed(self, words: str) -> Tensor:
         """Return the input-side vector of ``words``, ``[E]``: the mean over their tokens."""
+        ...
+
+    def token_embeds(self, words: str) -> Tensor:
+        """Return the input-side vectors of ``words``, ``[K, E]``: one for each of its tokens."""
         ...
 
     def num_tokens(self, text: str) -> int:
@@ -75,11 +79,13 @@ class SamplesPrior(Protocol):
         lora: Mapping[str, Tensor] | None = None,
         num_inference_steps: int | None = None,
         prior_guidance_scale: float | None = None,
+        gradient_steps: int | None = None,
     ) -> Tensor:
         """Return ``image_embeds``, ``[B, D]``; all noise comes from ``generator``.
 
         ``text`` holds one prompt for all ``num_samples`` samples, or one for each. ``None`` takes
-        the checkpoint's own setting.
+        the checkpoint's own setting. ``gradient_steps`` lets the gradient pass the last so many
+        denoising steps only; None is all of them.
         """
         ...
 

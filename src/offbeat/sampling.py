@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from offbeat.errors import PromptError
 from offbeat.protocols import PriorBackbone
 from offbeat.templates import fill
 from offbeat.types import Concept, Request
@@ -47,6 +48,11 @@ def sample_concept(
         settings: Passed to ``sample_prior``.
     """
     if concept.image_embeds is not None:
+        if template is not None:
+            raise PromptError(
+                "prompt: this run learned an embedding itself (--space direct), which no prompt "
+                "reaches; render it without --prompt"
+            )
         return concept.image_embeds.expand(len(generators), -1)
     text = backbone.encode_text([concept.prompt(template)], tokens=concept.token_embeds)
     return backbone.sample_prior(

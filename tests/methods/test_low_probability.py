@@ -9,6 +9,7 @@ from offbeat.baseline import Baseline
 from offbeat.density import AvoidCluster, GaussianDensity, PcaSpace
 from offbeat.errors import ConfigError, RangeError
 from offbeat.judges.scripted import ScriptedJudge
+from offbeat.methods._spaces import ConceptSpace
 from offbeat.methods.low_probability import (
     LowProbability,
     LowProbabilityConfig,
@@ -17,7 +18,8 @@ from offbeat.methods.low_probability import (
     creative_loss,
     novelty_loss,
 )
-from offbeat.rng import stream
+from offbeat.rng import stream, streams
+from offbeat.sampling import plain_concept, sample_concept
 from offbeat.types import Request
 
 SMALL = LowProbabilityConfig(
@@ -147,6 +149,34 @@ def test_published_and_unanchored_the_distance_grows(pocket, baseline):
     assert probes[-1] > 2 * probes[0]
 
 
+def test_a_subject_of_two_tokens_starts_from_the_ordinary(pocket):
+    request = Request(subject="fire handbag", seed=3)
+    baseline = LowProbability(SMALL).measure(pocket, request)
+    start = ConceptSpace("token+lora", pocket, request, rank=2, settings=SMALL.sampling(pocket))
+    noise = [streams(0, "two", num=4) for _ in range(2)]
+    with torch.no_grad():
+        first = start.concept(start.initial(), {})
+        learned = sample_concept(pocket, first, noise[0], **SMALL.sampling(pocket))
+        plain = sample_concept(
+            pocket, plain_concept(pocket, request), noise[1], **SMALL.sampling(pocket)
+        )
+    assert len(first.token_embeds[first.word]) == pocket.num_tokens("fire handbag") > 1
+    torch.testing.assert_close(learned, plain, rtol=1e-4, atol=1e-4)
+    assert baseline.prompt.endswith("fire handbag")
+
+
+def test_the_summed_rule_adds_the_anchor_and_truncated_gradients_are_another_search(
+    pocket, baseline
+):
+    summed, steps = fit(pocket, baseline, replace(SMALL, rule="sum", num_steps=2))
+    assert {s.values["branch"] for s in steps} == {"sum"}
+    full, _ = fit(pocket, baseline, replace(SMALL, num_steps=2))
+    short, _ = fit(pocket, baseline, replace(SMALL, num_steps=2, gradient_steps=1))
+    word = full.word
+    assert not torch.equal(full.token_embeds[word], summed.token_embeds[word])
+    assert not torch.equal(full.token_embeds[word], short.token_embeds[word])
+
+
 def test_a_kernel_density_can_be_searched_too(pocket):
     config = replace(
         SMALL, density="kde", num_components=None, novelty=None, use_anchor=False,
@@ -161,7 +191,7 @@ def test_a_kernel_density_can_be_searched_too(pocket):
 
 def noises_of(monkeypatch):
     """Record which noise each step takes."""
-    from offbeat.methods import low_probability as module
+    from offbeat.methods import _tail_search as module
 
     taken, plain = [], module.streams
 
@@ -246,7 +276,12 @@ def test_a_baseline_packed_and_unpacked_is_the_same(baseline):
         ({"num_baseline": 8, "density": "kde"}, ConfigError),
         ({"space": "soul"}, ConfigError),
         ({"rule": "both"}, ConfigError),
-        ({"num_steps": 0}, ConfigError),
+        ({"num_steps": 0}, RangeError),
+        ({"num_components": 0}, RangeError),
+        ({"num_components": 20, "density": "kde"}, ConfigError),
+        ({"num_holds": 0}, RangeError),
+        ({"prior_guidance_scale": float("nan")}, RangeError),
+        ({"max_grad_norm": float("nan")}, RangeError),
     ],
 )
 def test_bad_settings_are_refused_when_made(settings, error):

@@ -43,6 +43,24 @@ DEFAULT_CARD: dict[str, Any] = {
 """What suits a checkpoint that brings no ``card.json``: Kandinsky's own settings."""
 
 
+DRAWING = (
+    "prompt_template",
+    "prior_num_inference_steps",
+    "prior_guidance_scale",
+    "explore_prior_guidance_scale",
+    "num_inference_steps",
+    "guidance_scale",
+    "height",
+    "width",
+)
+"""The entries of a card that change pictures; they are part of the fingerprint."""
+
+
+def drawing_settings(card: dict[str, Any]) -> str:
+    """Return what a card says that changes pictures, as canonical JSON."""
+    return json.dumps({name: card[name] for name in DRAWING if name in card}, sort_keys=True)
+
+
 def find(source: str | Path) -> tuple[Path, Path]:
     """Return the folders of a checkpoint's prior and decoder.
 

@@ -137,12 +137,12 @@ def locate(source: str | Path, allow: tuple[str, ...] = ()) -> Path:
         ) from error
 
 
-def fingerprint(*folders: Path) -> str:
-    """Return a digest of every weight and configuration file, 16 hex digits.
+def fingerprint(*folders: Path, settings: str = "") -> str:
+    """Return a digest of every weight and configuration file and of ``settings``, 16 hex digits.
 
     Files over 64 MiB enter by their size and 16 evenly spaced blocks.
     """
-    digest = hashlib.blake2b(digest_size=8)
+    digest = hashlib.blake2b(settings.encode(), digest_size=8)
     for number, folder in enumerate(folders):
         files = (f for f in folder.rglob("*") if f.is_file() and f.suffix in _DIGESTED)
         for file in sorted(files, key=lambda f: f.relative_to(folder).as_posix()):

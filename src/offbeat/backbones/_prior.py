@@ -268,8 +268,8 @@ def lora_name(index: int, target: str, factor: str) -> str:
 def _linear(module: Any, inputs: Tensor, lora: Lora | None, index: int, target: str) -> Tensor:
     output: Tensor = module(inputs)
     if lora and (name := lora_name(index, target, "A")) in lora:
-        down = lora[name].to(inputs.dtype)  # [r, in]
-        up = lora[lora_name(index, target, "B")].to(inputs.dtype)  # [out, r]
+        down = lora[name].to(inputs)  # [r, in]; device and dtype
+        up = lora[lora_name(index, target, "B")].to(inputs)  # [out, r]
         output = output + (inputs @ down.T) @ up.T
     return output
 

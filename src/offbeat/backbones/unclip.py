@@ -18,6 +18,7 @@ from torch import Tensor
 
 from offbeat.backbones._checkpoints import (
     DEFAULT_CARD,
+    drawing_settings,
     find,
     load_decoder,
     load_prior,
@@ -60,7 +61,6 @@ class UnclipBackbone:
         self.decoder_text = decoder.get("text")
         for module in self._modules():
             module.eval().requires_grad_(False)
-        self._empty_text: TextEmbeds | None = None
 
     @classmethod
     def load(
@@ -78,12 +78,13 @@ class UnclipBackbone:
         """
         where = find(source)
         prior, decoder = (PipelineFolder.open(part) for part in where)
+        card = read_card(where[0].parent)
         backbone = cls(
             load_prior(prior, dtype),
             load_decoder(decoder, dtype),
             name=str(source),
-            digest=fingerprint(*where),
-            card=read_card(where[0].parent),
+            digest=fingerprint(*where, settings=drawing_settings(card)),
+            card={**card, "scheduler": decoder.index["scheduler"][1]},
         )
         return backbone.to(device)
 
@@ -118,7 +119,6 @@ class UnclipBackbone:
                 module.to(device)
         except (RuntimeError, AssertionError) as error:
             raise CheckpointError(f"device {str(device)!r} cannot be used: {error}") from error
-        self._empty_text = None
         return self
 
     # --- text -----------------------------------------------------------------------------
@@ -133,12 +133,20 @@ class UnclipBackbone:
         Raises:
             PromptError: If ``words`` holds nothing to encode.
         """
+        return self.token_embeds(words).mean(dim=0)
+
+    def token_embeds(self, words: str) -> Tensor:
+        """Return the input-side vectors of ``words``, ``[K, E]``: one for each of its tokens.
+
+        Raises:
+            PromptError: If ``words`` holds nothing to encode.
+        """
         ids = self._ids(words)
         if not ids:
             raise PromptError(f"token: expected a word, got {words!r}")
         table = self.text_encoder.get_input_embeddings().weight
         rows: Tensor = table[torch.tensor(ids, device=table.device)]
-        return rows.float().mean(dim=0).cpu()
+        return rows.float().cpu()
 
     def encode_text(
         self, prompts: Sequence[str], *, tokens: Mapping[str, Tensor] | None = None
@@ -316,11 +324,12 @@ class UnclipBackbone:
         """
         check_shape("image_embeds", image_embeds, None, self.unet_embed_width)
         check_streams(generator, len(image_embeds))
+        image_embeds = image_embeds.to(self.device)
         steps = num_inference_steps or int(self._card["num_inference_steps"])
         scale = float(self._card["guidance_scale"]) if guidance_scale is None else guidance_scale
         negative = self.unconditional_embeds() if scale > 1 else image_embeds
         if negative_image_embeds is not None:
-            negative = negative_image_embeds
+            negative = negative_image_embeds.to(self.device)
         negative = negative.expand(len(image_embeds), -1)
 
         def draw(rows: slice) -> Tensor:
@@ -330,7 +339,8 @@ class UnclipBackbone:
 
         single = not isinstance(generator, Sequence)
         size = len(image_embeds) if single else int(self._card["decode_batch_size"])
-        return _in_batches(draw, len(image_embeds), size)
+        noises = generator if isinstance(generator, Sequence) else ()
+        return _in_batches(draw, len(image_embeds), size, noises)
 
     @property
     def unet_embed_width(self) -> int:
@@ -423,15 +433,24 @@ def _placed(embedding: Any, places: list[tuple[int, int]], vectors: list[Tensor]
         handle.remove()
 
 
-def _in_batches(draw: Callable[[slice], Tensor], count: int, size: int) -> Tensor:
-    """Concatenate ``draw`` over slices of ``size``, halved whenever memory runs out."""
+def _in_batches(
+    draw: Callable[[slice], Tensor], count: int, size: int, noises: Sequence[torch.Generator]
+) -> Tensor:
+    """Concatenate ``draw`` over slices of ``size``, halved whenever memory runs out.
+
+    The streams are set back before a slice is drawn again, so halving changes no picture.
+    """
     parts, start = [], 0
     while start < count:
+        rows = slice(start, start + size)
+        states = [noise.get_state() for noise in noises[rows]]
         try:
-            parts.append(draw(slice(start, start + size)))
+            parts.append(draw(rows))
             start += size
         except torch.cuda.OutOfMemoryError:
             if size == 1:
                 raise
+            for noise, state in zip(noises[rows], states, strict=True):
+                noise.set_state(state)
             size = max(1, size // 2)
     return torch.cat(parts)

@@ -41,7 +41,7 @@ class ConceptSpace:
         seed = self.request.seed
         if self.name in ("subject", "adjective", "token+lora"):
             word = ADJECTIVE if self.name == "adjective" else self.request.subject
-            params["token"] = self.backbone.token_embed(word)[None].clone()
+            params["token"] = self.backbone.token_embeds(word).clone()
         if self.name in ("lora", "token+lora"):
             params |= self.backbone.init_lora(self.rank, generator=stream(seed, "lora"))
         if self.name == "direct":

@@ -7,9 +7,8 @@ Ours: a novelty quantile that is reached and held.
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -17,15 +16,16 @@ from torch import Tensor
 
 from offbeat.baseline import Baseline
 from offbeat.checks import check_range
-from offbeat.density import AvoidCluster, Density
+from offbeat.density import AvoidCluster, Density, KernelDensity
 from offbeat.errors import ConfigError
 from offbeat.functional import cosine
-from offbeat.methods._spaces import SPACES, ConceptSpace
+from offbeat.methods._spaces import SPACES
 from offbeat.protocols import ChecksSubject, PriorBackbone
 from offbeat.rng import streams
-from offbeat.sampling import ordinary_prompt, sample_concept
-from offbeat.types import Concept, OnStep, Request, Step, Verdict, ignore_step
+from offbeat.sampling import ordinary_prompt
+from offbeat.types import Concept, OnStep, Request, ignore_step
 
+NAME = "low-probability"
 BASELINE_BATCH = 250
 
 
@@ -65,7 +65,7 @@ class LowProbabilityConfig:
     judge_every: int = 25
     """Steps between two questions to the judge."""
     num_judged: int = 4
-    """Pictures a question; most of them must pass."""
+    """Pictures a question; half of them must pass."""
     probe_every: int = 5
     """Steps between two looks at ``num_probes`` fresh noises."""
     num_probes: int = 64
@@ -74,6 +74,8 @@ class LowProbabilityConfig:
     num_holds: int = 3
     """Probes in a row that must hold."""
     max_grad_norm: float = 1.0
+    gradient_steps: int | None = None
+    """Last denoising steps that the gradient passes; None is all: exact."""
 
     def __post_init__(self) -> None:
         if self.novelty is not None:
@@ -87,17 +89,14 @@ class LowProbabilityConfig:
         ):
             if got not in known:
                 raise ConfigError(f"{name}: expected one of {', '.join(known)}, got {got!r}")
-        for name in (
-            "num_steps",
-            "num_held_out",
-            "judge_every",
-            "probe_every",
-            "num_probes",
-            "num_judged",
-        ):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name}: expected at least 1, got {getattr(self, name)}")
-        check_range("learning_rate", self.learning_rate, 0, 1, open_low=True)
+        for name, (low, high) in _RANGES.items():
+            if (value := getattr(self, name)) is not None:
+                check_range(name, value, low, high)
+        if self.density == "kde" and self.axes > KernelDensity.MAX_COMPONENTS:
+            raise ConfigError(
+                f"num_components: expected at most {KernelDensity.MAX_COMPONENTS} with "
+                f"density='kde', got {self.axes}"
+            )
         if self.num_baseline <= self.axes:
             raise ConfigError(
                 f"num_baseline: expected more samples than the {self.axes} PCA axes, got "
@@ -107,7 +106,9 @@ class LowProbabilityConfig:
     @property
     def axes(self) -> int:
         """PCA axes kept, k."""
-        return self.num_components or (8 if self.density == "kde" else 50)
+        if self.num_components is not None:
+            return self.num_components
+        return KernelDensity.MAX_COMPONENTS if self.density == "kde" else 50
 
     @property
     def holds(self) -> bool:
@@ -117,7 +118,7 @@ class LowProbabilityConfig:
     @property
     def noises(self) -> int:
         """Noises a step."""
-        return self.num_noises or (4 if self.holds else 1)
+        return self.num_noises if self.num_noises is not None else (4 if self.holds else 1)
 
     def radius(self, baseline: Baseline) -> float | None:
         """Return the Mahalanobis distance to hold, or None."""
@@ -134,6 +135,31 @@ class LowProbabilityConfig:
             "num_inference_steps": self.prior_num_inference_steps,
             "prior_guidance_scale": float(scale),
         }
+
+
+_MANY = 1_000_000
+_RANGES: dict[str, tuple[float, float]] = {
+    "num_steps": (1, _MANY),
+    "learning_rate": (1e-12, 1),
+    "lora_rank": (1, 1024),
+    "num_baseline": (2, _MANY),
+    "num_held_out": (1, _MANY),
+    "num_components": (1, 100_000),
+    "prior_num_inference_steps": (2, 1000),
+    "prior_guidance_scale": (0, 100),
+    "gradient_steps": (1, 1000),
+    "num_noises": (1, 10_000),
+    "max_pull_back": (1, _MANY),
+    "avoid_weight": (0, 1e6),
+    "judge_every": (1, _MANY),
+    "num_judged": (1, 1000),
+    "probe_every": (1, _MANY),
+    "num_probes": (2, 10_000),
+    "hold_tolerance": (0, 1),
+    "num_holds": (1, _MANY),
+    "max_grad_norm": (1e-12, 1e12),
+}
+"""What every number must lie in; NaN lies in none."""
 
 
 def creative_loss(image_embeds: Tensor, density: Density) -> Tensor:
@@ -167,7 +193,7 @@ def avoid_loss(image_embeds: Tensor, clusters: Sequence[AvoidCluster]) -> Tensor
 class LowProbability:
     """The search: ``measure`` the ordinary once, then ``fit`` from each seed."""
 
-    name = "low-probability"
+    name = NAME
 
     def __init__(self, config: LowProbabilityConfig | None = None) -> None:
         self.config = config or LowProbabilityConfig()
@@ -209,7 +235,7 @@ class LowProbability:
         backbone: PriorBackbone,
         request: Request,
         *,
-        baseline: Baseline,
+        baseline: Baseline | None = None,
         avoid: Sequence[Tensor] = (),
         judge: ChecksSubject | None = None,
         on_step: OnStep = ignore_step,
@@ -220,201 +246,18 @@ class LowProbability:
         Args:
             backbone: Frozen.
             request: The subject and the seed.
-            baseline: Of the same request, from ``measure``.
+            baseline: Of the same request, from ``measure``; None measures it.
             avoid: Image embeddings of each unwanted cluster, ``[n, D]``.
             judge: Asked every ``judge_every`` steps; a "no" ends the search.
             on_step: Told each step; ``Step.snapshot`` is what ``resume`` takes.
             resume: State to go on from.
         """
-        search = _Search(self.config, backbone, request, baseline, avoid, judge)
+        from offbeat.methods._tail_search import Search  # which needs the losses above
+
+        found = self.measure(backbone, request) if baseline is None else baseline
+        search = Search(self.config, backbone, request, found, avoid, judge)
         if resume is not None:
             search.restore(resume)
         while not search.done:
             on_step(search.advance())
         return search.concept()
-
-
-class _Search:
-    """The state of one search and its rule; everything that changes is in ``snapshot``."""
-
-    def __init__(
-        self,
-        config: LowProbabilityConfig,
-        backbone: PriorBackbone,
-        request: Request,
-        baseline: Baseline,
-        avoid: Sequence[Tensor],
-        judge: ChecksSubject | None,
-    ) -> None:
-        self.config, self.backbone, self.request = config, backbone, request
-        self.baseline, self.density, self.judge = baseline, baseline.density, judge
-        self.clusters = [AvoidCluster.fit(baseline.space, samples) for samples in avoid]
-        self.radius = config.radius(baseline)
-        with torch.no_grad():
-            self.settings = {"negative": backbone.encode_text([""]), **config.sampling(backbone)}
-        self.space = ConceptSpace(
-            config.space, backbone, request, rank=config.lora_rank, settings=self.settings
-        )
-        self.params = self.space.initial()
-        self.optimizer = torch.optim.AdamW(self.params.values(), lr=config.learning_rate)
-        self.passing = self._copy_params()
-        self.index = self.passing_step = 0
-        self.noise = self.retries = self.failed_pull_backs = self.holds = 0
-        self.stopped = ""
-
-    @property
-    def done(self) -> bool:
-        """Whether the search has ended."""
-        return bool(self.stopped)
-
-    def advance(self) -> Step:
-        """Take one optimizer step; look and ask when it is time to."""
-        cfg, started = self.config, time.perf_counter()
-        noise = streams(self.request.seed, "prior", self.noise, num=cfg.noises)
-        image_embeds = self._sample(noise)
-        anchor = anchor_loss(image_embeds, self.baseline.text_embeds).mean()
-        branch = self._branch(float(anchor.detach()))
-        loss = self._loss(branch, image_embeds, anchor)
-        self.optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.params.values(), cfg.max_grad_norm)
-        self.optimizer.step()
-        self.index += 1
-        values = self._read(image_embeds.detach(), float(anchor.detach()))
-        values |= {"branch": branch, "probe": self._probe(), "verdict": self._ask()}
-        if self.index >= cfg.num_steps and not self.stopped:
-            self.stopped = "steps"
-        values |= {"stopped": self.stopped, "seconds": time.perf_counter() - started}
-        return Step(
-            index=self.index - 1,
-            loss=float(loss.detach()),
-            values=values,
-            snapshot=self.snapshot,
-            concept=lambda: self._concept(self._copy_params(), self.index),
-        )
-
-    def _branch(self, anchor: float) -> str:
-        """Choose the loss by the rule of appendix S2.4, and the noise of the next step."""
-        cfg = self.config
-        if cfg.rule == "sum":
-            self.noise += 1
-            return "sum"
-        if cfg.use_anchor and anchor > self.baseline.anchor_threshold:
-            self.retries += 1
-            if self.retries >= cfg.max_pull_back:
-                self.failed_pull_backs += 1
-                self.retries, self.noise = 0, self.noise + 1
-            return "anchor"
-        self.retries, self.noise = 0, self.noise + 1
-        return "creative" if self.radius is None else "novelty"
-
-    def _loss(self, branch: str, image_embeds: Tensor, anchor: Tensor) -> Tensor:
-        cfg = self.config
-        if branch == "anchor":
-            return anchor
-        if self.radius is None:
-            loss = creative_loss(image_embeds, self.density)
-        else:
-            loss = novelty_loss(image_embeds, self.density, radius=self.radius)
-        loss = loss + cfg.avoid_weight * avoid_loss(image_embeds, self.clusters)
-        return loss + anchor if branch == "sum" and cfg.use_anchor else loss
-
-    def _read(self, image_embeds: Tensor, anchor: float) -> dict[str, Any]:
-        distance = float(self.density.squared_distance(image_embeds).sqrt().median())
-        return {
-            "anchor_loss": anchor,
-            "anchor_cosine": 1 - anchor,
-            "log_prob": float(self.density.log_prob(image_embeds).mean()),
-            "distance": distance,
-            "quantile": self.baseline.quantile(distance),
-            "residual": float(self.baseline.space.residual_norm(image_embeds).mean()),
-            "avoid": [float(c.log_prob(image_embeds).mean()) for c in self.clusters],
-        }
-
-    def _probe(self) -> dict[str, Any] | None:
-        """Look at fresh noises, the same at every look, and count how long the radius holds."""
-        cfg = self.config
-        if self.index % cfg.probe_every:
-            return None
-        image_embeds = self._fresh("probe", cfg.num_probes)
-        probe = self.baseline.describe(image_embeds, self.clusters)
-        if self.radius is not None:
-            near = abs(probe["distance_median"] / self.radius - 1) <= cfg.hold_tolerance
-            self.holds = self.holds + 1 if near else 0
-        return probe
-
-    def _ask(self) -> dict[str, Any] | None:
-        """Ask the judge when it is time to, and before the search ends of itself."""
-        cfg = self.config
-        held = self.holds >= cfg.num_holds
-        if held or self.index >= cfg.num_steps:
-            self.stopped = "held" if held else "steps"
-        elif self.index % cfg.judge_every:
-            return None
-        verdict = self._verdict()
-        if verdict is not None and not verdict.passed:
-            self.stopped = "judge"
-            return asdict(verdict)
-        self.passing, self.passing_step = self._copy_params(), self.index
-        return asdict(verdict) if verdict else None
-
-    def _verdict(self) -> Verdict | None:
-        if self.judge is None:
-            return None
-        num = self.config.num_judged
-        noise = streams(self.request.seed, "judge", num=num)
-        with torch.no_grad():
-            images = self.backbone.decode_embeds(self._fresh("judge-prior", num), generator=noise)
-        verdicts = self.judge.still_a(images.cpu(), self.request.subject)
-        share = sum(v.passed for v in verdicts) / len(verdicts)
-        probability = sum(v.probability for v in verdicts) / len(verdicts)
-        return Verdict(
-            "yes" if share >= 0.5 else "no", probability, verdicts[0].judge, verdicts[0].note
-        )
-
-    def _fresh(self, purpose: str, num: int) -> Tensor:
-        with torch.no_grad():
-            return self._sample(streams(self.request.seed, purpose, num=num))
-
-    def _sample(self, noise: list[torch.Generator]) -> Tensor:
-        """Return embeddings of the concept as it is now, ``[B, D]``, on the CPU."""
-        concept = self._concept(self.params, self.index)
-        return sample_concept(self.backbone, concept, noise, **self.settings)
-
-    def _copy_params(self) -> dict[str, Tensor]:
-        return {name: param.detach().clone() for name, param in self.params.items()}
-
-    def _concept(self, params: Mapping[str, Tensor], step: int) -> Concept:
-        found = {"method": LowProbability.name, "stopped": self.stopped, "step": str(step)}
-        return self.space.concept(params, found)
-
-    def concept(self) -> Concept:
-        """Return the last state that passed."""
-        return self._concept(self.passing, self.passing_step)
-
-    def snapshot(self) -> dict[str, Any]:
-        """Return a copy of all that changes."""
-        moments = self.optimizer.state_dict()["state"]
-        return {
-            "params": self._copy_params(),
-            "passing": dict(self.passing),
-            "moments": {str(i): {k: v.clone() for k, v in m.items()} for i, m in moments.items()},
-            **{name: getattr(self, name) for name in _COUNTERS},
-        }
-
-    def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from a snapshot."""
-        with torch.no_grad():
-            for name, param in self.params.items():
-                param.copy_(state["params"][name])
-        own = self.optimizer.state_dict()
-        own["state"] = {int(i): dict(m) for i, m in state["moments"].items()}
-        self.optimizer.load_state_dict(own)
-        self.passing = dict(state["passing"])
-        for name in _COUNTERS:
-            setattr(self, name, state[name])
-
-
-_COUNTERS = (
-    "index", "passing_step", "noise", "retries", "failed_pull_backs", "holds", "stopped"
-)  # fmt: skip
