@@ -25,8 +25,9 @@ from offbeat.errors import (
     StoreError,
     UnknownNameError,
 )
-from offbeat.methods.low_probability import LowProbabilityConfig
+from offbeat.methods.low_probability import LowProbability, LowProbabilityConfig
 from offbeat.store import RunFolder
+from offbeat.types import Verdict
 
 SMALL = LowProbabilityConfig(
     num_baseline=60, num_held_out=20, num_components=4, num_steps=10, num_probes=8, probe_every=5,
@@ -179,6 +180,59 @@ def test_render_draws_the_concept_in_another_prompt(pocket, done, tmp_path):
         offbeat.render(done, prompt="a red bag", backbone=pocket)
 
 
+def test_a_rendered_recipe_names_what_was_learned(pocket, done, tmp_path):
+    offbeat.render(done.folder, num_images=1, backbone=pocket, out=tmp_path / "r")
+    recipe = formats.read_recipe(tmp_path / "r/images/0000.png")
+    assert recipe["learned"]["request"]["config"]["num_steps"] == SMALL.num_steps
+    assert recipe["learned"]["seed"] == done.summary["seed"]
+    assert recipe["prior"]["num_inference_steps"] == SMALL.prior_num_inference_steps
+    with Image.open(done.folder / "images/0001.png") as picture:
+        assert "Offbeat novelty: 0.999" in picture.info["parameters"]
+
+
+def test_what_generate_wrote_is_read_again(pocket, tmp_path):
+    run = offbeat.generate("a red castle", num_images=1, backbone=pocket, out=tmp_path / "g")
+    again = offbeat.load_run(tmp_path / "g")
+    assert [p.tobytes() for p in again.images] == [p.tobytes() for p in run.images]
+
+
+def test_an_embedding_itself_takes_no_prompt(pocket):
+    run = explore(pocket, config=replace(SMALL, space="direct", num_steps=2), num_images=1)
+    with pytest.raises(PromptError, match="--space direct"):
+        offbeat.render(run, prompt="a red {concept}", backbone=pocket)
+
+
+def test_a_checkpoint_without_a_vocabulary_can_be_explored(tiny_backbone):
+    config = replace(SMALL, num_steps=2, num_components=3, prior_num_inference_steps=2)
+    run = explore(tiny_backbone, judge="auto", config=config, num_images=1)
+    assert run.summary["judge"].startswith("clip")
+
+
+def test_a_judge_that_needs_no_calibration_may_have_none(pocket, monkeypatch):
+    class Plain:
+        name = "plain"
+
+        def still_a(self, images, subject):
+            return [Verdict("yes", 1.0, self.name)] * len(images)
+
+    known = {"judge": Plain, "method": LowProbability}
+    monkeypatch.setattr("offbeat.registry.find", lambda kind, name: known[kind])
+    assert explore(pocket, judge="plain", num_images=1).summary["validity"] == 1
+
+
+def test_steps_alone_run_away_as_published_and_a_reach_leaves_no_novelty(pocket):
+    run = explore(pocket, num_steps=1, num_images=1)
+    assert run.summary["target_distance"] is None
+    far = explore(pocket, reach=1.1, num_images=1, config=replace(SMALL, num_steps=2))
+    assert far.summary["target_novelty"] is None
+    assert far.summary["target_distance"] > 0
+
+
+def test_a_subject_that_it_was_not_taught_is_warned_about(pocket):
+    run = explore(pocket, subject="zeitgeist", num_images=1, config=replace(SMALL, num_steps=1))
+    assert any("not among the things" in warning for warning in run.summary["warnings"])
+
+
 def test_a_concept_of_another_checkpoint_is_refused(done, tiny_backbone):
     with pytest.raises(FingerprintError, match="learned on pocket"):
         offbeat.render(done, backbone=tiny_backbone)
@@ -208,6 +262,8 @@ def test_a_corrupt_run_folder_is_noticed(pocket, tmp_path):
         ({"num_images": 0}, ConfigError),
         ({"prompt": "a picture"}, PromptError),
         ({"judge": "oracle"}, UnknownNameError),
+        ({"judge": "scripted"}, UnknownNameError),
+        ({"config": replace(SMALL, num_components=2000, num_baseline=9000)}, ConfigError),
         ({"unlike": ["absent"]}, ImageError),
         ({"avoid": ["absent"]}, StoreError),
         ({"backbone": "absent"}, (CheckpointError, UnknownNameError)),

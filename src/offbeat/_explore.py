@@ -11,13 +11,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from offbeat import formats
+from offbeat import formats, registry
+from offbeat._disk import digest_of
 from offbeat._outcome import NUM_FRESH, Outcome, Plan, Trial
 from offbeat._pictures_out import draw, prior_settings
 from offbeat._sources import avoid_clusters, choose_judge, unlike_clusters
 from offbeat.baseline import Baseline
-from offbeat.methods.low_probability import LowProbability
-from offbeat.protocols import PriorBackbone
+from offbeat.errors import ConfigError
+from offbeat.methods.low_probability import NAME, LowProbability
+from offbeat.protocols import CalibratedJudge, PriorBackbone
 from offbeat.rng import streams
 from offbeat.sampling import sample_concept
 from offbeat.store import RunFolder, cached
@@ -40,16 +42,31 @@ class Exploration:
         observe: Observe,
     ) -> None:
         self.plan, self.backbone, self.observe = plan, backbone, observe
-        self.asked = plan.as_json(backbone)
-        self.method = LowProbability(plan.config)
+        self.method: LowProbability = registry.find("method", NAME)(plan.config)
         with torch.no_grad():  # a prompt that does not fit fails here, before anything is written
             self.ordinary = plan.ordinary(backbone)
             backbone.encode_text([self.ordinary.prompt()])
         self.judge = choose_judge(plan.judge, backbone, plan.subject)
         self.avoid = avoid_clusters(plan.avoid, backbone) + unlike_clusters(plan.unlike, backbone)
+        width = self.ordinary_width()
+        if plan.config.axes > width:
+            raise ConfigError(
+                f"num_components: expected at most {width}, the width of {backbone.name}'s "
+                f"embeddings, got {plan.config.axes}"
+            )
+        self.asked = {
+            **plan.as_json(backbone),
+            "judge_name": self.judge.name if self.judge else None,
+            "avoid_digests": [digest_of(c.numpy().tobytes()) for c in self.avoid],
+        }
         self.folder = RunFolder.create(Path(out), self.asked, resume=resume) if out else None
         self.rows: list[dict[str, Any]] = []
         self.files: dict[str, bytes] = {}
+
+    def ordinary_width(self) -> int:
+        """Return the width D of the checkpoint's embeddings."""
+        with torch.no_grad():
+            return int(self.backbone.encode_text([self.ordinary.prompt()]).text_embeds.shape[1])
 
     def run(self) -> dict[str, Any]:
         """Return the fields of a ``Run``."""
@@ -76,7 +93,7 @@ class Exploration:
             "density": cfg.density,
             "num_baseline": cfg.num_baseline,
             "num_held_out": cfg.num_held_out,
-            "torch": formats.versions()["torch"],
+            **self._where(),
             "num_components": cfg.axes,
             **cfg.sampling(self.backbone),
         }
@@ -91,15 +108,20 @@ class Exploration:
 
         return Baseline.unpack(*cached("baselines", key, measure))
 
+    def _where(self) -> dict[str, Any]:
+        """Return what numbers depend on beside the checkpoint, for the cache's keys."""
+        return {"versions": formats.versions(), "device": self.backbone.device.type}
+
     def _calibrate(self) -> None:
         """Show the judge ordinary pictures, so that it knows what a good one gets."""
-        if self.judge is None:
+        if not isinstance(self.judge, CalibratedJudge):
             return
         key = {
             "version": 1,
             "fingerprint": self.backbone.fingerprint,
             "prompt": self.ordinary.prompt(),
             "num": NUM_CALIBRATION,
+            **self._where(),
             **self.plan.config.sampling(self.backbone),
         }
 

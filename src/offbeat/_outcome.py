@@ -63,6 +63,7 @@ class Plan:
         return {
             "verb": "explore",
             **{**asdict(self), "avoid": list(self.avoid), "unlike": list(self.unlike)},
+            "prior": self.config.sampling(backbone),
             "checkpoint": backbone.name,
             "fingerprint": backbone.fingerprint,
             "versions": formats.versions(),
@@ -268,7 +269,16 @@ class Outcome:
             "variance that the axes keep": f"{summary['variance_kept']:.1%}",
         }
         if len(self.trials) > 1:
-            found["kept"] = f"trial {summary['trial']} of {len(self.trials)}, seed {self.best.seed}"
+            found["kept"] = (
+                f"trial {summary['trial']} of {len(self.trials)}, seed {self.best.seed}; chosen by "
+                "these very figures, which flatters them"
+            )
+        for index in range(len(self.plan.avoid) + len(self.plan.unlike)):
+            if self.trace:
+                first, last = (self.trace[at]["avoid"][index] for at in (0, -1))
+                found[f"cluster {index + 1} to avoid"] = (
+                    f"mean log density {first:.1f} at the first step, {last:.1f} at the last"
+                )
         return found
 
     def _captions(self) -> list[str]:
@@ -301,13 +311,6 @@ class Outcome:
                 f"The distance asked for, {target:.1f}, was not held ({reached:.1f}): "
                 f"{_ENDS[best.stopped]}."
             )
-        for index in range(len(self.plan.avoid) + len(self.plan.unlike)):
-            if self.trace:
-                first, last = (self.trace[at]["avoid"][index] for at in (0, -1))
-                found.append(
-                    f"Cluster {index + 1} to avoid: mean log density {first:.1f} at the first "
-                    f"step, {last:.1f} at the last."
-                )
         return found
 
 
@@ -315,7 +318,6 @@ _ENDS = {
     "held": "the distance was reached and held",
     "judge": "the judge no longer saw the subject, and the last state that passed is kept",
     "steps": "the steps ran out; give more with --steps",
-    "": "the search was cut short",
 }
 
 

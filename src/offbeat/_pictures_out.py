@@ -111,12 +111,22 @@ def png_files(
             for name in ("num_inference_steps", "guidance_scale")
         },
         "method": concept.metadata.get("method", "ordinary"),
+        "scheduler": backbone.card.get("scheduler"),
+        "novelty": _dial(request) if learned else None,
         "version": request["versions"].get("offbeat"),
     }
     return {
         f"{folder}/{index:04d}.png": formats.encode_png(picture, {**recipe, "index": index})
         for index, picture in enumerate(pictures)
     }
+
+
+def _dial(request: Mapping[str, Any]) -> str | None:
+    """Return how far was asked for, in one word."""
+    config = request.get("config") or {}
+    if config.get("reach") is not None:
+        return f"{config['reach']:g}x"
+    return None if config.get("novelty") is None else f"{config['novelty']:g}"
 
 
 def sheet(

@@ -12,17 +12,18 @@ from offbeat import formats, registry
 from offbeat._pictures_out import prior_settings
 from offbeat.errors import FingerprintError, PromptError, StoreError
 from offbeat.judges.classifier import ClassifierJudge
-from offbeat.pictures import read_folder
-from offbeat.protocols import CalibratedJudge, PriorBackbone
+from offbeat.pictures import picture_files, read_picture
+from offbeat.protocols import CalibratedJudge, ChecksSubject, PriorBackbone
 from offbeat.rng import streams
 from offbeat.sampling import sample_concept
 from offbeat.store import RunFolder
+from offbeat.vocab import DEFAULT_LABELS
 
 NUM_CLUSTER = 500
 """Samples of an avoided run; the paper reuses N, which may mean 5,000."""
 
 
-def choose_judge(name: str, backbone: PriorBackbone, subject: str) -> CalibratedJudge | None:
+def choose_judge(name: str, backbone: PriorBackbone, subject: str) -> ChecksSubject | None:
     """Return the judge of this name: auto, none, clip, classifier, a plug-in or a folder.
 
     ``auto`` takes the checkpoint's own classifier if it knows the subject, and reads pixels with
@@ -45,13 +46,16 @@ def choose_judge(name: str, backbone: PriorBackbone, subject: str) -> Calibrated
         else:
             return judge
     if name in ("auto", "clip"):
-        found: CalibratedJudge = registry.find("judge", "clip")(backbone)
+        labels = None if len(backbone.card["concepts"]) > 1 else DEFAULT_LABELS
+        found: CalibratedJudge = registry.find("judge", "clip")(backbone, concepts=labels)
         return found
     if name == "classifier":
         raise StoreError(f"{backbone.name} brings no classifier; give its folder with --judge")
     if Path(name).is_dir():
-        return _classifier(name, backbone)
-    plugin: CalibratedJudge = registry.find("judge", name)()
+        given = _classifier(name, backbone)
+        given.members(subject)  # a subject that it does not know fails here, not after the search
+        return given
+    plugin: ChecksSubject = registry.find("judge", name)()
     return plugin
 
 
@@ -72,6 +76,11 @@ def avoid_clusters(sources: Sequence[str], backbone: PriorBackbone) -> list[Tens
         if not folder or not step.isdigit():
             folder, step = source, ""
         run = RunFolder.open(folder)
+        if not run.is_finished and not step:
+            raise StoreError(
+                f"{source}: the run is not finished; finish it with --resume, or name one of its "
+                f"kept steps as {source}:STEP"
+            )
         where = _state_of(run, step)
         concept, about = formats.decode_concept(
             lambda name, run=run, where=where: (  # type: ignore[misc]
@@ -111,7 +120,11 @@ def unlike_clusters(folders: Sequence[str], backbone: PriorBackbone) -> list[Ten
     """
     clusters = []
     for folder in folders:
-        pictures = torch.stack(read_folder(folder))
+        files = picture_files(folder)
         with torch.no_grad():
-            clusters.append(backbone.encode_image(pictures).cpu())
+            parts = [
+                backbone.encode_image(torch.stack([read_picture(file) for file in batch])).cpu()
+                for batch in (files[at : at + 16] for at in range(0, len(files), 16))
+            ]
+        clusters.append(torch.cat(parts))
     return clusters

@@ -77,9 +77,7 @@ def read_picture(path: str | Path, *, size: int = 256, max_megapixels: float = 6
 def read_folder(
     folder: str | Path, *, size: int = 256, max_megapixels: float = 64.0
 ) -> list[Tensor]:
-    """Read every picture of a folder, by file name; subfolders and hidden files are left out.
-
-    Files without a picture's suffix are passed over; one that has it must be a picture.
+    """Read every picture of ``picture_files``, as ``read_picture`` does.
 
     Args:
         folder: A folder with at least one picture.
@@ -91,6 +89,18 @@ def read_folder(
 
     Raises:
         ImageError: If it is no folder, holds no picture, or one of them cannot be read.
+    """
+    files = picture_files(folder)
+    return [read_picture(file, size=size, max_megapixels=max_megapixels) for file in files]
+
+
+def picture_files(folder: str | Path) -> list[Path]:
+    """Return a folder's pictures by file name; subfolders and hidden files are left out.
+
+    Files without a picture's suffix are passed over; one that has it must be a picture.
+
+    Raises:
+        ImageError: If it is no folder, or holds no picture.
     """
     path = Path(folder).expanduser()
     try:
@@ -105,7 +115,7 @@ def read_folder(
             f"{path}: expected at least one picture ({' '.join(sorted(SUFFIXES))}), got none "
             f"among {len(files)} files"
         )
-    return [read_picture(file, size=size, max_megapixels=max_megapixels) for file in pictures]
+    return pictures
 
 
 def _check_size(file: Path, size: tuple[int, int], max_megapixels: float) -> None:

@@ -27,7 +27,6 @@ BUILT_IN: dict[Kind, dict[str, str]] = {
     "judge": {
         "clip": "offbeat.judges.clip:ClipJudge",
         "classifier": "offbeat.judges.classifier:ClassifierJudge",
-        "scripted": "offbeat.judges.scripted:ScriptedJudge",
     },
     "metric": {},
 }

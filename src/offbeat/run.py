@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from offbeat import formats, registry
-from offbeat._disk import json_bytes
+from offbeat._disk import digest_of, json_bytes
 from offbeat._explore import Exploration
 from offbeat._outcome import Plan
-from offbeat._pictures_out import draw, png_files, sheet
+from offbeat._pictures_out import draw, png_files, prior_settings, sheet
 from offbeat.errors import CapabilityError, ConfigError, FingerprintError, PromptError, StoreError
 from offbeat.methods.low_probability import LowProbabilityConfig
 from offbeat.protocols import PriorBackbone
@@ -97,7 +97,8 @@ def explore(
         subject: A word, e.g. ``handbag``.
         novelty: Chi-square quantile to reach and hold, inside (0, 1).
         reach: Or: so many times as far as an ordinary picture, above 0.
-        num_steps: Optimizer steps at most.
+        num_steps: Optimizer steps at most; alone, without a distance, the search runs away as
+            published.
         space: ``subject``, ``adjective``, ``lora``, ``token+lora`` or ``direct``.
         num_images: Pictures to draw, 1 or more.
         seed: Same seed, same pictures.
@@ -107,10 +108,9 @@ def explore(
         unlike: Folders of pictures to keep away from.
         prompt: Template with ``{subject}``; None is the checkpoint's own.
         judge: ``auto``, ``none``, ``clip``, ``classifier`` or a classifier's folder.
-        config: Everything else, and what the four of these that are None take; one with
-            ``novelty=None`` and no ``reach`` runs away as published.
+        config: Everything else, and what those of these that are None take.
         backbone: Name, folder, hub id, or a loaded one.
-        device: Where to run, e.g. ``cpu`` or ``cuda``.
+        device: Where to run, e.g. ``cpu`` or ``cuda``; a loaded backbone stays where it is.
         out: Run folder, written as the search goes; None keeps all in memory.
         resume: Go on with the run in ``out``.
         observe: Told the stage, how far it is, and its readings.
@@ -129,10 +129,11 @@ def explore(
     if novelty is not None and reach is not None:
         raise ConfigError(f"novelty, reach: expected one of them, got {novelty} and {reach}")
     own = config or LowProbabilityConfig()
+    quantile, times = _distance(novelty, reach, num_steps, own)
     settings = replace(
         own,
-        novelty=own.novelty if novelty is None else novelty,
-        reach=own.reach if novelty is None and reach is None else reach,
+        novelty=quantile,
+        reach=times,
         space=space or own.space,
         num_steps=own.num_steps if num_steps is None else num_steps,
     )
@@ -152,6 +153,17 @@ def explore(
     return Run(**exploration.run())
 
 
+def _distance(
+    novelty: float | None, reach: float | None, num_steps: int | None, own: LowProbabilityConfig
+) -> tuple[float | None, float | None]:
+    """Return novelty and reach: one of them, or neither where only steps are given."""
+    if reach is not None or novelty is not None:
+        return novelty, reach
+    if num_steps is not None:
+        return None, None
+    return (own.novelty if own.reach is None else None), own.reach
+
+
 def load_run(folder: str | Path) -> Run:
     """Read a finished run folder.
 
@@ -164,7 +176,7 @@ def load_run(folder: str | Path) -> Run:
         raise StoreError(f"{folder}: the run is not finished; go on with it with --resume")
     run.verify()
     concept, _ = formats.decode_concept(lambda name: run.read(name) if run.exists(name) else None)
-    names = run.names()
+    names = [name for name in run.names() if not name.startswith("trials/")]
     return Run(
         request=run.request,
         concept=concept,
@@ -220,7 +232,18 @@ def render(
         "prompt": prompt or run.concept.template,
         "num_images": num_images,
         "seed": seed,
+        "learned": {
+            "request": dict(asked),
+            "seed": run.summary.get("seed"),
+            "trial": run.summary.get("trial"),
+            "digest": digest_of(run.files[formats.CONCEPT_FILE]),
+        },
+        "prior": dict(prior_settings(run.concept)),
     }
+    if num_images < 1:
+        raise ConfigError(f"num_images: expected at least 1, got {num_images}")
+    # too long a prompt fails before a folder is made
+    loaded.encode_text([run.concept.prompt(prompt)], tokens=run.concept.token_embeds)
     folder = RunFolder.create(Path(out), request) if out is not None else None
     _, images = draw(
         loaded, run.concept, seed=seed, num=num_images, template=prompt, observe=observe
@@ -313,6 +336,9 @@ def generate(
     pictures = formats.to_pil(images)
     files = {
         **png_files("images", pictures, request, concept, loaded),
+        **formats.encode_concept(
+            concept, fingerprint=loaded.fingerprint, checkpoint=loaded.name, method="generate"
+        ),
         "contact.png": sheet([("", pictures)], title=prompt),
     }
     return _kept(request, concept, pictures, files, folder)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import statistics
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from offbeat._disk import json_bytes
 from offbeat._sources import choose_judge
 from offbeat.backbones.unclip import UnclipBackbone
 from offbeat.baseline import Baseline
+from offbeat.formats import versions
 from offbeat.functional import cosine
 from offbeat.methods.low_probability import LowProbability, LowProbabilityConfig
 from offbeat.protocols import CalibratedJudge
@@ -87,14 +88,22 @@ class _Lab:
     def cell(self, subject: str, variant: str, seed: int) -> dict[str, Any]:
         """Return one cell, from its file if that is there."""
         file = self.file(subject, variant, seed)
-        if file.exists():
-            found: dict[str, Any] = json.loads(file.read_text())
-            return found
         own = VARIANTS[variant]
         config = LowProbabilityConfig(
             **{"num_steps": self.steps, "num_holds": self.steps, **own.settings}
         )
-        baseline, judge = self._baseline(subject, config), self._judge(subject, config)
+        judge = self._judge(subject, config)
+        key = {
+            "fingerprint": self.backbone.fingerprint,
+            "judge": judge.name,
+            "config": asdict(config),
+            "versions": versions(),
+        }
+        if file.exists():
+            found: dict[str, Any] = json.loads(file.read_text())
+            if found["key"] == key:
+                return found
+        baseline = self._baseline(subject, config)
         avoid = [self._samples(subject, own.avoids, seed, config)] if own.avoids else []
         looks: list[dict[str, Any]] = []
 
@@ -111,6 +120,7 @@ class _Lab:
         )
         samples = self._embeds(concept, seed, NUM_VARIETY, "variety", config)
         cell = {
+            "key": key,
             "subject": subject,
             "variant": variant,
             "seed": seed,
@@ -131,7 +141,8 @@ class _Lab:
                 "bench": 1,
                 "fingerprint": self.backbone.fingerprint,
                 "prompt": ordinary_prompt(self.backbone, request),
-                "num": config.num_baseline,
+                "num": [config.num_baseline, config.num_held_out, config.axes],
+                "versions": versions(),
                 **config.sampling(self.backbone),
             }
             method = LowProbability(config)
@@ -142,7 +153,7 @@ class _Lab:
     def _judge(self, subject: str, config: LowProbabilityConfig) -> CalibratedJudge:
         if subject not in self.judges:
             judge = choose_judge("auto", self.backbone, subject)
-            assert judge is not None
+            assert isinstance(judge, CalibratedJudge)
             ordinary = plain_concept(self.backbone, Request(subject=subject))
             images = self._images(ordinary, 0, NUM_CALIBRATION, "calibration", config)
             judge.calibrate(images, subject)
@@ -210,7 +221,7 @@ def table(cells: list[dict[str, Any]]) -> str:
     shown = [step for step in (FIRST_LOOK, 10, 20, 30, 60) if step in steps] or steps[-1:]
     head = "".join(f" step {step} |" for step in shown)
     lines = [
-        f"| Mahalanobis distance, validity | ordinary |{head} stopped by the judge |",
+        f"| Mahalanobis distance, validity | ordinary |{head} ended by the judge |",
         "| --- | --- |" + " --- |" * len(shown) + " --- |",
     ]
     for name, variant in VARIANTS.items():
@@ -234,7 +245,7 @@ def _pair(looks: list[dict[str, Any]]) -> str:
 
 
 def _stopped(cells: list[dict[str, Any]]) -> str:
-    """Return how many searches the judge would have ended, and where the others are."""
+    """Return how many searches a judge who asks every ten steps would have ended."""
     ended = 0
     for cell in cells:
         ended += any(look["passed"] < 0.5 for look in cell["looks"] if look["step"] >= LOOK_EVERY)
