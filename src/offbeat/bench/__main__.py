@@ -25,7 +25,7 @@ def speed(
 def exploration(
     out: Annotated[Path, typer.Argument(help="Folder for cells, table and plot; resumable.")],
     seeds: Annotated[int, typer.Option(min=1, help="Seeds of each cell.")] = 5,
-    steps: Annotated[int, typer.Option(min=5, help="Steps of each search.")] = 60,
+    steps: Annotated[int, typer.Option(min=5, help="Steps of each search.")] = 50,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
     part: Annotated[str, typer.Option(help="I/N: this process does cells I of N.")] = "0/1",
 ) -> None:

@@ -30,7 +30,8 @@ from offbeat.store import cached, write_atomic
 from offbeat.types import Concept, Request, Step
 
 SUBJECTS = ("handbag", "building", "vehicle", "alien", "fruit", "chair", "pet", "dinosaur")
-FIRST_LOOK, LOOK_EVERY = 5, 10
+LOOKS = (10, 30, 50)
+"""Steps at which the judge looks on; side variants are looked at when they end."""
 NUM_LOOKS = 4
 """Pictures that the judge sees at each look."""
 NUM_VARIETY = 16
@@ -45,6 +46,8 @@ class Variant:
     settings: dict[str, Any]
     avoids: str = ""
     """The variant whose result is avoided."""
+    side: bool = False
+    """Looked at only when it ends."""
 
 
 VARIANTS = {
@@ -52,9 +55,11 @@ VARIANTS = {
     "reach": Variant("held at 2x ordinary", {"reach": 2.0}),
     "published": Variant("published rule", {"novelty": None}),
     "unanchored": Variant("published, no anchor", {"novelty": None, "use_anchor": False}),
-    "lora": Variant("held at 0.999, LoRA alone", {"space": "lora"}),
-    "adjective": Variant("held at 0.999, adjective token", {"space": "adjective"}),
-    "avoid": Variant("held at 0.999, avoiding the first row's result", {}, avoids="held"),
+    "lora": Variant("held at 0.999, LoRA alone", {"space": "lora"}, side=True),
+    "adjective": Variant("held at 0.999, adjective token", {"space": "adjective"}, side=True),
+    "avoid": Variant(
+        "held at 0.999, avoiding the first row's result", {}, avoids="held", side=True
+    ),
 }
 
 
@@ -107,12 +112,15 @@ class _Lab:
         avoid = [self._samples(subject, own.avoids, seed, config)] if own.avoids else []
         looks: list[dict[str, Any]] = []
 
+        left: list[float] = []
+
         def on_step(step: Step) -> None:
-            if (step.index + 1) % LOOK_EVERY == 0 or step.index + 1 == FIRST_LOOK:
+            count, probe = step.index + 1, step.values["probe"] or {}
+            left.extend(probe.get("avoid_distance", ())[:1])
+            if count == self.steps or (count in LOOKS and not own.side):
                 assert step.concept is not None
                 passed = self._passed(step.concept(), subject, seed, judge, config)
-                probe = step.values["probe"] or {}
-                looks.append({"step": step.index + 1, "passed": passed, **_short(probe)})
+                looks.append({"step": count, "passed": passed, **_short(probe)})
 
         request = Request(subject=subject, seed=seed)
         concept = LowProbability(config).fit(
@@ -125,6 +133,7 @@ class _Lab:
             "variant": variant,
             "seed": seed,
             "looks": looks,
+            "avoid_distance": left,
             "ordinary": self._ordinary(subject, seed, judge, config, baseline),
             "samples": [[round(float(x), 4) for x in row] for row in samples],
         }
@@ -208,8 +217,7 @@ class _Lab:
 def _short(probe: dict[str, Any]) -> dict[str, Any]:
     """Keep what the table shows of a probe."""
     names = ("distance_median", "quantile", "held_out_share", "anchor_cosine")
-    short = {name: probe[name] for name in names if name in probe}
-    return short | {"avoid_distance": (probe.get("avoid_distance") or [None])[0]}
+    return {name: probe[name] for name in names if name in probe}
 
 
 # --- the table ------------------------------------------------------------------------------
@@ -217,8 +225,7 @@ def _short(probe: dict[str, Any]) -> dict[str, Any]:
 
 def table(cells: list[dict[str, Any]]) -> str:
     """Return the claims' table, and one row a subject below it, as Markdown."""
-    steps = [look["step"] for look in cells[0]["looks"]]
-    shown = [step for step in (FIRST_LOOK, 10, 20, 30, 60) if step in steps] or steps[-1:]
+    shown = [look["step"] for look in cells[0]["looks"]]
     head = "".join(f" step {step} |" for step in shown)
     lines = [
         f"| Mahalanobis distance, validity | ordinary |{head} ended by the judge |",
@@ -239,16 +246,17 @@ def _at(cells: list[dict[str, Any]], step: int) -> str:
 
 def _pair(looks: list[dict[str, Any]]) -> str:
     """Return median distance and mean validity of looks."""
-    found = [look["distance_median"] for look in looks if "distance_median" in look]
-    distance = f"{statistics.median(found):.1f}" if found else "-"
-    return f"{distance}, {statistics.mean(look['passed'] for look in looks):.0%}"
+    if not looks:
+        return "-"
+    distance = statistics.median(look["distance_median"] for look in looks)
+    return f"{distance:.1f}, {statistics.mean(look['passed'] for look in looks):.0%}"
 
 
 def _stopped(cells: list[dict[str, Any]]) -> str:
-    """Return how many searches a judge who asks every ten steps would have ended."""
+    """Return how many searches a judge who asks at these looks would have ended."""
     ended = 0
     for cell in cells:
-        ended += any(look["passed"] < 0.5 for look in cell["looks"] if look["step"] >= LOOK_EVERY)
+        ended += any(look["passed"] < 0.5 for look in cell["looks"])
     return f"{ended} of {len(cells)}"
 
 
@@ -275,15 +283,13 @@ def vendi(embeds: Tensor) -> float:
 
 
 def _avoided(cells: list[dict[str, Any]]) -> str:
-    own = [cell["looks"] for cell in cells if cell["variant"] == "avoid"]
-    first = [looks[0]["avoid_distance"] for looks in own if looks[0]["avoid_distance"]]
-    last = [looks[-1]["avoid_distance"] for looks in own if looks[-1]["avoid_distance"]]
+    own = [cell["avoid_distance"] for cell in cells if cell["variant"] == "avoid"]
+    first, last = [way[0] for way in own], [way[-1] for way in own]
     farther = sum(b > a for a, b in zip(first, last, strict=True))
     return (
         f"Distance from the cluster to avoid (its own Mahalanobis distance): median "
-        f"{statistics.median(first):.1f} at step {own[0][0]['step']}, "
-        f"{statistics.median(last):.1f} at step {own[0][-1]['step']}; farther in {farther} of "
-        f"{len(own)} searches."
+        f"{statistics.median(first):.1f} at the first look, {statistics.median(last):.1f} at the "
+        f"last; farther in {farther} of {len(own)} searches."
     )
 
 
