@@ -124,18 +124,28 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=2)
     parser.add_argument("--count", type=int, default=24, help="pictures of each subject")
     parser.add_argument("--names", type=Path, help="JSON list of concepts; default: all")
+    parser.add_argument("--prior-guidance", type=float, default=2.0)
+    parser.add_argument("--guidance", type=float, default=3.0)
+    parser.add_argument("--only-named", action="store_true", help="skip the rest of the table")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    checkpoint, judge = sheets.Checkpoint(options.checkpoint), Judge(options.judge)
+    checkpoint = sheets.Checkpoint(
+        options.checkpoint, guidance=options.guidance, prior_guidance=options.prior_guidance
+    )
+    judge = Judge(options.judge)
     names = json.loads(options.names.read_text()) if options.names else judge.names
     table = {
         "checkpoint": str(options.checkpoint),
-        "psnr": restored(checkpoint),
+        "guidance": [options.prior_guidance, options.guidance],
         "named": named(checkpoint, judge, names, options.seeds),
-        "subjects": subjects(checkpoint, judge, options.count),
-        "attributes": attributes(checkpoint),
-        "seconds_per_picture": seconds(checkpoint),
     }
+    if not options.only_named:
+        table |= {
+            "psnr": restored(checkpoint),
+            "subjects": subjects(checkpoint, judge, options.count),
+            "attributes": attributes(checkpoint),
+            "seconds_per_picture": seconds(checkpoint),
+        }
     print(json.dumps(table, indent=1))
 
 

@@ -50,12 +50,15 @@ PAIRS = (
     "handbag pineapple"
 )
 CELL, LABEL = 128, 14
+PRIOR_STEPS = 10
 
 
 class Checkpoint:
     """Both pipelines of an exported checkpoint, in float32 and quiet."""
 
-    def __init__(self, folder: Path, guidance: float = 3.0, steps: int = 20) -> None:
+    def __init__(
+        self, folder: Path, *, guidance: float, prior_guidance: float, steps: int = 20
+    ) -> None:
         self.prior = KandinskyV22PriorPipeline.from_pretrained(folder / "prior")
         self.decoder = KandinskyV22Pipeline.from_pretrained(folder / "decoder")
         self.prior.to(dtype=torch.float32)
@@ -63,12 +66,16 @@ class Checkpoint:
         self.prior.set_progress_bar_config(disable=True)
         self.decoder.set_progress_bar_config(disable=True)
         self.guidance, self.steps = guidance, steps
+        self.prior_guidance = prior_guidance
 
-    def embed(self, prompts: list[str], seed: int = 0, guidance: float = 2.0) -> Tensor:
+    def embed(self, prompts: list[str], seed: int = 0) -> Tensor:
         """Return image embeddings of prompts from the prior, ``[B, 256]``."""
         generator = torch.Generator().manual_seed(seed)
         output = self.prior(
-            prompts, generator=generator, guidance_scale=guidance, num_inference_steps=10
+            prompts,
+            generator=generator,
+            guidance_scale=self.prior_guidance,
+            num_inference_steps=PRIOR_STEPS,
         )
         return output.image_embeds
 
@@ -122,8 +129,39 @@ def mixtures(checkpoint: Checkpoint) -> Image.Image:
     return tile(images, labels, columns=10)
 
 
+def nearest(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the training drawing closest to each picture, and how far it is.
+
+    Pixels are compared, on white and in both mirrorings.
+
+    Returns:
+        Drawings ``[B, 3, 64, 64]`` and root mean square distances ``[B]``, 0 to 1.
+    """
+    pictures = data.load()
+    rows = pictures.rows(held_out=False)
+    generator = torch.Generator().manual_seed(0)
+    known = augment.make_batch(pictures, rows, augment.CLEAN, generator).images
+    known = torch.cat([known, known.flip(-1)])
+    distances = torch.cdist(images.flatten(1), known.flatten(1)) / images[0].numel() ** 0.5
+    closest = distances.min(1)
+    return known[closest.indices], closest.values
+
+
+def memory(checkpoint: Checkpoint, names: list[str]) -> Image.Image:
+    """Return samples, each beside the training drawing that is closest to it."""
+    images = checkpoint.draw(checkpoint.embed([prompt(name) for name in names], seed=9), seed=9)
+    drawings, distances = nearest(images)
+    pairs = torch.stack([images, drawings], dim=1).flatten(0, 1)
+    labels = [
+        label
+        for name, distance in zip(names, distances.tolist(), strict=True)
+        for label in (name, f"nearest, {distance:.2f}")
+    ]
+    return tile(pairs, labels, columns=16)
+
+
 def main() -> None:
-    """Write ``sheet.png``, ``mix.png`` and ``seeds.png``."""
+    """Write ``sheet.png``; with ``--all`` also mixtures, seeds, and the nearest drawings."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--checkpoint", type=Path, default=data.work_folder() / "export")
     parser.add_argument("--out", type=Path, default=data.work_folder() / "sheets")
@@ -133,10 +171,14 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     options.out.mkdir(parents=True, exist_ok=True)
-    checkpoint = Checkpoint(options.checkpoint, guidance=options.guidance)
-    embeds = checkpoint.embed([prompt(name) for name in PROMPTS], guidance=options.prior_guidance)
+    checkpoint = Checkpoint(
+        options.checkpoint, guidance=options.guidance, prior_guidance=options.prior_guidance
+    )
+    embeds = checkpoint.embed([prompt(name) for name in PROMPTS])
     tile(checkpoint.draw(embeds), PROMPTS, 8).save(options.out / "sheet.png")
     if options.all:
+        names = list(data.concept_table())[::2][:64]
+        memory(checkpoint, names).save(options.out / "nearest.png")
         mixtures(checkpoint).save(options.out / "mix.png")
         names = [name for name in ("handbag", "cat", "car", "dinosaur") for _ in range(16)]
         embeds = checkpoint.embed([prompt(name) for name in names], seed=3)
