@@ -1,7 +1,7 @@
 """Write the checkpoint that the library loads: ``python -m recipes.pocket.export``.
 
 Layout: ``prior/`` and ``decoder/`` as diffusers saves the two pipelines of Kandinsky 2.2,
-``judge/`` (written by its own stage), ``card.json``, and ``resume/`` with averaged weights.
+``judge/`` (written by its own stage) and ``card.json``. ``WORK/resume`` gets seeds to train on from.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 from diffusers import KandinskyV22Pipeline, KandinskyV22PriorPipeline
-from recipes.pocket import autoencoder, data, judge, prior, sources, text, unet, vision, words
+from recipes.pocket import autoencoder, data, judge, loop, prior, sources, text, unet, vision, words
 
 SUBJECTS = {
     "pet": "pet",
@@ -26,6 +26,7 @@ SUBJECTS = {
 }
 """Broad subjects and the coarse class whose concepts are their members."""
 LARGEST_FILE = 16_000_000
+STAGES = ("judge", "autoencoder", "text", "vision", "prior", "unet", "stable_diffusion")
 
 
 def card(steps: int) -> dict:
@@ -39,7 +40,7 @@ def card(steps: int) -> dict:
         "name": "pocket",
         "prompt_template": "a picture of a {subject}",
         "max_prompt_tokens": words.NUM_POSITIONS,
-        "prior_guidance_scale": 2.0,
+        "prior_guidance_scale": 1.5,
         "prior_num_inference_steps": 10,
         "guidance_scale": 3.0,
         "num_inference_steps": 20,
@@ -61,6 +62,7 @@ def main() -> None:
     options = parser.parse_args()
     out = options.out or options.work / "export"
     save_pipelines(options.work, out)
+    save_seeds(options.work)
     step = torch.load(options.work / "unet.pt", weights_only=True)["step"]
     (out / "card.json").write_text(json.dumps(card(step), indent=1) + "\n")
     (out / "ATTRIBUTIONS.md").write_text(data.attributions())
@@ -69,6 +71,26 @@ def main() -> None:
             raise ValueError(f"{path}: {path.stat().st_size} bytes, expected at most 16 MB")
     total = sum(path.stat().st_size for path in out.rglob("*") if path.is_file())
     print(f"{out}: {total / 1e6:.1f} MB, decoder at step {step}")
+
+
+def save_seeds(work: Path) -> None:
+    """Write averaged weights and step counts in fp16: enough to train on elsewhere.
+
+    A stage that finds its seed in ``WORK/resume`` and no checkpoint starts from it, with a fresh
+    optimiser and a fresh budget. The joint map goes along, since the prior, the towers and the
+    decoder mean nothing in another space.
+    """
+    for stage in STAGES:
+        path = work / f"{stage}.pt"
+        if path.exists():
+            state = torch.load(path, weights_only=True)
+            ema = {
+                key: value.half() if value.is_floating_point() else value
+                for key, value in state["ema"].items()
+            }
+            seed = {"ema": ema, "step": state["step"], "minutes": state["seconds"] / 60}
+            loop.save_atomically(seed, work / loop.SEEDS / f"{stage}.pt")
+    shutil.copy(work / "joint_map.pt", work / loop.SEEDS / "joint_map.pt")
 
 
 def save_pipelines(work: Path, out: Path) -> None:

@@ -15,6 +15,8 @@ from recipes.pocket.augment import cosine_schedule
 from recipes.pocket.optimizer import MuonAdamW
 from torch import Tensor, distributed, nn
 
+SEEDS = "resume"
+"""Folder of small seeds, one a stage, which ``recipes.pocket.export`` writes."""
 StepLosses = Callable[[int, torch.Generator], dict[str, Tensor]]
 
 
@@ -115,8 +117,13 @@ def fit(module: nn.Module, losses: StepLosses, training: Training) -> None:
 def restore(
     module: nn.Module, optimizer: torch.optim.Optimizer, training: Training
 ) -> dict[str, Tensor]:
-    """Load the checkpoint if there is one, and return the averaged weights."""
+    """Load the checkpoint, or the seed of an earlier sitting, and return the averaged weights."""
+    seed = training.folder / SEEDS / f"{training.name}.pt"
     if not training.checkpoint.exists():
+        if seed.exists():
+            state = torch.load(seed, weights_only=True)
+            module.load_state_dict({key: value.float() for key, value in state["ema"].items()})
+            training.step = state["step"]
         return {key: value.detach().clone() for key, value in module.state_dict().items()}
     state = torch.load(training.checkpoint, weights_only=True)
     module.load_state_dict(state["model"])

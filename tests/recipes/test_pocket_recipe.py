@@ -177,3 +177,13 @@ def test_muon_takes_kernels_and_leaves_biases_and_thin_layers():
     layers = nn.Sequential(nn.Conv2d(4, 32, 3), nn.Conv2d(32, 32, 3), nn.Conv2d(32, 4, 3))
     taken = [name for name, value in layers.named_parameters() if optimizer.is_matrix(value)]
     assert taken == ["0.weight", "1.weight"]
+
+
+def test_training_starts_from_the_seed_of_an_earlier_sitting(tmp_path):
+    seed = {"ema": {"weight": torch.full((1, 4), 3.0).half(), "bias": torch.ones(1).half()}}
+    loop.save_atomically(seed | {"step": 70}, tmp_path / loop.SEEDS / "toy.pt")
+    model = nn.Linear(4, 1)
+    training = loop.Training(name="toy", folder=tmp_path, minutes=0, learning_rate=1e-3)
+    loop.fit(model, lambda step, generator: {}, training)
+    assert training.step == 70
+    torch.testing.assert_close(model.weight, torch.full((1, 4), 3.0))
