@@ -1,7 +1,8 @@
 """Write the checkpoint that the library loads: ``python -m recipes.pocket.export``.
 
 Layout: ``prior/`` and ``decoder/`` as diffusers saves the two pipelines of Kandinsky 2.2,
-``judge/`` (written by its own stage) and ``card.json``. ``WORK/resume`` gets seeds to train on from.
+``judge/`` (written by its own stage) and ``card.json``. Seeds to train on from go to
+``WORK/resume``.
 """
 
 from __future__ import annotations

@@ -61,8 +61,11 @@ def save_atomically(state: object, path: Path) -> None:
 
 
 def read_ema(folder: Path, name: str) -> dict[str, Tensor]:
-    """Return the averaged weights of a stage that was trained."""
-    path = folder / f"{name}.pt"
+    """Return the averaged weights of a stage, from its checkpoint or else its seed."""
+    path, seed = folder / f"{name}.pt", folder / SEEDS / f"{name}.pt"
+    if not path.exists() and seed.exists():
+        ema = torch.load(seed, weights_only=True)["ema"]
+        return {k: v.float() if v.is_floating_point() else v for k, v in ema.items()}
     if not path.exists():
         raise FileNotFoundError(f"{path}: train stage {name!r} first")
     return torch.load(path, weights_only=True, map_location="cpu")["ema"]

@@ -155,7 +155,8 @@ def finish(model: JointMap, features: Tensor, keep: Tensor, folder: Path) -> Non
 
 def load(folder: Path) -> JointMap:
     """Return the trained map."""
-    state = torch.load(folder / "joint_map.pt", weights_only=True)
+    path, seed = folder / "joint_map.pt", folder / loop.SEEDS / "joint_map.pt"
+    state = torch.load(path if path.exists() else seed, weights_only=True)
     model = JointMap(state["heads.concept.weight"].shape[0]).eval()
     model.load_state_dict(state)
     return model
