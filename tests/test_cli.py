@@ -1,12 +1,15 @@
 """The command line: quick help, one line for an error, and a run from end to end."""
 
+import os
+import signal
 import subprocess
 import sys
 
 import pytest
 from typer.testing import CliRunner
 
-from offbeat import cli, formats
+from offbeat import cli, formats, run
+from offbeat.cli._show import ProgressLine, newest_folder
 
 RUNNER = CliRunner()
 
@@ -31,7 +34,19 @@ def test_help_loads_no_torch():
         (["explore", "handbag", "--baseline", "40"], "more samples than the 50 PCA axes"),
         (["explore", " "], "expected a word"),
         (["explore", "handbag", "--backbone", "nowhere"], "nowhere"),
+        (["explore", "hand\udcffbag"], r"expected UTF-8 text, got 'hand\udcffbag'"),
+        (["explore", "handbag", "--template", "a {subject.x}"], "it may hold only {subject}"),
+        (["explore", "handbag", "--out", "x" * 300], "name is too long"),
+        (["explore", "handbag", "--resume"], "no such run to resume"),
+        (["explore", "handbag", "-n", "257"], "expected 1 to 256, got 257"),
+        (["generate", "a pig \udcff"], "expected UTF-8 text"),
+        (["generate", "a pig", "--out", "x" * 300], "name is too long"),
+        (["generate", "a pig", "-n", "1000"], "expected 1 to 256, got 1000"),
+        (["render", "nowhere", "-n", "300"], "expected 1 to 256, got 300"),
         (["render", "nowhere"], "no such run folder"),
+        (["render", "x" * 300], "File name too long"),
+        (["render", "."], "not a run folder"),
+        (["render", ".."], "not a run folder"),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(tmp_path, monkeypatch, arguments, message):
@@ -40,6 +55,7 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path, monkeypatch, arguments,
     assert result.exit_code == 2
     assert message in result.stderr
     assert "Traceback" not in result.output
+    assert len(result.stderr.strip().splitlines()) == 1
     assert not list(tmp_path.iterdir())
 
 
@@ -76,3 +92,67 @@ def test_explore_and_render_from_end_to_end(tmp_path, monkeypatch):
     drawn = RUNNER.invoke(cli.app, ["render", str(out), "-n", "1", "--out", str(tmp_path / "r")])
     assert drawn.exit_code == 0, drawn.output
     assert (tmp_path / "r" / "contact.png").exists()
+
+
+# --- stopped and resumed
+
+SEARCH = ["explore", "handbag", "--steps", "10", "-n", "1", "--baseline", "80",
+          "--components", "4", "--judge", "none"]  # fmt: skip
+
+
+def test_a_stopped_search_names_its_folder_and_resume_finds_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OFFBEAT_CACHE", str(tmp_path / "cache"))
+
+    def interrupt(self, stage, done, total, values):
+        if (stage, done) == ("searching", 7):
+            signal.raise_signal(signal.SIGINT)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ProgressLine, "__call__", interrupt)
+        stopped = RUNNER.invoke(cli.app, SEARCH)
+    assert stopped.exit_code == 130
+    assert f"--resume --out {os.path.join('runs', 'handbag-0')}" in stopped.stderr
+    assert "Traceback" not in stopped.output
+    resumed = RUNNER.invoke(cli.app, [*SEARCH, "--resume"])
+    assert resumed.exit_code == 0, resumed.output
+    assert os.listdir("runs") == ["handbag-0"]
+    assert (tmp_path / "runs/handbag-0/done.json").exists()
+
+
+def test_resume_takes_the_run_started_last(tmp_path):
+    for number, name in enumerate(["bag-1-2", "bag-1", "bag-10", "bag-1-render", "bag-1-9"]):
+        (tmp_path / name).mkdir()
+        if name != "bag-1-9":  # no run
+            (tmp_path / name / "request.json").write_text("{}")
+            os.utime(tmp_path / name / "request.json", (number, number))
+    assert newest_folder(tmp_path / "bag-1") == tmp_path / "bag-1"
+
+
+@pytest.mark.parametrize("arguments", [["generate", "a pig"], ["render", "bag-0"]])
+def test_a_stopped_drawing_promises_no_resume(tmp_path, monkeypatch, arguments):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(run, arguments[0], lambda *_, **__: signal.raise_signal(signal.SIGINT))
+    result = RUNNER.invoke(cli.app, arguments)
+    assert result.exit_code == 130
+    assert "is not finished: remove it" in result.stderr
+    assert "--resume" not in result.output
+
+
+def test_the_last_verdict_stays_on_the_progress_line(monkeypatch, capsys):
+    monkeypatch.setattr(ProgressLine, "PLAIN_EVERY", 0.0)
+    line, verdict = ProgressLine(), {"answer": "handbag", "probability": 0.93}
+    row = {"quantile": 0.5, "distance": 3.0, "branch": "away", "verdict": None}
+    line("searching", 1, 3, {**row, "verdict": verdict})
+    line("searching", 2, 3, row)
+    line("searching", 1, 3, row)  # the next trial
+    shown = capsys.readouterr().err.splitlines()
+    assert ["judge: handbag (0.93)" in text for text in shown] == [True, True, False]
+
+
+def test_help_states_the_library_s_default_of_steps():
+    from offbeat.methods.low_probability import LowProbabilityConfig
+
+    text = " ".join(RUNNER.invoke(cli.app, ["explore", "--help"]).output.replace("│", " ").split())
+    assert f"{LowProbabilityConfig().num_steps} with a distance" in text
+    assert "a Gaussian fitted to the ordinary" in text

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from string import Formatter
+
 from offbeat.errors import PromptError
 
 PAPER_TEMPLATE = "Professional high-quality photo of a {subject}. photorealistic, 4k, HQ"
@@ -24,22 +26,43 @@ def article(noun: str) -> str:
     return "an" if vowel else "a"
 
 
-def fill(template: str, **words: str) -> str:
-    """Replace each ``{name}`` of ``template``.
+def check_text(name: str, text: str) -> None:
+    """Refuse a text that cannot be written or encoded.
 
     Raises:
-        PromptError: If a placeholder has no word, or a word has no placeholder.
+        PromptError: If it holds half a character: a lone surrogate, as bytes that are not UTF-8
+            become on a command line.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise PromptError(
+            f"{name}: expected UTF-8 text, got {text!a}; type it again, or set the terminal "
+            "to UTF-8"
+        ) from error
+
+
+def fill(template: str, **words: str) -> str:
+    """Replace each ``{name}`` of ``template``; ``{{`` and ``}}`` stand for braces.
+
+    Raises:
+        PromptError: If a placeholder has no word, a word has no placeholder, a placeholder is more
+            than a name, or a text is not UTF-8.
 
     >>> fill("a picture of a {subject}", subject="pig")
     'a picture of a pig'
     """
-    for name in words:
-        if "{" + name + "}" not in template:
-            raise PromptError(f"prompt: expected {{{name}}} somewhere in {template!r}")
+    for name, text in {"prompt": template, **words}.items():
+        check_text(name, text)
+    may = "it may hold only " + " and ".join(f"{{{name}}}" for name in words)
     try:
-        return template.format(**words)
-    except (KeyError, IndexError, ValueError) as error:
-        raise PromptError(
-            f"prompt: cannot fill {template!r} ({error}); it may hold only "
-            + " and ".join(f"{{{name}}}" for name in words)
-        ) from error
+        parts = list(Formatter().parse(template))
+    except ValueError as error:
+        raise PromptError(f"prompt: cannot fill {template!r} ({error}); {may}") from error
+    for _, place, spec, conversion in parts:
+        if place is not None and (place not in words or spec or conversion):
+            raise PromptError(f"prompt: cannot fill {{{place}}} in {template!r}; {may}")
+    for missing in words.keys() - {place for _, place, _, _ in parts}:
+        raise PromptError(f"prompt: expected {{{missing}}} somewhere in {template!r}")
+    # str.format would follow attributes and items of what it fills in
+    return "".join(text + (words[place] if place else "") for text, place, _, _ in parts)

@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated, Literal, Optional
 
 import typer
 
-from offbeat.cli._show import ProgressLine, errors_shown, free_folder
+from offbeat.cli._show import (
+    ProgressLine,
+    check_num_images,
+    errors_shown,
+    free_folder,
+    newest_folder,
+    stopped_shown,
+)
 
 Space = Literal["subject", "adjective", "lora", "token+lora", "direct"]
 
@@ -26,8 +34,8 @@ def explore(
     novelty: Annotated[
         Optional[float],  # noqa: UP045 - typer reads it at run time on Python 3.10
         typer.Option(
-            help="How unusual, as a quantile of the ordinary, inside (0, 1): the search goes to "
-            "the distance that this share of ordinary samples lies within, and holds it. "
+            help="How unusual, inside (0, 1): the search goes to the distance that this share of "
+            "a Gaussian fitted to the ordinary lies within, and holds it. "
             "**0.999** if neither this, `--reach` nor `--steps` is given.",
             rich_help_panel=FAR,
         ),
@@ -44,8 +52,8 @@ def explore(
         Optional[int],  # noqa: UP045
         typer.Option(
             min=1,
-            help="Optimizer steps at most. Alone, without a distance: run away as published, "
-            "held back only by the anchor and the judge.",
+            help="Optimizer steps at most: 200 with a distance, if not given. Alone, without a "
+            "distance: run away as published, held back only by the anchor and the judge.",
             rich_help_panel=FAR,
         ),
     ] = None,
@@ -66,7 +74,8 @@ def explore(
         ),
     ] = None,
     num_images: Annotated[
-        int, typer.Option("--num-images", "-n", min=1, help="Pictures.", rich_help_panel=ASK)
+        int,
+        typer.Option("--num-images", "-n", min=1, help="Pictures.", rich_help_panel=ASK),
     ] = 8,
     template: Annotated[
         Optional[str],  # noqa: UP045
@@ -132,7 +141,10 @@ def explore(
         typer.Option(help="Run folder; `runs/SUBJECT-SEED` and a number if not given."),
     ] = None,
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run in `--out`.")
+        bool,
+        typer.Option(
+            "--resume", help="Go on with the run in `--out`, or the newest `runs/SUBJECT-SEED`."
+        ),
     ] = False,
 ) -> None:
     """Find unusual pictures of SUBJECT that are still a SUBJECT.
@@ -155,9 +167,12 @@ def explore(
     Source: Song and Elgammal, arXiv:2601.22125.
     """
     with errors_shown():
+        check_num_images(num_images)
         from offbeat import run
         from offbeat.methods.low_probability import LowProbabilityConfig
+        from offbeat.templates import check_text
 
+        check_text("subject", subject)
         if novelty is None and reach is None and steps is None:
             novelty = 0.999
         config = LowProbabilityConfig(
@@ -168,28 +183,30 @@ def explore(
             use_anchor=anchor,
             rule=rule,
         )
-        folder = out or _folder_for(subject, seed)
+        folder = out or _folder_for(subject, seed, resume=resume)
         progress = ProgressLine()
-        result = run.explore(
-            subject,
-            novelty=novelty,
-            reach=reach,
-            num_steps=steps,
-            space=space,
-            num_images=num_images,
-            seed=seed,
-            num_trials=trials,
-            avoid=tuple(avoid or ()),
-            unlike=tuple(unlike or ()),
-            prompt=template,
-            judge=judge,
-            config=config,
-            backbone=backbone,
-            device=device,
-            out=folder,
-            resume=resume,
-            observe=progress,
-        )
+        again = f"to go on, add --resume --out {shlex.quote(str(folder))} to the same command"
+        with stopped_shown(again):
+            result = run.explore(
+                subject,
+                novelty=novelty,
+                reach=reach,
+                num_steps=steps,
+                space=space,
+                num_images=num_images,
+                seed=seed,
+                num_trials=trials,
+                avoid=tuple(avoid or ()),
+                unlike=tuple(unlike or ()),
+                prompt=template,
+                judge=judge,
+                config=config,
+                backbone=backbone,
+                device=device,
+                out=folder,
+                resume=resume,
+                observe=progress,
+            )
         progress.close()
     for warning in result.summary["warnings"]:
         typer.secho(f"note: {warning}", fg="yellow", err=True)
@@ -198,6 +215,7 @@ def explore(
     typer.echo(f"{folder / 'report.html'}")
 
 
-def _folder_for(subject: str, seed: int) -> Path:
+def _folder_for(subject: str, seed: int, *, resume: bool) -> Path:
     name = "-".join("".join(c if c.isalnum() else " " for c in subject).split()) or "run"
-    return free_folder(Path("runs") / f"{name[:40]}-{seed}")
+    first = Path("runs") / f"{name[:40]}-{seed}"
+    return newest_folder(first) if resume else free_folder(first)

@@ -7,7 +7,13 @@ from typing import Annotated, Optional
 
 import typer
 
-from offbeat.cli._show import ProgressLine, errors_shown, free_folder
+from offbeat.cli._show import (
+    ProgressLine,
+    check_num_images,
+    errors_shown,
+    free_folder,
+    stopped_shown,
+)
 
 
 def generate(
@@ -49,23 +55,28 @@ def generate(
     `offbeat generate "a red castle on a blue background" -n 16`
     """
     with errors_shown():
+        check_num_images(num_images)
         from offbeat import run
+        from offbeat.templates import check_text
 
+        check_text("prompt", prompt)
+        check_text("negative prompt", negative_prompt)
         folder = out or free_folder(Path("runs") / "generate")
         progress = ProgressLine()
-        run.generate(
-            prompt,
-            negative_prompt=negative_prompt,
-            num_images=num_images,
-            num_inference_steps=steps,
-            guidance_scale=guidance,
-            prior_num_inference_steps=prior_steps,
-            prior_guidance_scale=prior_guidance,
-            seed=seed,
-            backbone=backbone,
-            device=device,
-            out=folder,
-            observe=progress,
-        )
+        with stopped_shown(f"{folder} is not finished: remove it, or give another --out"):
+            run.generate(
+                prompt,
+                negative_prompt=negative_prompt,
+                num_images=num_images,
+                num_inference_steps=steps,
+                guidance_scale=guidance,
+                prior_num_inference_steps=prior_steps,
+                prior_guidance_scale=prior_guidance,
+                seed=seed,
+                backbone=backbone,
+                device=device,
+                out=folder,
+                observe=progress,
+            )
         progress.close()
     typer.echo(f"{folder / 'contact.png'}")

@@ -7,7 +7,13 @@ from typing import Annotated, Optional
 
 import typer
 
-from offbeat.cli._show import ProgressLine, errors_shown, free_folder
+from offbeat.cli._show import (
+    ProgressLine,
+    check_num_images,
+    errors_shown,
+    free_folder,
+    stopped_shown,
+)
 
 
 def render(
@@ -38,19 +44,22 @@ def render(
     `offbeat render runs/handbag-0 --prompt "an outline drawing of a {concept}" -n 4`
     """
     with errors_shown():
+        check_num_images(num_images)
         from offbeat import run
 
-        folder = out or free_folder(source.with_name(f"{source.name}-render"))
+        named = source if source.name not in ("", "..") else source.resolve()  # "." has no name
+        folder = out or free_folder(named.parent / f"{named.name}-render")
         progress = ProgressLine()
-        run.render(
-            source,
-            prompt=prompt,
-            num_images=num_images,
-            seed=seed,
-            backbone=backbone,
-            device=device,
-            out=folder,
-            observe=progress,
-        )
+        with stopped_shown(f"{folder} is not finished: remove it, or give another --out"):
+            run.render(
+                source,
+                prompt=prompt,
+                num_images=num_images,
+                seed=seed,
+                backbone=backbone,
+                device=device,
+                out=folder,
+                observe=progress,
+            )
         progress.close()
     typer.echo(f"{folder / 'contact.png'}")
