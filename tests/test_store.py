@@ -4,6 +4,8 @@ import os
 import subprocess
 import sys
 import textwrap
+import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -150,6 +152,67 @@ def test_what_is_no_run_does_not_open(tmp_path, run):
         RunFolder.open(run.path)
 
 
+def test_a_name_too_long_for_the_disk_is_an_error(tmp_path):
+    for use in (RunFolder.open, lambda path: RunFolder.create(path, REQUEST)):
+        with pytest.raises(StoreError, match="name is too long"):
+            use(tmp_path / ("x" * 300))
+
+
+@pytest.mark.skipif(os.name == "nt", reason="POSIX permissions")
+def test_what_a_killed_run_left_and_cannot_be_removed_does_no_harm(run, monkeypatch):
+    for name in (".offbeat-1.tmp", "images/.offbeat-2.tmp"):
+        run.write({name: b"x"})
+
+    def refuse(path, **_):
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "unlink", refuse)
+        RunFolder.create(run.path, REQUEST, resume=True)
+    assert len(names(run.path)) == 3
+    RunFolder.create(run.path, REQUEST, resume=True)
+    assert names(run.path) == ["request.json"]
+
+
+HOLDS = """
+    import sys
+    from offbeat.store import RunFolder
+    run = RunFolder.create(sys.argv[1], {"seed": 1}, resume=True)
+    print("held", flush=True)
+    sys.stdin.readline()
+    run.finish()
+    print("finished", flush=True)
+    sys.stdin.readline()
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="no fcntl")
+def test_one_process_at_a_time_works_on_a_run_and_any_may_read_it(tmp_path):
+    def start():
+        command = [sys.executable, "-c", textwrap.dedent(HOLDS), str(tmp_path / "run")]
+        process = subprocess.Popen(
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        assert process.stdout.readline() == "held\n"
+        return process
+
+    with start() as first:
+        with pytest.raises(StoreError, match="another process is at work"):
+            RunFolder.create(tmp_path / "run", {"seed": 1}, resume=True)
+        assert RunFolder.open(tmp_path / "run").trace() == []
+        first.kill()
+    mine = RunFolder.create(tmp_path / "run", {"seed": 1}, resume=True)
+    again = RunFolder.create(tmp_path / "run", {"seed": 1}, resume=True)  # this process may
+    del mine, again
+    with start() as second:
+        second.stdin.write("\n")
+        second.stdin.flush()
+        assert second.stdout.readline() == "finished\n"
+        assert RunFolder.create(tmp_path / "run", {"seed": 1}, resume=True).is_finished
+        second.kill()
+    assert names(tmp_path / "run") == ["done.json", "request.json"]
+
+
 # --- trace
 
 
@@ -231,6 +294,9 @@ def test_a_full_disk_keeps_the_checkpoint_before(run, monkeypatch):
     with pytest.raises(StoreError, match="disk is full"):
         run.save_checkpoint({"step": 2})
     assert run.load_checkpoint() == {"step": 1}
+    run.append_trace({"step": 0})  # whose own fsync now fails first
+    with pytest.raises(StoreError, match=r"trace\.jsonl.*disk is full"):
+        run.save_checkpoint({"step": 2})
 
 
 @settings(max_examples=40, deadline=None)
@@ -362,6 +428,33 @@ def test_a_cache_that_cannot_be_written_only_warns(tmp_path, monkeypatch):
         tensors, _ = cached("baselines", {}, lambda: ({"mean": torch.ones(4)}, {}))
     assert torch.equal(tensors["mean"], torch.ones(4))
     assert names(tmp_path) == []
+
+
+def test_what_killed_processes_left_in_the_cache_goes_after_a_day(tmp_path):
+    folder = tmp_path / "cache" / "baselines"
+    folder.mkdir(parents=True)
+    for name, hours in (("old", 25), ("young", 23)):
+        temp = folder / f".offbeat-{name}.tmp"
+        temp.write_bytes(b"x")
+        then = time.time() - hours * 3600
+        os.utime(temp, (then, then))
+    cached("baselines", {}, lambda: ({"mean": torch.ones(4)}, {}))
+    assert [path.name for path in folder.glob(".*")] == [".offbeat-young.tmp"]
+
+
+def test_a_user_without_a_home_does_without_the_cache(monkeypatch):
+    for name in ("OFFBEAT_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+
+    def homeless(*_):
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr(Path, "home", homeless)
+    with pytest.warns(UserWarning, match=r"done without.*set OFFBEAT_CACHE"):
+        tensors, _ = cached("baselines", {}, lambda: ({"mean": torch.ones(4)}, {}))
+    assert torch.equal(tensors["mean"], torch.ones(4))
+    with pytest.raises(StoreError, match="OFFBEAT_CACHE"):
+        store.cache_folder()
 
 
 def test_the_cache_is_where_the_user_says(monkeypatch, tmp_path):

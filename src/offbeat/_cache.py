@@ -4,14 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import time
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from offbeat._disk import (
+    TEMP_PREFIX,
     digest_of,
     make_folder,
     pack_tensors,
@@ -21,13 +24,23 @@ from offbeat._disk import (
 )
 from offbeat.errors import StoreError
 
+STALE_SECONDS = 24 * 60 * 60
+"""A file still being written after this belongs to a killed process."""
+
 
 def cache_folder() -> Path:
-    """Return the cache: ``OFFBEAT_CACHE``, else offbeat in ``XDG_CACHE_HOME`` or ``~/.cache``."""
-    if own := os.environ.get("OFFBEAT_CACHE"):
-        return Path(own).expanduser()
-    shared = os.environ.get("XDG_CACHE_HOME")
-    return (Path(shared) if shared else Path.home() / ".cache") / "offbeat"
+    """Return the cache: ``OFFBEAT_CACHE``, else offbeat in ``XDG_CACHE_HOME`` or ``~/.cache``.
+
+    Raises:
+        StoreError: If neither is set and the user has no home folder.
+    """
+    try:
+        if own := os.environ.get("OFFBEAT_CACHE"):
+            return Path(own).expanduser()
+        shared = os.environ.get("XDG_CACHE_HOME")
+        return (Path(shared) if shared else Path.home() / ".cache") / "offbeat"
+    except RuntimeError as error:
+        raise StoreError(f"no folder for the cache ({error}): set OFFBEAT_CACHE to one") from error
 
 
 def cached(
@@ -45,23 +58,46 @@ def cached(
         key: Everything that the result depends on, as JSON values.
         build: Makes the tensors and their JSON metadata.
     """
-    name = digest_of(json.dumps(key, sort_keys=True).encode())
-    path = cache_folder() / kind / f"{name}.safetensors"
     try:
-        tensors, entry = unpack_tensors(path.read_bytes())
-        if entry["key"] != plain(key):
-            raise ValueError("it belongs to another key")
-        return tensors, entry["metadata"]
+        folder = cache_folder() / kind
+    except StoreError as error:
+        warnings.warn(f"the cache is done without: {error}", stacklevel=2)
+        return _opened(_made(key, build), key)
+    path = folder / f"{digest_of(json.dumps(key, sort_keys=True).encode())}.safetensors"
+    try:
+        return _opened(path.read_bytes(), key)
     except FileNotFoundError:
         pass
     except (OSError, ValueError, KeyError, TypeError) as error:
         warnings.warn(f"cache entry {path} is built anew: {error}", stacklevel=2)
-    built, metadata = build()
-    data = pack_tensors(built, {"key": plain(key), "metadata": plain(metadata)})
+    data = _made(key, build)
     try:
-        make_folder(path.parent)
+        make_folder(folder)
         write_atomic(path, data)
     except StoreError as error:
         warnings.warn(f"the cache is done without: {error}", stacklevel=2)
-    tensors, entry = unpack_tensors(data)  # the same values, cached or not
+    _sweep(folder)
+    return _opened(data, key)  # the same values, cached or not
+
+
+def _made(
+    key: Mapping[str, Any],
+    build: Callable[[], tuple[Mapping[str, Tensor], Mapping[str, Any]]],
+) -> bytes:
+    tensors, metadata = build()
+    return pack_tensors(tensors, {"key": plain(key), "metadata": plain(metadata)})
+
+
+def _opened(data: bytes, key: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    tensors, entry = unpack_tensors(data)
+    if entry["key"] != plain(key):
+        raise ValueError("it belongs to another key")
     return tensors, entry["metadata"]
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what killed processes left; other processes may be writing, so only what is old."""
+    for temp in folder.glob(f"{TEMP_PREFIX}*.tmp"):
+        with suppress(OSError):
+            if time.time() - temp.stat().st_mtime > STALE_SECONDS:
+                temp.unlink()

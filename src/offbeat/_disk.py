@@ -11,6 +11,7 @@ import json
 import math
 import os
 import uuid
+import weakref
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -31,6 +32,7 @@ _ADVICE = {
     errno.EPERM: "it is not yours to write: change its permissions, or choose another --out",
     errno.ENOTDIR: "a part of its path is a file: choose another --out",
     errno.EISDIR: "a folder has this name: choose another --out",
+    errno.ENAMETOOLONG: "its name is too long: choose a shorter --out",
 }
 
 
@@ -87,6 +89,53 @@ def make_folder(folder: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise explained("made", folder, error) from error
+
+
+class FolderLock:
+    """A folder that one process works on; freed when its last holder is gone, or killed.
+
+    Nothing is written, and reading is not hindered. Where the disk has no locks there is none.
+    """
+
+    def __init__(self, handle: int) -> None:
+        self.release = weakref.finalize(self, os.close, handle)
+
+    @classmethod
+    def take(cls, folder: Path) -> FolderLock | None:
+        """Lock ``folder``, or share the lock that this process holds on it.
+
+        Raises:
+            StoreError: If another process holds it.
+        """
+        try:
+            import fcntl
+
+            handle = os.open(folder, os.O_RDONLY)
+        except (ImportError, OSError):  # Windows
+            return None
+        status = os.fstat(handle)
+        key = (status.st_dev, status.st_ino)
+        held = _LOCKS.get(key)
+        if held is not None and held.release.alive:
+            os.close(handle)
+            return held
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            os.close(handle)
+            raise StoreError(
+                f"{folder}: another process is at work on this run; wait for it or stop it, or "
+                "choose another --out"
+            ) from error
+        except OSError:  # some network disks
+            os.close(handle)
+            return None
+        _LOCKS[key] = lock = cls(handle)
+        return lock
+
+
+_LOCKS: weakref.WeakValueDictionary[tuple[int, int], FolderLock] = weakref.WeakValueDictionary()
+"""What this process holds, by device and inode."""
 
 
 def plain(value: Any) -> Any:

@@ -10,7 +10,9 @@ import errno
 import json
 import os
 import shutil
+import stat
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -19,6 +21,7 @@ from torch import Tensor
 from offbeat._cache import cache_folder, cached
 from offbeat._disk import (
     TEMP_PREFIX,
+    FolderLock,
     digest_of,
     explained,
     flatten,
@@ -50,6 +53,7 @@ class RunFolder:
         self.path = path
         self.request = dict(request)
         """What was asked, as JSON gives it back, without the schema version."""
+        self._lock: FolderLock | None = None
 
     @classmethod
     def create(
@@ -60,11 +64,11 @@ class RunFolder:
         Raises:
             ResumeError: If the folder holds a run of other settings.
             StoreError: If it holds a run and ``resume`` is off, or files of another kind, or
-                cannot be written. Nothing in it is touched.
+                cannot be written, or another process works on it. Nothing in it is touched.
             CorruptRunError: If the run in it is damaged.
         """
         path, asked = Path(path), plain(request)
-        if path.exists() and not path.is_dir():
+        if not _is_folder(path) and path.exists():
             raise StoreError(f"{path}: expected a folder, got a file; choose another --out")
         names = _names(path)
         if REQUEST in names:
@@ -76,8 +80,9 @@ class RunFolder:
             )
         data = json_bytes({"schema_version": SCHEMA_VERSION, **asked})
         make_folder(path)
-        write_atomic(path / REQUEST, data)
         run = cls(path, asked)
+        run._lock = FolderLock.take(path)
+        write_atomic(path / REQUEST, data)
         run._sweep()
         return run
 
@@ -96,6 +101,8 @@ class RunFolder:
                 f"{path}: holds {state} run of these settings; add --resume to go on with it, "
                 "or choose another --out"
             )
+        if not run.is_finished:
+            run._lock = FolderLock.take(path)
         run._sweep()
         return run
 
@@ -108,7 +115,7 @@ class RunFolder:
             CorruptRunError: If it is no run, or damaged.
         """
         path = Path(path)
-        if not path.is_dir():
+        if not _is_folder(path):
             raise StoreError(f"{path}: no such run folder")
         request = read_json(path / REQUEST)
         version = request.pop("schema_version", None)
@@ -126,8 +133,10 @@ class RunFolder:
 
     def _sweep(self) -> None:
         """Remove what a killed run left behind; failing to is no harm."""
-        for entry in self.path.rglob(f"{TEMP_PREFIX}*.tmp"):
-            entry.unlink(missing_ok=True)
+        for folder, _, names in os.walk(self.path):  # which passes over what it may not read
+            for name in filter(_is_temp, names):
+                with suppress(OSError):
+                    os.unlink(os.path.join(folder, name))
         if self.is_finished:
             shutil.rmtree(self.path / "checkpoint", ignore_errors=True)
 
@@ -257,9 +266,13 @@ class RunFolder:
         tensors: dict[str, Tensor] = {}
         tree = flatten(state, tensors)
         trace = self.path / TRACE
-        if trace.exists():
+        try:
             with open(trace, "rb") as file:
                 os.fsync(file.fileno())
+        except FileNotFoundError:
+            pass  # no step was made yet
+        except OSError as error:
+            raise explained("written", trace, error) from error
         self.write({CHECKPOINT: pack_tensors(tensors, tree)})
 
     def load_checkpoint(self) -> dict[str, Any] | None:
@@ -296,6 +309,7 @@ class RunFolder:
         done = {"schema_version": SCHEMA_VERSION, "files": files}
         write_atomic(self.path / DONE, json_bytes(done))
         shutil.rmtree(self.path / "checkpoint", ignore_errors=True)
+        self._lock = None
 
     def verify(self) -> None:
         """Read everything and compare it with its digests.
@@ -344,6 +358,20 @@ class RunFolder:
                 problems.append(f"{name} has {path.stat().st_size} bytes, not {size}")
         if problems:
             raise CorruptRunError(f"{self.path}: {'; '.join(problems)}")
+
+
+def _is_folder(path: Path) -> bool:
+    """Return whether this is a folder.
+
+    Raises:
+        StoreError: If the disk cannot say: a name too long, a folder above that is not to be read.
+    """
+    try:
+        return stat.S_ISDIR(os.stat(path).st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    except OSError as error:
+        raise explained("read", path, error) from error
 
 
 def _names(folder: Path) -> list[str]:
