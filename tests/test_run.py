@@ -1,10 +1,6 @@
-"""Whole runs on pocket, small: what is written, repeats, survives a kill, is refused."""
+"""Whole runs on pocket, small: what is written, repeats, is refused."""
 
 import os
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 
 import numpy as np
@@ -104,48 +100,6 @@ def test_the_same_seed_gives_the_same_bytes_and_more_pictures_change_none(pocket
     for few, many in zip(one.images, more.images, strict=False):
         gap = np.abs(np.asarray(few, dtype=int) - np.asarray(many, dtype=int))
         assert gap.max() <= 1  # a batch of another size adds up in another order
-
-
-KILLED = """
-import sys, time
-import torch
-torch.set_num_threads(1)
-from offbeat import run
-from tests_small import SMALL
-def slow(stage, done, total, values):
-    if stage == "searching":
-        time.sleep(0.05)
-run.explore("handbag", config=SMALL, num_images=2, judge="none", num_trials=2, out=sys.argv[1],
-            resume=True, observe=slow)
-"""
-
-
-@pytest.mark.parametrize("rows", [3, 14])
-def test_a_killed_run_resumes_to_the_same_pictures(pocket, tmp_path, rows):
-    (tmp_path / "tests_small.py").write_text(
-        f"from offbeat.methods.low_probability import LowProbabilityConfig\nSMALL = {SMALL!r}\n"
-    )
-    env = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    folder = tmp_path / "killed"
-    command = [sys.executable, "-c", KILLED, str(folder)]
-    process = subprocess.Popen(command, env=env, stderr=subprocess.PIPE)
-    deadline = time.monotonic() + 120
-    trace = folder / "trace.jsonl"
-    while not trace.exists() or trace.read_bytes().count(b"\n") < rows:
-        assert process.poll() is None, process.stderr.read().decode()
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    process.stderr.close()
-    whole = explore(pocket, tmp_path / "whole", num_trials=2)
-    resumed = explore(pocket, folder, num_trials=2, resume=True)
-    assert [row["step"] for row in resumed.trace] == [row["step"] for row in whole.trace]
-    for name in whole.files:
-        if name.startswith(("images/", "ordinary/")):
-            assert resumed.files[name] == whole.files[name], name
-    again = explore(pocket, folder, num_trials=2, resume=True)  # finished: only read
-    assert [p.tobytes() for p in again.images] == [p.tobytes() for p in whole.images]
 
 
 def test_the_best_of_several_trials_is_kept(pocket):

@@ -1,6 +1,8 @@
 """What every method of the registry must keep, on pocket, in seconds."""
 
-import importlib
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -93,7 +95,37 @@ def test_the_backbone_is_left_as_it_was(fitted, pocket):
     assert all(p.grad is None and not p.requires_grad for p in after)
 
 
-def test_config_and_module_have_no_side_effect_at_import():
-    for target in registry.BUILT_IN["method"].values():
-        module, _, name = target.partition(":")
-        assert hasattr(importlib.import_module(module), name)
+IMPORTED = """
+import random, sys
+import numpy, torch
+from offbeat import registry
+
+def state():
+    kind, keys, *rest = numpy.random.get_state()
+    return (torch.random.get_rng_state().tolist(), random.getstate(), kind, keys.tolist(), rest,
+            torch.get_num_threads(), torch.get_default_dtype(), torch.is_grad_enabled(),
+            torch.are_deterministic_algorithms_enabled())
+
+before = state()
+registry.find("method", sys.argv[1])
+module = registry.BUILT_IN["method"][sys.argv[1]].partition(":")[0]
+configs = [value for name, value in vars(sys.modules[module]).items() if name.endswith("Config")]
+assert configs
+for config in configs:
+    config()
+assert state() == before
+"""
+
+
+@pytest.mark.parametrize("name", sorted(CASES))
+def test_config_and_module_have_no_side_effect_at_import(tmp_path, name):
+    """Neither randomness nor settings of torch are touched, and no file is made."""
+    homes = ("HOME", "USERPROFILE", "OFFBEAT_CACHE", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "HF_HOME")
+    env = {**os.environ, **{home: str(tmp_path) for home in homes}, "PYTHONDONTWRITEBYTECODE": "1"}
+    command = [sys.executable, "-c", IMPORTED, name]
+    done = subprocess.run(
+        command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == done.stderr == ""
+    assert not list(tmp_path.iterdir())
