@@ -31,15 +31,19 @@ KILLS = {
         ("trace.jsonl", 8),
         ("trials/1/concept.safetensors", 1),
     ],
-    "writing": [("concept.safetensors", 1), ("images/0000.png", 1), ("done.json", 1)],
-    "finished": [("checkpoint", 1)],
+    "writing": [
+        ("concept.safetensors", 1),
+        ("images/0000.png", 1),
+        ("done.json", 1),
+        ("checkpoint", 1),  # finished, and the checkpoint is left
+    ],
 }
 """Where the processes of a run die, one after the other: before the n-th write of a file, or before
 the checkpoint is removed."""
 
 KILLED = """
     import os, shutil, signal, sys
-    import torch
+    import matplotlib.figure, torch
     torch.set_num_threads(1)
     from offbeat import run, store
     from offbeat.methods.low_probability import LowProbabilityConfig
@@ -120,7 +124,7 @@ def pictures(folder: Path):
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork")
 @pytest.mark.parametrize("name", KILLS)
 def test_a_killed_run_ends_with_the_pictures_of_a_whole_one(pocket, killed, whole, name):
-    assert RunFolder.open(killed / name).is_finished == (name == "finished")
+    assert RunFolder.open(killed / name).is_finished == (name == "writing")
     resumed = explore(pocket, killed / name, resume=True)
     assert [(row["trial"], row["step"]) for row in resumed.trace] == [
         (row["trial"], row["step"]) for row in whole.trace
