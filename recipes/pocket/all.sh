@@ -3,7 +3,7 @@
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 python -m recipes.pocket.data
-for stage in judge autoencoder teacher text vision cache prior unet; do
+for stage in judge autoencoder teacher text vision cache redecode prior unet; do
     python -m recipes.pocket.train "$stage"
 done
 python -m recipes.pocket.export

@@ -76,8 +76,21 @@ def train(folder: Path, minutes: float) -> None:
     loop.fit(model, losses, training)
 
 
-@torch.no_grad()
 def load(folder: Path) -> VQModel:
+    """Return the trained autoencoder, with the decoder of stage ``redecode`` if there is one."""
+    model = load_whitened(folder)
+    try:
+        better = loop.read_ema(folder, "redecode")
+    except FileNotFoundError:
+        return model
+    missing, unexpected = model.load_state_dict(better, strict=False)
+    assert not unexpected
+    assert not [key for key in missing if key.startswith("decoder")]
+    return model
+
+
+@torch.no_grad()
+def load_whitened(folder: Path) -> VQModel:
     """Return the trained autoencoder with whitened latents."""
     pictures = data.load(folder)
     model = build().eval()

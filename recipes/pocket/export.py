@@ -27,7 +27,7 @@ SUBJECTS = {
 }
 """Broad subjects and the coarse class whose concepts are their members."""
 LARGEST_FILE = 16_000_000
-STAGES = ("judge", "autoencoder", "text", "vision", "prior", "unet", "stable_diffusion")
+STAGES = ("judge", "autoencoder", "redecode", "text", "vision", "prior", "unet", "stable_diffusion")
 
 
 def card(steps: int) -> dict:

@@ -1,7 +1,7 @@
 """Train one stage: ``python -m recipes.pocket.train STAGE``; run again, it goes on.
 
 Stages, in the order in which they need each other: judge; autoencoder; teacher; text and vision;
-cache; prior; unet; stable_diffusion.
+cache; redecode; prior; unet; stable_diffusion.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ MINUTES = {
     "text": 10.0,
     "vision": 15.0,
     "cache": 0.0,
+    "redecode": 10.0,
     "prior": 10.0,
     "unet": 240.0,
     "stable_diffusion": 240.0,
