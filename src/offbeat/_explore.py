@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,26 @@ from offbeat.types import Concept, Observe, Step
 
 NUM_CALIBRATION = 16
 CHECKPOINT_EVERY = 5
+SMALL_WIDTH = 512
+"""Token width up to which a network counts as small."""
+
+
+@contextmanager
+def few_threads(backbone: PriorBackbone) -> Iterator[None]:
+    """Search on one thread where the network is small, and put the number back after.
+
+    A step of pocket is hundreds of small products: two threads gain nothing on a quiet machine
+    and wait for each other ten times as long on a busy one. One thread also makes the result
+    independent of how many there are.
+    """
+    before = torch.get_num_threads()
+    small = backbone.token_embed(backbone.card["prompt_template"]).numel() <= SMALL_WIDTH
+    if backbone.device.type == "cpu" and small:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 class Exploration:
@@ -177,15 +198,16 @@ class Exploration:
             left = 0.0 if stopped else pace * (total - count)
             self.observe("searching", count, total, {**row, "seconds_left": left})
 
-        concept = self.method.fit(
-            self.backbone,
-            self.plan.request(seed),
-            baseline=baseline,
-            avoid=self.avoid,
-            judge=self.judge,
-            on_step=on_step,
-            resume=state,
-        )
+        with few_threads(self.backbone):
+            concept = self.method.fit(
+                self.backbone,
+                self.plan.request(seed),
+                baseline=baseline,
+                avoid=self.avoid,
+                judge=self.judge,
+                on_step=on_step,
+                resume=state,
+            )
         if self.folder is not None:
             self.folder.write(self._concept_files(f"trials/{number}/", concept))
         return concept
