@@ -34,7 +34,7 @@ bench: $(VENV)/.installed
 	$(BIN)/python -m offbeat.bench speed
 
 tables: $(VENV)/.installed
-	$(BIN)/python -m offbeat.bench exploration docs/exploration
+	$(BIN)/python -m offbeat.bench exploration out/exploration
 
 docs: $(VENV)/.installed-dev
 	$(BIN)/pdoc --docformat google --output-directory site offbeat
