@@ -182,7 +182,7 @@ def test_prompts_too_long_or_empty_are_refused_not_cut(pocket, tiny_backbone):
             backbone.encode_text(["a " * (limit + 1)])
         with pytest.raises(PromptError, match="expected a word"):
             backbone.token_embed("  ")
-    with pytest.raises(PromptError, match=r"at most 18 tokens.*got 100"):
+    with pytest.raises(PromptError, match=r"at most \d+ tokens.*got 100"):
         pocket.encode_text(["pig " * 100])
     with pytest.raises(PromptError, match="at least one"):
         pocket.encode_text([])
