@@ -96,10 +96,20 @@ def test_explore_and_render_from_end_to_end(tmp_path, monkeypatch):
 
 # --- stopped and resumed
 
+
+@pytest.fixture
+def interruptible():
+    """A job that a shell starts in the background ignores SIGINT; these tests must not."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
 SEARCH = ["explore", "handbag", "--steps", "10", "-n", "1", "--baseline", "80",
           "--components", "4", "--judge", "none"]  # fmt: skip
 
 
+@pytest.mark.usefixtures("interruptible")
 def test_a_stopped_search_names_its_folder_and_resume_finds_it(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("OFFBEAT_CACHE", str(tmp_path / "cache"))
@@ -129,6 +139,7 @@ def test_resume_takes_the_run_started_last(tmp_path):
     assert newest_folder(tmp_path / "bag-1") == tmp_path / "bag-1"
 
 
+@pytest.mark.usefixtures("interruptible")
 @pytest.mark.parametrize("arguments", [["generate", "a pig"], ["render", "bag-0"]])
 def test_a_stopped_drawing_promises_no_resume(tmp_path, monkeypatch, arguments):
     monkeypatch.chdir(tmp_path)
