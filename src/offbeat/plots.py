@@ -224,7 +224,7 @@ def lines_over_steps(series: Mapping[str, Sequence[tuple[int, float, float]]]) -
     distance, validity = (figure.add_subplot(cell) for cell in grid)
     colours = (GREEN, "#2f6fa8", RED, "#c98a1b", INK, GREY)
     for panel, title, unit, column in (
-        (distance, "Distance from the ordinary", "Mahalanobis, median; logarithmic", 1),
+        (distance, "Distance from the ordinary", "Mahalanobis, median", 1),
         (validity, "Still the subject", "share of pictures that the judge passes", 2),
     ):
         _bare(panel)
@@ -235,7 +235,6 @@ def lines_over_steps(series: Mapping[str, Sequence[tuple[int, float, float]]]) -
             panel.plot(
                 steps, values, color=colour, linewidth=1.6, marker="o", markersize=3, label=label
             )
-    distance.set_yscale("log")
     validity.set_ylim(-0.03, 1.03)
     validity.set_xlabel("step", color=GREY, fontsize=9)
     distance.legend(loc="upper left", bbox_to_anchor=(1.02, 1.0), frameon=False, fontsize=8.5)

@@ -328,7 +328,9 @@ def _plot(cells: list[dict[str, Any]]) -> bytes:
     series: dict[str, list[tuple[int, float, float]]] = {}
     for name in ("held", "reach", "published", "unanchored"):
         own = [cell for cell in cells if cell["variant"] == name]
-        points = []
+        before = [cell["ordinary"] for cell in own]
+        distance = statistics.median(look["distance_median"] for look in before)
+        points = [(0, distance, statistics.mean(look["passed"] for look in before))]
         for look in own[0]["looks"]:
             at = [x for cell in own for x in cell["looks"] if x["step"] == look["step"]]
             distances = [x["distance_median"] for x in at if "distance_median" in x]
