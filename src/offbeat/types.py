@@ -84,16 +84,6 @@ class Verdict:
         return self.answer == "yes"
 
 
-@dataclass(frozen=True, slots=True)
-class Score:
-    """One measured value of a metric."""
-
-    name: str
-    value: float
-    better: Literal["higher", "lower"]
-    n: int
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
     """One optimizer step, as reported to observers; they cannot disturb the search."""
