@@ -33,8 +33,10 @@ PARTS = {
     "_report": "plots",
     "_sheet": "plots",
     "_explore": "run",
+    "_generate": "run",
     "_outcome": "run",
     "_pictures_out": "run",
+    "_runs": "run",
     "_sources": "run",
 }
 """Private modules, and the module that they are a part of."""

@@ -15,7 +15,7 @@ from torch import Tensor
 from offbeat import formats, registry
 from offbeat._disk import digest_of
 from offbeat._outcome import NUM_FRESH, Outcome, Plan, Trial
-from offbeat._pictures_out import draw, prior_settings
+from offbeat._pictures_out import draw_embeds, prior_settings
 from offbeat._sources import avoid_clusters, choose_judge, unlike_clusters
 from offbeat.baseline import Baseline
 from offbeat.errors import ConfigError
@@ -147,7 +147,7 @@ class Exploration:
         }
 
         def drawn() -> tuple[dict[str, Tensor], dict[str, Any]]:
-            images = draw(
+            _, images = draw_embeds(
                 self.backbone,
                 self.ordinary,
                 seed=0,
@@ -155,7 +155,7 @@ class Exploration:
                 purpose="calibration",
                 observe=self.observe,
                 stage="the judge looks at ordinary ones",
-            )[1]
+            )
             return {"images": (images * 255).round().byte()}, {}
 
         tensors, _ = cached("ordinary", key, drawn)
@@ -253,7 +253,7 @@ class Exploration:
         return formats.decode_concept(read)[0]
 
     def _draw(self, concept: Concept, seed: int) -> tuple[Tensor, Tensor]:
-        return draw(
+        return draw_embeds(
             self.backbone, concept, seed=seed, num=self.plan.num_images, observe=self.observe
         )
 

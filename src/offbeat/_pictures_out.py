@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from offbeat import formats, plots
-from offbeat.protocols import PriorBackbone
+from offbeat.errors import CapabilityError
+from offbeat.protocols import DrawingBackbone, HasCard, PriorBackbone, TextBackbone
 from offbeat.rng import streams
 from offbeat.sampling import sample_concept
 from offbeat.types import Concept, Observe, ignore
 
 if TYPE_CHECKING:
     from PIL import Image
+
+PRIORS = ("pocket", "kandinsky-2.1", "kandinsky-2.2")
+"""Built-in checkpoints that have a prior: what an error points to."""
 
 DRAW_BATCH = 4
 """Pictures between two progress reports; each has its own streams, so it changes no picture."""
@@ -34,6 +38,58 @@ def prior_settings(concept: Concept) -> dict[str, Any]:
 
 
 def draw(
+    backbone: TextBackbone,
+    concept: Concept,
+    *,
+    seed: int,
+    num: int,
+    purpose: str = "image",
+    template: str | None = None,
+    negative_prompt: str = "",
+    decoding: Mapping[str, Any] | None = None,
+    observe: Observe = ignore,
+    stage: str = "drawing",
+) -> Tensor:
+    """Return images ``[B, 3, H, W]`` of a concept, on the CPU, by a checkpoint of either form.
+
+    Image i depends on the concept, the seed and i alone: two concepts share their noise.
+
+    Args:
+        backbone: The checkpoint: with a prior, or drawing from text itself.
+        concept: What to draw; its metadata may hold the prior's settings.
+        seed: Of all noise.
+        num: Pictures.
+        purpose: Name of the streams.
+        template: Another prompt with ``{concept}``.
+        negative_prompt: What guidance steers from, in the prior too where there is one.
+        decoding: Steps and guidance of the decoder; None is the checkpoint's own.
+        observe: Told how far it is.
+        stage: Under this name.
+
+    Raises:
+        CapabilityError: If the checkpoint cannot draw what this concept is made of.
+    """
+    settings: dict[str, Any] = {
+        "seed": seed,
+        "num": num,
+        "purpose": purpose,
+        "template": template,
+        "negative_prompt": negative_prompt,
+        "decoding": decoding,
+        "observe": observe,
+        "stage": stage,
+    }
+    if isinstance(backbone, PriorBackbone):
+        return draw_embeds(backbone, concept, **settings)[1]
+    missing = "draw_text"
+    if isinstance(backbone, DrawingBackbone):
+        if not concept.lora and concept.image_embeds is None:
+            return _draw_text(backbone, concept, **settings)
+        missing = "sample_prior"  # LoRA factors are the prior's, and embeddings are what it makes
+    raise CapabilityError("drawing this concept", backbone.name, missing, PRIORS)
+
+
+def draw_embeds(
     backbone: PriorBackbone,
     concept: Concept,
     *,
@@ -46,22 +102,7 @@ def draw(
     observe: Observe = ignore,
     stage: str = "drawing",
 ) -> tuple[Tensor, Tensor]:
-    """Return embeddings ``[B, D]`` and images ``[B, 3, H, W]``, on the CPU.
-
-    Image i depends on the concept, the seed and i alone: two concepts share their noise.
-
-    Args:
-        backbone: The checkpoint.
-        concept: What to draw; its metadata may hold the prior's settings.
-        seed: Of all noise.
-        num: Pictures.
-        purpose: Name of the streams.
-        template: Another prompt with ``{concept}``.
-        negative_prompt: What prior and decoder steer from, as in Kandinsky's pipelines.
-        decoding: Steps and guidance of the decoder; None is the checkpoint's own.
-        observe: Told how far it is.
-        stage: Under this name.
-    """
+    """Return embeddings ``[B, D]`` and images ``[B, 3, H, W]``, on the CPU: ``draw`` by a prior."""
     with torch.no_grad():
         settings = prior_settings(concept)
         steering: dict[str, Any] = {}
@@ -79,14 +120,55 @@ def draw(
             template=template,
             **settings,
         )
-        parts = []
-        for start in range(0, num, DRAW_BATCH):
-            chunk = image_embeds[start : start + DRAW_BATCH].to(backbone.device)
-            noise = streams(seed, purpose, "decoder", num=len(chunk), start=start)
-            images = backbone.decode_embeds(chunk, generator=noise, **(decoding or {}), **steering)
-            parts.append(images.cpu())
-            observe(stage, start + len(chunk), num, {})
-    return image_embeds, torch.cat(parts)
+
+        def decode(start: int, noise: list[torch.Generator]) -> Tensor:
+            chunk = image_embeds[start : start + len(noise)].to(backbone.device)
+            return backbone.decode_embeds(chunk, generator=noise, **(decoding or {}), **steering)
+
+        images = _in_chunks(decode, seed, num, purpose, observe, stage)
+    return image_embeds, images
+
+
+def _draw_text(
+    backbone: DrawingBackbone,
+    concept: Concept,
+    *,
+    seed: int,
+    num: int,
+    purpose: str,
+    template: str | None,
+    negative_prompt: str,
+    decoding: Mapping[str, Any] | None,
+    observe: Observe,
+    stage: str,
+) -> Tensor:
+    """Return images of a concept by a checkpoint that draws from text itself."""
+    with torch.no_grad():
+        text = backbone.encode_text([concept.prompt(template)], tokens=concept.token_embeds)
+        negative = backbone.encode_text([negative_prompt]) if negative_prompt else None
+
+        def drawn(start: int, noise: list[torch.Generator]) -> Tensor:
+            return backbone.draw_text(text, generator=noise, negative=negative, **(decoding or {}))
+
+        return _in_chunks(drawn, seed, num, purpose, observe, stage)
+
+
+def _in_chunks(
+    drawn: Callable[[int, list[torch.Generator]], Tensor],
+    seed: int,
+    num: int,
+    purpose: str,
+    observe: Observe,
+    stage: str,
+) -> Tensor:
+    """Return ``num`` images; ``drawn`` is given the first's number and a stream for each."""
+    parts = []
+    for start in range(0, num, DRAW_BATCH):
+        size = min(DRAW_BATCH, num - start)
+        noise = streams(seed, purpose, "decoder", num=size, start=start)
+        parts.append(drawn(start, noise).cpu())
+        observe(stage, start + size, num, {})
+    return torch.cat(parts)
 
 
 def png_files(
@@ -94,7 +176,7 @@ def png_files(
     pictures: Sequence[Image.Image],
     request: Mapping[str, Any],
     concept: Concept,
-    backbone: PriorBackbone,
+    backbone: HasCard,
     *,
     seed: int | None = None,
 ) -> dict[str, bytes]:

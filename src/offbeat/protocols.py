@@ -12,7 +12,7 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 import torch
 from torch import Tensor
 
-from offbeat.types import Concept, OnStep, Request, TextEmbeds, Verdict
+from offbeat.types import Concept, OnStep, Request, TextEmbeds, Trained, Verdict
 
 Generators: TypeAlias = "torch.Generator | Sequence[torch.Generator]"
 """One stream for a whole batch, or one for each sample."""
@@ -63,6 +63,11 @@ class EncodesText(Protocol):
     ) -> TextEmbeds:
         """Encode prompts, words of ``tokens`` replaced by their vectors, ``[E]`` or ``[K, E]``."""
         ...
+
+
+@runtime_checkable
+class TextBackbone(HasCard, EncodesText, Protocol):
+    """A checkpoint of any form that pictures are drawn with: what every command needs first."""
 
 
 @runtime_checkable
@@ -120,6 +125,28 @@ class DecodesEmbeds(Protocol):
 
 
 @runtime_checkable
+class DrawsText(Protocol):
+    """Draws pictures from text itself, without a prior."""
+
+    def draw_text(
+        self,
+        text: TextEmbeds,
+        *,
+        generator: Generators,
+        num_samples: int | None = None,
+        negative: TextEmbeds | None = None,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+    ) -> Tensor:
+        """Return ``images``, ``[B, 3, H, W]``, 0 to 1; all noise comes from ``generator``.
+
+        ``text`` holds one prompt for all ``num_samples`` pictures, or one for each; guidance steers
+        from ``negative``, the empty prompt if None. ``None`` takes the checkpoint's own setting.
+        """
+        ...
+
+
+@runtime_checkable
 class EncodesImage(Protocol):
     """Reads pictures into CLIP image space."""
 
@@ -133,6 +160,11 @@ class PriorBackbone(
     HasCard, EncodesText, SamplesPrior, AdaptsPrior, DecodesEmbeds, EncodesImage, Protocol
 ):
     """What the low-probability search and ConceptLab need, and nothing more."""
+
+
+@runtime_checkable
+class DrawingBackbone(TextBackbone, DrawsText, Protocol):
+    """What drawing a prompt, or a token in one, needs where there is no prior."""
 
 
 @runtime_checkable
@@ -171,4 +203,90 @@ class CalibratedJudge(ChecksSubject, Protocol):
 
     def calibrate(self, images: Tensor, subject: str) -> float:
         """Set the limit for ``subject`` by ordinary pictures, ``[B, 3, H, W]``; return it."""
+        ...
+
+
+@runtime_checkable
+class ReadsClasses(Protocol):
+    """A judge that gives a probability to each of its classes."""
+
+    @property
+    def name(self) -> str:
+        """The judge's name, with its checkpoint."""
+        ...
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The names that it chooses between, K."""
+        ...
+
+    def class_probabilities(self, images: Tensor) -> Tensor:
+        """Return ``[B, K]`` over ``labels``, of ``images``, ``[B, 3, H, W]``, 0 to 1."""
+        ...
+
+
+@runtime_checkable
+class NamesThings(Protocol):
+    """A judge that answers "What kind of ... is it?" in a word."""
+
+    def name_it(self, image: Tensor, subject: str) -> str:
+        """Return what kind of ``subject`` one picture, ``[3, H, W]``, 0 to 1, shows."""
+        ...
+
+
+@runtime_checkable
+class TrainsOnce(Protocol):
+    """A method that learns once for all concepts."""
+
+    def train(
+        self,
+        backbone: Any,
+        vocabulary: Sequence[str],
+        *,
+        seed: int = 0,
+        judge: ReadsClasses | None = None,
+        on_step: OnStep = ...,
+        resume: Mapping[str, Any] | None = None,
+    ) -> Trained:
+        """Return what was learned; ``seed`` alone decides every draw."""
+        ...
+
+
+@runtime_checkable
+class FusesConcepts(Protocol):
+    """A method that makes one concept of several words."""
+
+    takes_weights: bool
+    """Whether shares matter, or only which words there are."""
+
+    def fuse(
+        self,
+        backbone: Any,
+        request: Request,
+        *,
+        trained: Trained | None = None,
+        judge: ReadsClasses | None = None,
+        on_step: OnStep = ...,
+        resume: Mapping[str, Any] | None = None,
+    ) -> Concept:
+        """Return the concept of ``request.weights``; ``request.seed`` alone decides every draw."""
+        ...
+
+
+@runtime_checkable
+class DreamsConcepts(Protocol):
+    """A method that makes concepts that nobody named."""
+
+    def dream(
+        self,
+        backbone: Any,
+        request: Request,
+        index: int,
+        *,
+        trained: Trained | None = None,
+        judge: Any | None = None,
+        on_step: OnStep = ...,
+        resume: Mapping[str, Any] | None = None,
+    ) -> Concept:
+        """Return dream ``index`` of ``request.seed``; the two alone decide every draw."""
         ...

@@ -1,0 +1,99 @@
+"""Plain generation: a prompt drawn as it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from offbeat import formats
+from offbeat._pictures_out import draw, png_files, sheet
+from offbeat._runs import Run, kept, loaded
+from offbeat.errors import ConfigError, PromptError
+from offbeat.protocols import TextBackbone
+from offbeat.store import RunFolder
+from offbeat.types import Concept, Observe, ignore
+
+
+def generate(
+    prompt: str,
+    *,
+    negative_prompt: str = "",
+    num_images: int = 8,
+    num_inference_steps: int | None = None,
+    guidance_scale: float | None = None,
+    prior_num_inference_steps: int | None = None,
+    prior_guidance_scale: float | None = None,
+    seed: int = 0,
+    backbone: str | Path | TextBackbone = "pocket",
+    device: str = "cpu",
+    out: str | Path | None = None,
+    observe: Observe = ignore,
+) -> Run:
+    """Draw a prompt as it is: the ordinary, to compare with.
+
+    Args:
+        prompt: Any text that fits the checkpoint.
+        negative_prompt: What prior and decoder steer from.
+        num_images: Pictures, 1 or more.
+        num_inference_steps: Of the decoder; None is the checkpoint's own, as with the next three.
+        guidance_scale: Of the decoder; 1 is off.
+        prior_num_inference_steps: 2 or more.
+        prior_guidance_scale: 1 is off.
+        seed: Same seed, same pictures.
+        backbone: Name, folder, hub id, or a loaded one.
+        device: Where to run.
+        out: Run folder to write; None keeps all in memory.
+        observe: Told how far the drawing is.
+    """
+    if not prompt.strip():
+        raise PromptError("prompt: expected some text, got nothing")
+    if num_images < 1:
+        raise ConfigError(f"num_images: expected at least 1, got {num_images}")
+    model = loaded(backbone, device)
+    card = model.card
+    prior = {
+        "prior_num_inference_steps": prior_num_inference_steps or card["prior_num_inference_steps"],
+        "prior_guidance_scale": _or(prior_guidance_scale, card["prior_guidance_scale"]),
+    }
+    decoding = {
+        "num_inference_steps": num_inference_steps or card["num_inference_steps"],
+        "guidance_scale": _or(guidance_scale, card["guidance_scale"]),
+    }
+    metadata = {"method": "generate", **{name: str(value) for name, value in prior.items()}}
+    concept = Concept(template=prompt, subject=prompt, word=prompt, metadata=metadata)
+    request = {
+        "verb": "generate",
+        "prompt": prompt,
+        "negative_prompt": negative_prompt,
+        "num_images": num_images,
+        "seed": seed,
+        **prior,
+        **decoding,
+        "checkpoint": model.name,
+        "fingerprint": model.fingerprint,
+        "versions": formats.versions(),
+    }
+    model.encode_text([prompt, negative_prompt])  # too long a text fails before a folder is made
+    folder = RunFolder.create(Path(out), request) if out is not None else None
+    images = draw(
+        model,
+        concept,
+        seed=seed,
+        num=num_images,
+        negative_prompt=negative_prompt,
+        decoding=decoding,
+        observe=observe,
+    )
+    pictures = formats.to_pil(images)
+    files = {
+        **png_files("images", pictures, request, concept, model),
+        **formats.encode_concept(
+            concept, fingerprint=model.fingerprint, checkpoint=model.name, method="generate"
+        ),
+        "contact.png": sheet([("", pictures)], title=prompt),
+    }
+    return kept(request, concept, pictures, files, folder)
+
+
+def _or(value: float | None, default: Any) -> float:
+    return float(default if value is None else value)
