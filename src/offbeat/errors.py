@@ -6,6 +6,7 @@ OffbeatError
  |- RangeError             (ValueError)         a number or tensor lies outside its range
  |- NotFiniteError         (ArithmeticError)    NaN or infinity where numbers are needed
  |- PromptError            (ValueError)         a subject or prompt that cannot be encoded
+ |- VocabularyError        (ValueError)         words or weights that no concept can be made of
  |- ImageError             (ValueError)         a picture that cannot be read or is too large
  |- CapabilityError        (TypeError)          the backbone lacks what the method needs
  |- UnknownNameError       (LookupError)        no such method, backbone or judge
@@ -46,6 +47,10 @@ class NotFiniteError(OffbeatError, ArithmeticError):
 
 class PromptError(OffbeatError, ValueError):
     """A subject or prompt that the checkpoint cannot encode."""
+
+
+class VocabularyError(OffbeatError, ValueError):
+    """Concept words, or their weights, that cannot be used."""
 
 
 class ImageError(OffbeatError, ValueError):

@@ -18,7 +18,7 @@ from torch import Tensor
 from offbeat._disk import pack_tensors, plain, unpack_tensors
 from offbeat.checks import check_shape
 from offbeat.errors import ConfigError, CorruptRunError, ImageError
-from offbeat.types import Concept
+from offbeat.types import Concept, Trained
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -137,6 +137,48 @@ def decode_concept(read: Callable[[str], bytes | None]) -> tuple[Concept, dict[s
         metadata=metadata,
     )
     return concept, about
+
+
+def encode_trained(trained: Trained) -> bytes:
+    """Return one safetensors file of what a method learned once, with all about it in its header.
+
+    A single tensor, such as CreTok's row, makes it a textual-inversion file that diffusers loads.
+    """
+    about = {
+        "format": FORMAT_VERSION,
+        "trained": trained.method,
+        "checkpoint": trained.checkpoint,
+        "fingerprint": trained.fingerprint,
+        "vocabulary": list(trained.vocabulary),
+        "config": dict(trained.config),
+        "readings": dict(trained.readings),
+        "versions": versions(),
+    }
+    return pack_tensors({name: value.float() for name, value in trained.tensors.items()}, about)
+
+
+def decode_trained(data: bytes, name: str) -> Trained:
+    """Return what ``encode_trained`` was given; ``name`` is the file's, for errors.
+
+    Raises:
+        CorruptRunError: If the file is cut, changed or of another kind.
+    """
+    try:
+        tensors, about = unpack_tensors(data)
+        return Trained(
+            method=str(about["trained"]),
+            checkpoint=str(about["checkpoint"]),
+            fingerprint=str(about["fingerprint"]),
+            tensors=tensors,
+            vocabulary=tuple(map(str, about["vocabulary"])),
+            config=dict(about["config"]),
+            readings=dict(about["readings"]),
+        )
+    except (ValueError, KeyError, TypeError) as error:
+        raise CorruptRunError(
+            f"{name}: expected what `offbeat train` writes, and it is cut, changed or of another "
+            f"kind ({error})"
+        ) from error
 
 
 def _unpacked(

@@ -22,6 +22,8 @@ class Request:
     """Template with ``{subject}``; None takes the checkpoint's own."""
     negatives: tuple[str, ...] = ()
     """Members of the subject that a loss pushes from (ConceptLab)."""
+    weights: tuple[tuple[str, float], ...] = ()
+    """What to fuse: concept words and their shares, which sum to 1; none where nothing is fused."""
     num_images: int = 8
     seed: int = 0
 
@@ -64,6 +66,25 @@ class Concept:
     def prompt(self, template: str | None = None) -> str:
         """Return a prompt that holds the concept; ``{concept}`` marks where it stands."""
         return (template or self.template).replace("{concept}", self.word)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trained:
+    """What a method learned once, for all concepts of a vocabulary, on one checkpoint."""
+
+    method: str
+    checkpoint: str
+    """Name of the checkpoint that it was learned on."""
+    fingerprint: str
+    """Of that checkpoint; it means nothing on another."""
+    tensors: Mapping[str, Tensor]
+    """float32, under names of the method's own."""
+    vocabulary: tuple[str, ...] = ()
+    """The known words, K."""
+    config: Mapping[str, Any] = field(default_factory=dict)
+    """The method's settings, JSON values."""
+    readings: Mapping[str, Any] = field(default_factory=dict)
+    """What its training measured, JSON values."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,6 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Iterable, Sequence
+
+import torch
+
+from offbeat.errors import VocabularyError
+from offbeat.rng import stream
+
+Pair = tuple[str, str]
+
 ANIMALS = tuple(
     [
         "dog",
@@ -132,3 +142,84 @@ COMMON_THINGS = tuple(
 )
 DEFAULT_LABELS = tuple(dict.fromkeys((*SUBSTITUTE_60, *EXPLORATION_SUBJECTS, *COMMON_THINGS)))
 """What a judge chooses between where a checkpoint's card names nothing."""
+
+UNSEEN_PAIR: Pair = ("lettuce", "mantis")
+"""Shown as unseen in training by CreTok's paper: never a training pair here."""
+
+
+def check_words(words: Sequence[str]) -> tuple[str, ...]:
+    """Return the words of a vocabulary, stripped.
+
+    Raises:
+        VocabularyError: If there are fewer than two, one is empty, or one is there twice.
+    """
+    found = tuple(" ".join(word.split()) for word in words)
+    if len(found) < 2:
+        raise VocabularyError(f"vocabulary: expected at least 2 words, got {len(found)}")
+    if "" in found:
+        raise VocabularyError(f"vocabulary: word {found.index('') + 1} is empty; remove it")
+    seen: set[str] = set()
+    for word in found:
+        if word.lower() in seen:
+            raise VocabularyError(f"vocabulary: {word!r} is there twice; remove one")
+        seen.add(word.lower())
+    return found
+
+
+def pairs(
+    words: Sequence[str], num: int, *, seed: int = 0, exclude: Iterable[Pair] = ()
+) -> tuple[Pair, ...]:
+    """Draw different unordered pairs, half of them across kingdoms where there are two.
+
+    Kingdoms are animals, plants and foods, and the rest, by the lists above.
+
+    Args:
+        words: The vocabulary.
+        num: How many pairs; fewer come back if there are no more.
+        seed: Same seed, same pairs.
+        exclude: Pairs, in either order, that must not be drawn.
+
+    Source: methods.md, section 14; the published lists are not known.
+    """
+    barred = {frozenset(pair) for pair in (*exclude, UNSEEN_PAIR)}
+    every = [p for p in itertools.combinations(words, 2) if frozenset(p) not in barred]
+    order = torch.randperm(len(every), generator=stream(seed, "pairs")).tolist()
+    across = [every[i] for i in order if _kingdom(every[i][0]) != _kingdom(every[i][1])]
+    within = [every[i] for i in order if _kingdom(every[i][0]) == _kingdom(every[i][1])]
+    chosen = across[: max(num // 2, num - len(within))]
+    return tuple((*chosen, *within[: num - len(chosen)]))
+
+
+def evaluation_pairs(words: Sequence[str], num: int = 30, *, seed: int = 0) -> tuple[Pair, ...]:
+    """Return the pairs that methods are compared on, and must not train on.
+
+    The first is lettuce and mantis if both are known.
+    """
+    first = (UNSEEN_PAIR,) if set(UNSEEN_PAIR) <= set(words) else ()
+    return (*first, *pairs(words, num - len(first), seed=seed + 1_000_003))
+
+
+def weightings(
+    words: Sequence[str], num: int = 30, *, seed: int = 0
+) -> tuple[tuple[tuple[str, float], ...], ...]:
+    """Draw weighted distributions: 2 to 4 words each, Dirichlet(2) shares in steps of 0.05.
+
+    Source: methods.md, section 14; the published ones are not known.
+    """
+    noise = stream(seed, "weightings")
+    found = []
+    while len(found) < num:
+        size = int(torch.randint(2, min(4, len(words)) + 1, (1,), generator=noise))
+        picked = torch.randperm(len(words), generator=noise)[:size].tolist()
+        # a sum of two exponentials is Gamma(2), and Gammas over their sum are Dirichlet
+        gamma = -torch.rand(2, size, generator=noise).clamp_min(1e-9).log().sum(dim=0)
+        twentieths = (gamma / gamma.sum() * 20).round().int().tolist()
+        if sum(twentieths) == 20 and min(twentieths) >= 1:
+            found.append(tuple((words[i], n / 20) for i, n in zip(picked, twentieths, strict=True)))
+    return tuple(found)
+
+
+def _kingdom(word: str) -> str:
+    if word in ANIMALS or word == UNSEEN_PAIR[1]:
+        return "animal"
+    return "plant or food" if word in PLANTS_AND_FOODS else "other"

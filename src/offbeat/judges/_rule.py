@@ -63,6 +63,23 @@ def check_images(images: Tensor) -> None:
         check_range("images", float(images.max()), 0, 1)
 
 
+def kind_of(
+    subject: str, labels: Sequence[str], members: Sequence[str], probabilities: Tensor
+) -> str:
+    """Return the most probable kind of ``subject``, in place of an answer to "What kind of ...?".
+
+    Args:
+        subject: A broad subject, e.g. ``pet``.
+        labels: All classes, K.
+        members: Those that count as the subject; if there are none, or it is itself the only one,
+            any other class may be the answer.
+        probabilities: Of one picture, ``[K]``.
+    """
+    kinds = [label for label in members if label != subject]
+    kinds = kinds or [label for label in labels if label != subject]
+    return max(kinds, key=lambda label: float(probabilities[labels.index(label)]))
+
+
 class Limits:
     """From which probability on the answer is yes, for each subject."""
 

@@ -208,6 +208,15 @@ class ClassifierJudge:
         """
         return self._limits.learn(subject, self.probability(images, subject))
 
+    def name_it(self, image: Tensor, subject: str) -> str:
+        """Return what kind of ``subject`` one picture, ``[3, H, W]``, 0 to 1, shows."""
+        members = _rule.members_of(
+            subject, self._labels, subjects=self._subjects, coarse=self._coarse
+        )
+        return _rule.kind_of(
+            subject, self._labels, members, self.class_probabilities(image[None])[0]
+        )
+
     def still_a(self, images: Tensor, subject: str) -> list[Verdict]:
         """Return one verdict for each of ``images``, ``[B, 3, H, W]``, 0 to 1."""
         return self._limits.verdicts(
