@@ -101,7 +101,7 @@ def faults(file):
 
 LINES, BODY = 420, 80
 """At most, of a module, and of a function without its signature and docstring."""
-LONGER = {"backbones/unclip.py": 460, "plots.py": 430}
+LONGER = {"plots.py": 430}
 """Modules that grew beyond it: they may shrink, and not grow."""
 
 

@@ -105,7 +105,7 @@ def test_a_known_word_passed_in_as_token_changes_nothing(pocket):
 
 
 def test_a_word_of_many_tokens_passed_in_row_by_row_changes_nothing(tiny_backbone):
-    ids = tiny_backbone._ids("pig")
+    ids = tiny_backbone.tokenizer("pig", add_special_tokens=False).input_ids
     rows = tiny_backbone.text_encoder.get_input_embeddings().weight[ids]
     plain = tiny_backbone.encode_text(["a pig here"])
     placed = tiny_backbone.encode_text(["a <x> here"], tokens={"<x>": rows})

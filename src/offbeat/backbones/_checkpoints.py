@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from offbeat.backbones._images import read_pixel_stats
 from offbeat.backbones._loading import PipelineFolder, locate
 from offbeat.errors import CheckpointError
 from offbeat.templates import PAPER_TEMPLATE
@@ -85,17 +86,11 @@ def load_prior(folder: PipelineFolder, dtype: torch.dtype) -> dict[str, Any]:
     modules = {
         name: folder.load(name, dtype=dtype) for name in ("text_encoder", "image_encoder", "prior")
     }
-    config = folder.path / "image_processor" / "preprocessor_config.json"
-    try:
-        pixels = json.loads(config.read_text(encoding="utf-8"))
-        mean_and_std = (list(pixels["image_mean"]), list(pixels["image_std"]))
-    except (OSError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{config}: expected image_mean and image_std ({error})") from error
     return {
         **modules,
         "tokenizer": folder.load("tokenizer"),
         "scheduler": folder.load("scheduler"),
-        "pixels": mean_and_std,
+        "pixels": read_pixel_stats(folder.path / "image_processor"),
     }
 
 

@@ -7,9 +7,7 @@ Source: Ramesh et al., Hierarchical Text-Conditional Image Generation, arXiv:220
 from __future__ import annotations
 
 import copy
-import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +22,18 @@ from offbeat.backbones._checkpoints import (
     load_prior,
     read_card,
 )
+from offbeat.backbones._images import clip_pixels, in_batches
 from offbeat.backbones._loading import PipelineFolder, fingerprint
 from offbeat.backbones._prior import LORA_TARGETS, FastPrior, check_streams, lora_name
+from offbeat.backbones._text import Encoder, ReadsText
 from offbeat.checks import check_range, check_shape
-from offbeat.errors import CheckpointError, PromptError, ShapeError
+from offbeat.errors import CheckpointError
 from offbeat.functional import guide
 from offbeat.protocols import Generators
 from offbeat.types import TextEmbeds
 
 
-class UnclipBackbone:
+class UnclipBackbone(ReadsText):
     """An unCLIP prior and decoder, frozen; gradients reach tokens, LoRA factors and embeddings."""
 
     def __init__(
@@ -50,9 +50,10 @@ class UnclipBackbone:
         self._card = {**DEFAULT_CARD, **card}
         self.tokenizer = prior["tokenizer"]
         self.text_encoder = prior["text_encoder"]
+        self._encoders = (Encoder(self.tokenizer, self.text_encoder, name),)
         self.image_encoder = prior["image_encoder"]
         self.image_size = int(self.image_encoder.config.image_size)
-        self._pixel_mean, self._pixel_std = prior["pixels"]
+        self._pixel_stats = prior["pixels"]
         # a scheduler keeps its timesteps: two users of one object would disturb each other
         self.fast_prior = FastPrior(prior["prior"], copy.deepcopy(prior["scheduler"]))
         self.unet = decoder["unet"]
@@ -123,31 +124,6 @@ class UnclipBackbone:
 
     # --- text -----------------------------------------------------------------------------
 
-    def num_tokens(self, text: str) -> int:
-        """Return how many tokens ``text`` is cut into, without start and end."""
-        return len(self._ids(text))
-
-    def token_embed(self, words: str) -> Tensor:
-        """Return the input-side vector of ``words``, ``[E]``: the mean over their tokens.
-
-        Raises:
-            PromptError: If ``words`` holds nothing to encode.
-        """
-        return self.token_embeds(words).mean(dim=0)
-
-    def token_embeds(self, words: str) -> Tensor:
-        """Return the input-side vectors of ``words``, ``[K, E]``: one for each of its tokens.
-
-        Raises:
-            PromptError: If ``words`` holds nothing to encode.
-        """
-        ids = self._ids(words)
-        if not ids:
-            raise PromptError(f"token: expected a word, got {words!r}")
-        table = self.text_encoder.get_input_embeddings().weight
-        rows: Tensor = table[torch.tensor(ids, device=table.device)]
-        return rows.float().cpu()
-
     def encode_text(
         self, prompts: Sequence[str], *, tokens: Mapping[str, Tensor] | None = None
     ) -> TextEmbeds:
@@ -162,59 +138,8 @@ class UnclipBackbone:
                 it is never cut in silence.
             ShapeError: If a token's width is not the encoder's.
         """
-        if not prompts:
-            raise PromptError("prompts: expected at least one, got none")
-        rows = [self._cut(prompt, tokens or {}) for prompt in prompts]
-        length = max(len(ids) for ids, _ in rows)
-        pad = self.tokenizer.pad_token_id
-        input_ids = torch.tensor([ids + [pad] * (length - len(ids)) for ids, _ in rows])
-        text_mask = torch.tensor([[at < len(ids) for at in range(length)] for ids, _ in rows])
-        places = [(row, at) for row, (_, found) in enumerate(rows) for at, _ in found]
-        vectors = [vector for _, found in rows for _, vector in found]
-        with _placed(self.text_encoder.get_input_embeddings(), places, vectors):
-            output = self.text_encoder(input_ids.to(self.device))
-        return TextEmbeds(
-            output.text_embeds.float(),
-            output.last_hidden_state.float(),
-            text_mask.to(self.device),
-        )
-
-    def _ids(self, text: str) -> list[int]:
-        return list(self.tokenizer(text, add_special_tokens=False).input_ids)
-
-    def _cut(
-        self, prompt: str, tokens: Mapping[str, Tensor]
-    ) -> tuple[list[int], list[tuple[int, Tensor]]]:
-        """Return a prompt's ids and where each learned vector stands among them."""
-        words = sorted(tokens, key=len, reverse=True)
-        parts = re.split("(" + "|".join(map(re.escape, words)) + ")", prompt) if words else [prompt]
-        # the start token stands in: its id is in every table and is never read as the end
-        stand_in = self.tokenizer.bos_token_id
-        ids, found = [stand_in], []
-        for part in parts:
-            if part in tokens:
-                for vector in self._vectors(part, tokens[part]):
-                    found.append((len(ids), vector))
-                    ids.append(stand_in)
-            elif part.strip():
-                ids += self._ids(part)
-        ids.append(self.tokenizer.eos_token_id)
-        limit = self.text_encoder.config.max_position_embeddings
-        if len(ids) > limit:
-            raise PromptError(
-                f"prompt: expected at most {limit - 2} tokens for {self.name}, got "
-                f"{len(ids) - 2}: {prompt[:80]!r}. Use fewer words or a shorter --template."
-            )
-        return ids, found
-
-    def _vectors(self, word: str, vectors: Tensor) -> Tensor:
-        width = self.text_encoder.get_input_embeddings().weight.shape[1]
-        if vectors.shape[-1] != width or vectors.ndim not in (1, 2):
-            raise ShapeError(
-                f"tokens[{word!r}]: expected shape [{width}] or [any, {width}], "
-                f"got {list(vectors.shape)}; was it learned on another checkpoint?"
-            )
-        return vectors.reshape(-1, width)
+        ((output, text_mask),) = self._read(prompts, tokens)
+        return TextEmbeds(output.text_embeds.float(), output.last_hidden_state.float(), text_mask)
 
     # --- prior ----------------------------------------------------------------------------
 
@@ -282,18 +207,7 @@ class UnclipBackbone:
 
     def encode_image(self, images: Tensor) -> Tensor:
         """Return ``image_embeds``, ``[B, D]``, of ``images``, ``[B, 3, H, W]``, 0 to 1."""
-        check_shape("images", images, None, 3, None, None)
-        size = (self.image_size, self.image_size)
-        images = images.to(self.device)
-        if images.shape[-2:] != size:
-            images = torch.nn.functional.interpolate(
-                images, size, mode="bicubic", antialias=True
-            ).clamp(0, 1)
-        mean, std = (
-            torch.tensor(values, device=self.device)[:, None, None]
-            for values in (self._pixel_mean, self._pixel_std)
-        )
-        pixels = ((images - mean) / std).to(self.image_encoder.dtype)
+        pixels = clip_pixels(images, self.image_size, self._pixel_stats, self.image_encoder)
         image_embeds: Tensor = self.image_encoder(pixels).image_embeds
         return image_embeds.float()
 
@@ -340,7 +254,7 @@ class UnclipBackbone:
         single = not isinstance(generator, Sequence)
         size = len(image_embeds) if single else int(self._card["decode_batch_size"])
         noises = generator if isinstance(generator, Sequence) else ()
-        return _in_batches(draw, len(image_embeds), size, noises)
+        return in_batches(draw, len(image_embeds), size, noises)
 
     @property
     def unet_embed_width(self) -> int:
@@ -411,46 +325,3 @@ class UnclipBackbone:
     def _modules(self) -> list[Any]:
         parts = [self.text_encoder, self.image_encoder, self.fast_prior.prior, self.unet, self.movq]
         return parts + ([self.decoder_text[1]] if self.decoder_text else [])
-
-
-@contextmanager
-def _placed(embedding: Any, places: list[tuple[int, int]], vectors: list[Tensor]) -> Iterator[None]:
-    """Put learned vectors into the embedding layer's output; the table is never written."""
-    if not places:
-        yield
-        return
-
-    def replace(module: Any, inputs: Any, output: Tensor) -> Tensor:
-        rows, columns = (
-            torch.tensor(index, device=output.device) for index in zip(*places, strict=True)
-        )
-        return output.index_put((rows, columns), torch.stack(vectors).to(output))
-
-    handle = embedding.register_forward_hook(replace)
-    try:
-        yield
-    finally:
-        handle.remove()
-
-
-def _in_batches(
-    draw: Callable[[slice], Tensor], count: int, size: int, noises: Sequence[torch.Generator]
-) -> Tensor:
-    """Concatenate ``draw`` over slices of ``size``, halved whenever memory runs out.
-
-    The streams are set back before a slice is drawn again, so halving changes no picture.
-    """
-    parts, start = [], 0
-    while start < count:
-        rows = slice(start, start + size)
-        states = [noise.get_state() for noise in noises[rows]]
-        try:
-            parts.append(draw(rows))
-            start += size
-        except torch.cuda.OutOfMemoryError:
-            if size == 1:
-                raise
-            for noise, state in zip(noises[rows], states, strict=True):
-                noise.set_state(state)
-            size = max(1, size // 2)
-    return torch.cat(parts)
