@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
@@ -29,18 +31,38 @@ def guide(uncond: Tensor, cond: Tensor, guidance_scale: float) -> Tensor:
     return uncond + guidance_scale * (cond - uncond)
 
 
-def truncated_cosine_loss(a: Tensor, b: Tensor, *, threshold: float | Tensor) -> Tensor:
+def pair_cosine(a: Tensor, b: Tensor, *, widths: Sequence[int] = ()) -> Tensor:
+    """Return the cosine of each row of ``a`` with that of ``b``.
+
+    Args:
+        a: ``[..., D]``.
+        b: ``[..., D]``, of a shape that broadcasts with ``a``.
+        widths: Of the vectors that lie side by side in D, one for each text encoder: their cosines
+            are averaged. None is one vector.
+
+    Returns:
+        ``[...]``, -1 to 1.
+    """
+    sizes = list(widths) or [a.shape[-1]]
+    parts = zip(a.split(sizes, dim=-1), b.split(sizes, dim=-1), strict=True)
+    each = [torch.nn.functional.cosine_similarity(x, y, dim=-1, eps=1e-8) for x, y in parts]
+    return torch.stack(each).mean(dim=0)
+
+
+def truncated_cosine_loss(
+    a: Tensor, b: Tensor, *, threshold: float | Tensor, widths: Sequence[int] = ()
+) -> Tensor:
     """Return one minus the cosine of each pair of rows; no gradient above a threshold.
 
     Args:
-        a: ``[B, D]``.
-        b: ``[B, D]``, or ``[1, D]`` for all.
+        a: ``[..., D]``.
+        b: ``[..., D]``, or ``[1, D]`` for all.
         threshold: The cosine above which a pair is near enough, -1 to 1.
+        widths: As for ``pair_cosine``.
 
     Returns:
-        ``[B]``, 0 to 2.
+        ``[...]``, 0 to 2.
 
     Source: CreTok, arXiv:2410.24160; DisTok, arXiv:2505.03667.
     """
-    near = torch.nn.functional.cosine_similarity(a, b, dim=-1, eps=1e-8)
-    return 1 - near.clamp(max=threshold)
+    return 1 - pair_cosine(a, b, widths=widths).clamp(max=threshold)
