@@ -171,6 +171,9 @@ def with_article(words: str) -> str:
 class Captions:
     """Writes captions that say what is in a picture, more or less of it."""
 
+    style_share = 0.25
+    """Share of captions that name the style."""
+
     def __init__(self, pictures: Pictures, table: dict, styles: tuple[str, ...]) -> None:
         self.pictures, self.table, self.styles = pictures, table, styles
         self.colours, self.backgrounds = list(COLOURS), list(BACKGROUNDS)
@@ -187,7 +190,7 @@ class Captions:
         if tint >= 0 and draw[2] < 0.85:
             name = f"{self.colours[tint]} {name}"
         kind = "picture" if draw[3] < 0.7 else ("drawing", "image")[draw[3] < 0.85]
-        if draw[4] < 0.25:
+        if draw[4] < self.style_share:
             kind = f"{self.styles[int(self.pictures.style[row])]} {kind}"
         thing = f"a {name}" if draw[5] < 0.3 else with_article(name)
         text = thing if draw[6] < 0.2 else f"{with_article(kind)} of {thing}"
