@@ -14,8 +14,8 @@ ROWS = [
     {"errors"},
     {"types"},
     {"protocols"},
-    {"checks", "rng", "functional", "templates", "vocab"},
-    {"density"},
+    {"checks", "rng", "functional", "templates"},
+    {"density", "vocab"},
     {"baseline", "sampling"},
     # row 1: what is opened by name
     {"backbones", "methods", "judges", "metrics"},
@@ -33,11 +33,18 @@ PARTS = {
     "_report": "plots",
     "_sheet": "plots",
     "_explore": "run",
+    "_dream": "run",
+    "_fuse": "run",
     "_generate": "run",
+    "_keeper": "run",
     "_outcome": "run",
     "_pictures_out": "run",
+    "_readings": "run",
+    "_render": "run",
     "_runs": "run",
     "_sources": "run",
+    "_train": "run",
+    "_trained": "run",
 }
 """Private modules, and the module that they are a part of."""
 

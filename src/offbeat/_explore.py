@@ -276,7 +276,7 @@ class Exploration:
             self.folder.write(files)
         return {
             "request": self.asked,
-            "concept": best.concept,
+            "concepts": [best.concept],
             "images": formats.to_pil(best.images),
             "ordinary": formats.to_pil(ordinary),
             "summary": outcome.summary(),

@@ -7,7 +7,7 @@ from typing import Any
 
 from offbeat import formats
 from offbeat._pictures_out import draw, png_files, sheet
-from offbeat._runs import Run, kept, loaded
+from offbeat._runs import Run, concept_files, kept, loaded
 from offbeat.errors import ConfigError, PromptError
 from offbeat.protocols import TextBackbone
 from offbeat.store import RunFolder
@@ -87,12 +87,10 @@ def generate(
     pictures = formats.to_pil(images)
     files = {
         **png_files("images", pictures, request, concept, model),
-        **formats.encode_concept(
-            concept, fingerprint=model.fingerprint, checkpoint=model.name, method="generate"
-        ),
+        **concept_files([concept], model),
         "contact.png": sheet([("", pictures)], title=prompt),
     }
-    return kept(request, concept, pictures, files, folder)
+    return kept(request, [concept], pictures, files, folder)
 
 
 def _or(value: float | None, default: Any) -> float:

@@ -179,8 +179,9 @@ def png_files(
     backbone: HasCard,
     *,
     seed: int | None = None,
+    start: int = 0,
 ) -> dict[str, bytes]:
-    """Return the files of pictures, each with the recipe that draws it again."""
+    """Return the files of pictures, numbered from ``start``, each with the recipe to draw it."""
     learned = bool(concept.token_embeds or concept.lora or concept.image_embeds is not None)
     shown = concept.prompt(request["prompt"] if request.get("verb") == "render" else None)
     recipe = {
@@ -198,7 +199,7 @@ def png_files(
         "version": request["versions"].get("offbeat"),
     }
     return {
-        f"{folder}/{index:04d}.png": formats.encode_png(picture, {**recipe, "index": index})
+        f"{folder}/{start + index:04d}.png": formats.encode_png(picture, {**recipe, "index": index})
         for index, picture in enumerate(pictures)
     }
 

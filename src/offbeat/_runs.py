@@ -11,7 +11,7 @@ from offbeat import formats, registry
 from offbeat._disk import json_bytes
 from offbeat._pictures_out import PRIORS
 from offbeat.errors import CapabilityError, StoreError
-from offbeat.protocols import PriorBackbone, TextBackbone
+from offbeat.protocols import HasCard, PriorBackbone, TextBackbone
 from offbeat.store import RunFolder
 from offbeat.types import Concept
 
@@ -24,11 +24,12 @@ class Run:
     """What a command made: pictures, the concept behind them, and how it was found."""
 
     request: Mapping[str, Any]
-    concept: Concept
+    concepts: list[Concept]
+    """What was found: one, or as many as a sweep, a grid or a dream has."""
     images: list[Image.Image]
-    """Unusual pictures."""
+    """Unusual pictures; equally many of each concept, concept by concept."""
     ordinary: list[Image.Image]
-    """Ordinary ones of the same noise; none after ``render``."""
+    """Ordinary ones of the same noise, of each parent of a fusion; none after ``render``."""
     summary: Mapping[str, Any]
     """What was reached: JSON values, as in ``summary.json``."""
     trace: list[dict[str, Any]]
@@ -37,6 +38,11 @@ class Run:
     """The run folder's content."""
     folder: Path | None = None
     """Where it was written; None until ``save``."""
+
+    @property
+    def concept(self) -> Concept:
+        """The first concept: the only one but in a sweep, a grid or a dream."""
+        return self.concepts[0]
 
     def save(self, folder: str | Path) -> Path:
         """Write the run folder; returns its path.
@@ -76,11 +82,10 @@ def load_run(folder: str | Path) -> Run:
     if not run.is_finished:
         raise StoreError(f"{folder}: the run is not finished; go on with it with --resume")
     run.verify()
-    concept, _ = formats.decode_concept(lambda name: run.read(name) if run.exists(name) else None)
     names = [name for name in run.names() if not name.startswith("trials/")]
     return Run(
         request=run.request,
-        concept=concept,
+        concepts=[read_concept(run, where)[0] for where in concept_folders(run)],
         images=_pictures(run, names, "images/"),
         ordinary=_pictures(run, names, "ordinary/"),
         summary=run.read_json("summary.json"),
@@ -90,26 +95,63 @@ def load_run(folder: str | Path) -> Run:
     )
 
 
+def concept_folders(run: RunFolder) -> list[str]:
+    """Return where a run keeps its concepts: at its top, or ``concepts/0000/`` and so on."""
+    if run.exists(formats.CONCEPT_FILE):
+        return [""]
+    found = {name.rpartition("/")[0] for name in run.names() if name.startswith("concepts/")}
+    return [f"{where}/" for where in sorted(found) if not where.endswith("/lora")] or [""]
+
+
+def read_concept(run: RunFolder, where: str) -> tuple[Concept, dict[str, Any]]:
+    """Return a concept of a run and what its file says of it."""
+    return formats.decode_concept(
+        lambda name: run.read(where + name) if run.exists(where + name) else None
+    )
+
+
+def concept_files(
+    concepts: Sequence[Concept], backbone: HasCard, method: str | None = None
+) -> dict[str, bytes]:
+    """Return the files of a run's concepts; ``method`` is the concepts' own if not given."""
+    files: dict[str, bytes] = {}
+    for index, concept in enumerate(concepts):
+        where = f"concepts/{index:04d}/" if len(concepts) > 1 else ""
+        own = formats.encode_concept(
+            concept,
+            fingerprint=backbone.fingerprint,
+            checkpoint=backbone.name,
+            method=method or concept.metadata.get("method", ""),
+        )
+        # the concept last: its presence says that it is whole
+        files |= {where + name: own[name] for name in sorted(own, reverse=True)}
+    return files
+
+
 def kept(
     request: Mapping[str, Any],
-    concept: Concept,
+    concepts: Sequence[Concept],
     pictures: list[Image.Image],
     files: Mapping[str, bytes],
     folder: RunFolder | None,
+    *,
+    summary: Mapping[str, Any] | None = None,
+    ordinary: Sequence[Image.Image] = (),
+    trace: Sequence[dict[str, Any]] = (),
 ) -> Run:
     """Write what was drawn if there is a folder, and return it."""
-    summary = {"prompt": request["prompt"]}
+    summary = {"prompt": request["prompt"]} if summary is None else summary
     files = {**files, "summary.json": json_bytes(summary)}
     if folder is not None:
         folder.write(files)
         folder.finish()
     return Run(
         request=request,
-        concept=concept,
+        concepts=list(concepts),
         images=pictures,
-        ordinary=[],
+        ordinary=list(ordinary),
         summary=summary,
-        trace=[],
+        trace=list(trace),
         files=files,
         folder=folder.path if folder is not None else None,
     )

@@ -6,17 +6,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from offbeat import formats
-from offbeat._disk import digest_of
 from offbeat._explore import Exploration
 from offbeat._generate import generate
 from offbeat._outcome import Plan
-from offbeat._pictures_out import draw, png_files, prior_settings, sheet
-from offbeat._runs import Run, kept, load_backbone, load_run, loaded, loaded_prior
-from offbeat.errors import ConfigError, FingerprintError, PromptError
+from offbeat._render import render
+from offbeat._runs import Run, load_backbone, load_run, loaded_prior
+from offbeat.errors import ConfigError, PromptError
 from offbeat.methods.low_probability import LowProbabilityConfig
-from offbeat.protocols import PriorBackbone, TextBackbone
-from offbeat.store import RunFolder
+from offbeat.protocols import PriorBackbone
 from offbeat.types import Observe, ignore
 
 __all__ = ["Run", "explore", "generate", "load_backbone", "load_run", "render"]
@@ -114,75 +111,3 @@ def _distance(
     if num_steps is not None:
         return None, None
     return (own.novelty if own.reach is None else None), own.reach
-
-
-def render(
-    source: str | Path | Run,
-    *,
-    prompt: str | None = None,
-    num_images: int = 8,
-    seed: int = 0,
-    backbone: str | Path | TextBackbone | None = None,
-    device: str = "cpu",
-    out: str | Path | None = None,
-    observe: Observe = ignore,
-) -> Run:
-    """Draw what a run learned, in its own prompt or another.
-
-    Args:
-        source: A run, or its folder.
-        prompt: With ``{concept}``, e.g. ``an oil painting of a {concept}``; None is its own.
-        num_images: Pictures to draw.
-        seed: Same seed, same pictures; a run's own seed gives its own noise.
-        backbone: None is the checkpoint that the run used.
-        device: Where to run.
-        out: Run folder to write; None keeps all in memory.
-        observe: Told how far the drawing is.
-
-    Raises:
-        FingerprintError: If the checkpoint is not the one that it was learned on.
-        PromptError: If the prompt lacks ``{concept}``.
-    """
-    run = source if isinstance(source, Run) else load_run(source)
-    if prompt is not None and "{concept}" not in prompt:
-        raise PromptError(f"prompt: expected {{concept}} somewhere in {prompt!r}")
-    asked = run.request
-    model = loaded(asked["checkpoint"] if backbone is None else backbone, device)
-    if model.fingerprint != asked["fingerprint"]:
-        raise FingerprintError(
-            f"the concept was learned on {asked['checkpoint']} ({asked['fingerprint']}), and "
-            f"{model.name} is {model.fingerprint}: a token or LoRA fits no other weights"
-        )
-    request = {
-        **{key: asked[key] for key in ("checkpoint", "fingerprint", "versions", "subject")},
-        "verb": "render",
-        "prompt": prompt or run.concept.template,
-        "num_images": num_images,
-        "seed": seed,
-        "learned": {
-            "request": dict(asked),
-            "seed": run.summary.get("seed"),
-            "trial": run.summary.get("trial"),
-            "digest": digest_of(run.files[formats.CONCEPT_FILE]),
-        },
-        "prior": dict(prior_settings(run.concept)),
-    }
-    if num_images < 1:
-        raise ConfigError(f"num_images: expected at least 1, got {num_images}")
-    # too long a prompt fails before a folder is made
-    model.encode_text([run.concept.prompt(prompt)], tokens=run.concept.token_embeds)
-    folder = RunFolder.create(Path(out), request) if out is not None else None
-    images = draw(model, run.concept, seed=seed, num=num_images, template=prompt, observe=observe)
-    pictures = formats.to_pil(images)
-    title = request["prompt"].replace("{concept}", f"[{run.concept.subject}]")
-    files = {
-        **png_files("images", pictures, request, run.concept, model),
-        "contact.png": sheet([(title, pictures)], title=f"Unusual {run.concept.subject}"),
-        **formats.encode_concept(
-            run.concept,
-            fingerprint=model.fingerprint,
-            checkpoint=model.name,
-            method=run.concept.metadata.get("method", ""),
-        ),
-    }
-    return kept(request, run.concept, pictures, files, folder)

@@ -207,7 +207,7 @@ def weightings(
     Source: methods.md, section 14; the published ones are not known.
     """
     noise = stream(seed, "weightings")
-    found = []
+    found: list[tuple[tuple[str, float], ...]] = []
     while len(found) < num:
         size = int(torch.randint(2, min(4, len(words)) + 1, (1,), generator=noise))
         picked = torch.randperm(len(words), generator=noise)[:size].tolist()

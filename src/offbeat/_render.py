@@ -1,0 +1,233 @@
+"""Draw what runs learned, in any prompt; several concepts may stand in one."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from offbeat import formats
+from offbeat._disk import digest_of
+from offbeat._pictures_out import draw, png_files, prior_settings, sheet
+from offbeat._runs import (
+    Run,
+    concept_files,
+    kept,
+    load_run,
+    loaded,
+)
+from offbeat.errors import ConfigError, FingerprintError, PromptError, StoreError
+from offbeat.protocols import TextBackbone
+from offbeat.store import RunFolder
+from offbeat.types import Concept, Observe, ignore
+
+Source = str | Path | Run
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Learned:
+    """A concept and where it comes from."""
+
+    concept: Concept
+    checkpoint: str
+    fingerprint: str
+    origin: Mapping[str, Any]
+    """What the run that learned it was asked, its seed and trial, and a digest."""
+
+
+def render(
+    source: Source | Sequence[Source],
+    *,
+    prompt: str | None = None,
+    num_images: int = 8,
+    seed: int = 0,
+    backbone: str | Path | TextBackbone | None = None,
+    device: str = "cpu",
+    out: str | Path | None = None,
+    observe: Observe = ignore,
+) -> Run:
+    """Draw what a run learned, in its own prompt or another.
+
+    Args:
+        source: A run, its folder, ``FOLDER:INDEX`` for one concept of several, or a
+            ``concept.safetensors``. Several of these may stand in one prompt.
+        prompt: With ``{concept}``, e.g. ``an oil painting of a {concept}``, and ``{concept2}``,
+            ``{concept3}``, ... for further sources; None is the concept's own.
+        num_images: Pictures to draw.
+        seed: Same seed, same pictures; a run's own seed gives its own noise.
+        backbone: None is the checkpoint that the run used.
+        device: Where to run.
+        out: Run folder to write; None keeps all in memory.
+        observe: Told how far the drawing is.
+
+    Raises:
+        FingerprintError: If the checkpoint is not the one that it was learned on.
+        PromptError: If the prompt lacks ``{concept}``, or a further source's place.
+        StoreError: If there is no such run or concept.
+    """
+    sources = [source] if isinstance(source, str | Path | Run) else list(source)
+    if not sources:
+        raise StoreError("source: expected a run, got none")
+    if num_images < 1:
+        raise ConfigError(f"num_images: expected at least 1, got {num_images}")
+    learned = [learned_of(one) for one in sources]
+    concept = joined([one.concept for one in learned], prompt)
+    first = learned[0]
+    model = loaded(first.checkpoint if backbone is None else backbone, device)
+    for one in learned:
+        check_fingerprint(one, model)
+    request = {
+        "checkpoint": model.name,
+        "fingerprint": model.fingerprint,
+        "versions": first.origin["request"].get("versions", formats.versions()),
+        "subject": concept.subject,
+        "verb": "render",
+        "prompt": prompt or first.concept.template,
+        "num_images": num_images,
+        "seed": seed,
+        "learned": dict(first.origin),
+        "prior": dict(prior_settings(concept)),
+    }
+    if len(learned) > 1:
+        request["beside"] = [dict(one.origin) for one in learned[1:]]
+    # too long a prompt fails before a folder is made
+    model.encode_text([concept.prompt()], tokens=concept.token_embeds)
+    folder = RunFolder.create(Path(out), request) if out is not None else None
+    template = None if prompt is None else concept.template
+    images = draw(model, concept, seed=seed, num=num_images, template=template, observe=observe)
+    pictures = formats.to_pil(images)
+    files = {
+        **png_files("images", pictures, request, concept, model),
+        "contact.png": sheet(
+            [(_title(request["prompt"], learned), pictures)], title=concept.subject
+        ),
+        **concept_files([concept], model),
+    }
+    return kept(request, [concept], pictures, files, folder)
+
+
+def learned_of(source: Source) -> Learned:
+    """Return the concept that a source names.
+
+    Raises:
+        StoreError: If there is none.
+    """
+    if isinstance(source, Run):
+        return _of_run(source, "", 0)
+    path = Path(source)
+    if path.is_file():
+        return _of_file(path)
+    folder, _, index = str(source).rpartition(":")
+    if folder and index.isdigit() and not path.exists():
+        return _of_run(load_run(folder), folder, int(index))
+    run = load_run(path)
+    if len(run.concepts) > 1:
+        raise StoreError(
+            f"{source}: holds {len(run.concepts)} concepts; name one, from {source}:0 to "
+            f"{source}:{len(run.concepts) - 1}"
+        )
+    return _of_run(run, str(source), 0)
+
+
+def _of_run(run: Run, name: str, index: int) -> Learned:
+    if index >= len(run.concepts):
+        raise StoreError(
+            f"{name}:{index}: expected a concept from 0 to {len(run.concepts) - 1}, as on the sheet"
+        )
+    concept, single = run.concepts[index], len(run.concepts) == 1
+    file = formats.CONCEPT_FILE if single else f"concepts/{index:04d}/{formats.CONCEPT_FILE}"
+    return Learned(
+        concept=concept,
+        checkpoint=str(run.request["checkpoint"]),
+        fingerprint=str(run.request["fingerprint"]),
+        origin={
+            "request": dict(run.request),
+            "seed": run.summary.get("seed"),
+            "trial": run.summary.get("trial"),
+            **({} if single else {"concept": index}),
+            "digest": digest_of(run.files[file]),
+        },
+    )
+
+
+def _of_file(path: Path) -> Learned:
+    """Read a ``concept.safetensors``, with a LoRA's folder beside it if it has one."""
+
+    def read(name: str) -> bytes | None:
+        file = path if name == formats.CONCEPT_FILE else path.parent / name
+        return file.read_bytes() if file.is_file() else None
+
+    concept, about = formats.decode_concept(read)
+    return Learned(
+        concept=concept,
+        checkpoint=str(about["checkpoint"]),
+        fingerprint=str(about["fingerprint"]),
+        origin={
+            "request": {"versions": about["versions"]},
+            "file": path.name,
+            "digest": digest_of(path.read_bytes()),
+        },
+    )
+
+
+def check_fingerprint(learned: Learned, model: TextBackbone) -> None:
+    """Refuse a concept of another checkpoint.
+
+    Raises:
+        FingerprintError: With both.
+    """
+    if model.fingerprint != learned.fingerprint:
+        raise FingerprintError(
+            f"the concept was learned on {learned.checkpoint} ({learned.fingerprint}), and "
+            f"{model.name} is {model.fingerprint}: a token or LoRA fits no other weights"
+        )
+
+
+def joined(concepts: Sequence[Concept], prompt: str | None) -> Concept:
+    """Return one concept that draws all of them in one prompt, each with words of its own.
+
+    Raises:
+        PromptError: If the prompt lacks a place, or has one too many.
+        ConfigError: If two of them need LoRA factors, or one is no token.
+    """
+    first = concepts[0]
+    places = ["{concept}", *(f"{{concept{n}}}" for n in range(2, len(concepts) + 1))]
+    template = first.template if prompt is None else prompt
+    if prompt is None and len(concepts) > 1:
+        raise PromptError(f"prompt: several concepts need one that holds {', '.join(places)}")
+    for place in places:
+        if place not in template:
+            raise PromptError(f"prompt: expected {place} somewhere in {template!r}")
+    for extra in re.findall(r"\{concept\d+\}", template):
+        if extra not in places:
+            raise PromptError(f"prompt: {extra} in {template!r} stands for no source")
+    if len(concepts) == 1:
+        return replace(first, template=template)
+    if any(one.image_embeds is not None for one in concepts):
+        raise ConfigError("source: an embedding (--space direct) cannot stand beside another")
+    if sum(bool(one.lora) for one in concepts) > 1:
+        raise ConfigError("source: at most one concept of a prompt may bring LoRA factors")
+    tokens, lora = dict(first.token_embeds), dict(first.lora)
+    for number, (place, one) in enumerate(zip(places[1:], concepts[1:], strict=True), start=2):
+        word = one.word
+        for name, vectors in one.token_embeds.items():
+            own = f"<{name.strip('<>')}-{number}>"
+            word, tokens[own] = word.replace(name, own), vectors
+        template = template.replace(place, word)
+        lora |= one.lora
+    return replace(
+        first,
+        template=template,
+        subject=" and ".join(one.subject for one in concepts),
+        token_embeds=tokens,
+        lora=lora,
+    )
+
+
+def _title(prompt: str, learned: Sequence[Learned]) -> str:
+    for number, one in enumerate(learned, start=1):
+        place = "{concept}" if number == 1 else f"{{concept{number}}}"
+        prompt = prompt.replace(place, f"[{one.concept.subject}]")
+    return prompt
