@@ -26,3 +26,18 @@ def tiny_folder(request, tmp_path_factory):
 @pytest.fixture(scope="session")
 def tiny_backbone(tiny_folder):
     return UnclipBackbone.load(tiny_folder)
+
+
+@pytest.fixture(scope="session", params=["sd", "xl"])
+def tiny_sd_folder(request, tmp_path_factory):
+    """A random Stable Diffusion checkpoint of each kind, with an IP-Adapter."""
+    import tiny
+
+    return tiny.build_sd(tmp_path_factory.mktemp("stable-diffusion") / request.param, request.param)
+
+
+@pytest.fixture(scope="session")
+def tiny_sd(tiny_sd_folder):
+    from offbeat.backbones.stable_diffusion import StableDiffusionBackbone
+
+    return StableDiffusionBackbone.load(tiny_sd_folder)

@@ -1,4 +1,4 @@
-"""Tiny random checkpoints of the Kandinsky family, saved as the published ones are.
+"""Tiny random checkpoints of Kandinsky and Stable Diffusion, saved as the published ones are.
 
 Every weight is random, those that the library starts at zero too: a part that is left out or put
 in the wrong place must show. The text configuration has the published ``eos_token_id: 2``.
@@ -8,19 +8,27 @@ import json
 
 import torch
 from diffusers import (
+    AutoencoderKL,
     DDIMScheduler,
+    EulerDiscreteScheduler,
     KandinskyPipeline,
     KandinskyPriorPipeline,
     KandinskyV22Pipeline,
     KandinskyV22PriorPipeline,
+    LCMScheduler,
+    PNDMScheduler,
     PriorTransformer,
+    StableDiffusionPipeline,
+    StableDiffusionXLPipeline,
     UnCLIPScheduler,
     UNet2DConditionModel,
     VQModel,
 )
 from diffusers.pipelines.kandinsky.text_encoder import MCLIPConfig, MultilingualCLIP
+from safetensors.torch import save_file
 from transformers import (
     CLIPTextConfig,
+    CLIPTextModel,
     CLIPTextModelWithProjection,
     CLIPTokenizer,
     CLIPVisionConfig,
@@ -68,6 +76,110 @@ def build(folder, version):
     return folder
 
 
+SCHEDULERS = {
+    "ddim": lambda **kw: DDIMScheduler(clip_sample=False, set_alpha_to_one=False, **kw),
+    "pndm": lambda **kw: PNDMScheduler(skip_prk_steps=True, **kw),
+    "euler": EulerDiscreteScheduler,
+    "lcm": LCMScheduler,
+}
+
+
+def build_sd(folder, form, *, scheduler="ddim", prediction="epsilon", adapter=True, **unet):
+    """Save a checkpoint of form ``sd`` or ``xl``, with an IP-Adapter beside the U-Net."""
+    torch.manual_seed(7)
+    betas = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+    parts = {
+        "unet": _sd_unet(form, **unet),
+        "vae": _random(_vae()),
+        "scheduler": SCHEDULERS[scheduler](steps_offset=1, prediction_type=prediction, **betas)
+        if scheduler != "lcm"
+        else LCMScheduler(prediction_type=prediction, **betas),
+        "tokenizer": _clip_tokenizer(),
+        "text_encoder": _random(_text_encoder(CLIPTextModel)),
+        "image_encoder": _random(_image_encoder()) if adapter else None,
+        "feature_extractor": CLIPImageProcessorPil(size=16, crop_size=16),
+    }
+    if form == "sd":
+        pipe = StableDiffusionPipeline(**parts, safety_checker=None, requires_safety_checker=False)
+    else:
+        parts["tokenizer_2"] = _clip_tokenizer(pad_token="!")
+        parts["text_encoder_2"] = _random(_text_encoder(hidden_size=WIDTH // 2))
+        pipe = StableDiffusionXLPipeline(**parts, force_zeros_for_empty_prompt=True)
+    pipe.save_pretrained(folder)
+    if adapter:
+        (folder / "ip_adapter").mkdir()
+        save_file(_ip_adapter(parts["unet"]), folder / "ip_adapter" / "ip_adapter.safetensors")
+    (folder / "card.json").write_text(json.dumps(SD_CARD))
+    return folder
+
+
+SD_CARD = {
+    "prompt_template": "a picture of a {subject}",
+    "num_inference_steps": 3,
+    "guidance_scale": 3.0,
+    "decode_batch_size": 2,
+}
+
+
+def _sd_unet(form, **settings):
+    told = {"cross_attention_dim": WIDTH}
+    if form == "xl":
+        told = {
+            "cross_attention_dim": WIDTH + WIDTH // 2,
+            "addition_embed_type": "text_time",
+            "addition_time_embed_dim": 8,
+            "projection_class_embeddings_input_dim": WIDTH + 6 * 8,
+            "use_linear_projection": True,
+        }
+    unet = _random(
+        UNet2DConditionModel(
+            sample_size=8,
+            in_channels=4,
+            out_channels=4,
+            down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
+            up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
+            block_out_channels=(32, 64),
+            layers_per_block=1,
+            attention_head_dim=4,
+            **{**told, **settings},
+        )
+    )
+    with torch.no_grad():
+        unet.conv_out.weight.mul_(0.2)  # as in the unCLIP decoder below
+        for name, weight in unet.named_parameters():
+            if "attn2.to_v" in name:  # text must show in the picture
+                weight.mul_(10)
+    return unet
+
+
+def _vae():
+    return AutoencoderKL(
+        block_out_channels=[32, 64],
+        down_block_types=["DownEncoderBlock2D"] * 2,
+        up_block_types=["UpDecoderBlock2D"] * 2,
+        latent_channels=4,
+        scaling_factor=0.5,
+    )
+
+
+def _ip_adapter(unet):
+    """Return an adapter's weights in the names of its authors."""
+    width = unet.config.cross_attention_dim
+    tensors = {
+        "image_proj.proj.weight": torch.randn(4 * width, WIDTH) * WIDTH**-0.5,
+        "image_proj.proj.bias": torch.randn(4 * width) * 0.2,
+        "image_proj.norm.weight": torch.ones(width),
+        "image_proj.norm.bias": torch.randn(width) * 0.2,
+    }
+    crossed = [m for n, m in unet.named_modules() if n.endswith("attn2")]
+    for number, attention in enumerate(crossed):
+        for part in ("k", "v"):
+            name = f"ip_adapter.{2 * number + 1}.to_{part}_ip.weight"
+            scale = {"k": 1, "v": 3}[part] * width**-0.5
+            tensors[name] = torch.randn(attention.to_k.weight.shape) * scale
+    return tensors
+
+
 @torch.no_grad()
 def _random(module):
     for name, parameter in module.named_parameters():
@@ -79,10 +191,10 @@ def _random(module):
     return module.eval()
 
 
-def _text_encoder():
+def _text_encoder(kind=CLIPTextModelWithProjection, hidden_size=WIDTH):
     config = CLIPTextConfig(
         vocab_size=514,
-        hidden_size=WIDTH,
+        hidden_size=hidden_size,
         projection_dim=WIDTH,
         intermediate_size=37,
         num_attention_heads=4,
@@ -92,7 +204,7 @@ def _text_encoder():
         pad_token_id=1,
         initializer_range=0.2,
     )
-    return CLIPTextModelWithProjection(config)
+    return kind(config)
 
 
 def _image_encoder():
@@ -109,7 +221,7 @@ def _image_encoder():
     return CLIPVisionModelWithProjection(config)
 
 
-def _clip_tokenizer():
+def _clip_tokenizer(**settings):
     """Return a tokenizer of single bytes; as in the published one, the end has the largest id."""
     from transformers.convert_slow_tokenizer import bytes_to_unicode
 
@@ -117,7 +229,7 @@ def _clip_tokenizer():
     words = [*letters, *(letter + "</w>" for letter in letters)]
     vocab = {word: index for index, word in enumerate(words)}
     vocab["<|startoftext|>"], vocab["<|endoftext|>"] = 512, 513
-    return CLIPTokenizer(vocab=vocab, merges=[], model_max_length=77)
+    return CLIPTokenizer(vocab=vocab, merges=[], model_max_length=77, **settings)
 
 
 def _xlm_tokenizer():

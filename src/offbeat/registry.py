@@ -20,10 +20,18 @@ from offbeat.errors import OffbeatError, UnknownNameError
 Kind = Literal["method", "backbone", "judge", "metric"]
 
 _UNCLIP = "offbeat.backbones.unclip:UnclipBackbone"
+_STABLE_DIFFUSION = "offbeat.backbones.stable_diffusion:StableDiffusionBackbone"
 
 BUILT_IN: dict[Kind, dict[str, str]] = {
     "method": {"low-probability": "offbeat.methods.low_probability:LowProbability"},
-    "backbone": {"pocket": _UNCLIP, "kandinsky-2.1": _UNCLIP, "kandinsky-2.2": _UNCLIP},
+    "backbone": {
+        "pocket": _UNCLIP,
+        "kandinsky-2.1": _UNCLIP,
+        "kandinsky-2.2": _UNCLIP,
+        "pocket-sd": _STABLE_DIFFUSION,
+        "sd-1.5": _STABLE_DIFFUSION,
+        "sdxl": _STABLE_DIFFUSION,
+    },
     "judge": {
         "clip": "offbeat.judges.clip:ClipJudge",
         "classifier": "offbeat.judges.classifier:ClassifierJudge",
@@ -45,8 +53,9 @@ def names(kind: Kind) -> list[str]:
 def find(kind: Kind, name: str) -> Any:
     """Return the class or function of this name.
 
-    For a backbone, any folder or hub id ``OWNER/NAME`` counts as an unCLIP checkpoint: pass it on
-    to the ``load`` of what is returned.
+    For a backbone, any folder or hub id ``OWNER/NAME`` counts as a checkpoint: of the Stable
+    Diffusion form if ``model_index.json`` is in it, of the unCLIP form otherwise. Pass it on to the
+    ``load`` of what is returned, which says what is wrong with it.
 
     Args:
         kind: ``method``, ``backbone``, ``judge`` or ``metric``.
@@ -63,7 +72,9 @@ def find(kind: Kind, name: str) -> Any:
         if point.name == name:
             return _load(kind, point)
     if kind == "backbone" and _is_source(name):
-        return find("backbone", "pocket")
+        from offbeat.backbones._forms import form_of
+
+        return find("backbone", "pocket" if form_of(name) == "unclip" else "pocket-sd")
     raise UnknownNameError(kind, name, names(kind))
 
 

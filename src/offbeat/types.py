@@ -38,6 +38,8 @@ class TextEmbeds:
     """The sequence that the prior and cross-attention see, ``[B, L, E]``, float32."""
     text_mask: Tensor
     """True at the tokens of the prompt, False at padding, ``[B, L]``, bool."""
+    widths: tuple[int, ...] = ()
+    """Widths of the pooled vectors that lie side by side in ``text_embeds``; empty means one."""
 
     def __len__(self) -> int:
         """Return the number of prompts, B."""

@@ -76,7 +76,8 @@ def find(source: str | Path) -> tuple[Path, Path]:
     if not all(part.is_dir() for part in where):
         raise CheckpointError(
             f"{source}: expected a folder with prior/ and decoder/, each a pipeline folder of "
-            "diffusers, as in the bundled checkpoint"
+            "diffusers, as in the bundled checkpoint, or one with the model_index.json of a "
+            "Stable Diffusion pipeline"
         )
     return where
 

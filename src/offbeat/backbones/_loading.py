@@ -110,8 +110,15 @@ def _complete(folder: Path, module: Any, info: dict[str, Any]) -> Any:
     return module
 
 
-def locate(source: str | Path, allow: tuple[str, ...] = ()) -> Path:
+ALL_FILES = ("*.json", "*.txt", "*.safetensors", "*.model")
+
+
+def locate(source: str | Path, *, only: tuple[str, ...] = ALL_FILES) -> Path:
     """Return the local folder of a folder or hub id, fetching the hub's files if need be.
+
+    Args:
+        source: Folder or hub id.
+        only: Patterns of the files that are fetched.
 
     Raises:
         CheckpointError: If it is neither, or the hub cannot be reached.
@@ -127,9 +134,8 @@ def locate(source: str | Path, allow: tuple[str, ...] = ()) -> Path:
         )
     from huggingface_hub import snapshot_download
 
-    patterns = [*allow, "*.json", "*.txt", "*.safetensors", "*.model"]
     try:
-        return Path(snapshot_download(str(source), allow_patterns=patterns))
+        return Path(snapshot_download(str(source), allow_patterns=list(only)))
     except Exception as error:  # offline, absent, gated: each with its own class
         raise CheckpointError(
             f"{source}: no such folder, and the hub did not give it ({type(error).__name__}: "
@@ -140,11 +146,14 @@ def locate(source: str | Path, allow: tuple[str, ...] = ()) -> Path:
 def fingerprint(*folders: Path, settings: str = "") -> str:
     """Return a digest of every weight and configuration file and of ``settings``, 16 hex digits.
 
+    What is given may be a single file, too.
+
     Files over 64 MiB enter by their size and 16 evenly spaced blocks.
     """
     digest = hashlib.blake2b(settings.encode(), digest_size=8)
     for number, folder in enumerate(folders):
-        files = (f for f in folder.rglob("*") if f.is_file() and f.suffix in _DIGESTED)
+        found = [folder] if folder.is_file() else folder.rglob("*")
+        files = (f for f in found if f.is_file() and f.suffix in _DIGESTED)
         for file in sorted(files, key=lambda f: f.relative_to(folder).as_posix()):
             size = file.stat().st_size
             digest.update(f"{number}/{file.relative_to(folder).as_posix()}:{size};".encode())

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from offbeat.backbones._base import Checkpoint
 from offbeat.backbones._checkpoints import (
     DEFAULT_CARD,
     drawing_settings,
@@ -27,13 +28,12 @@ from offbeat.backbones._loading import PipelineFolder, fingerprint
 from offbeat.backbones._prior import LORA_TARGETS, FastPrior, check_streams, lora_name
 from offbeat.backbones._text import Encoder, ReadsText
 from offbeat.checks import check_range, check_shape
-from offbeat.errors import CheckpointError
 from offbeat.functional import guide
 from offbeat.protocols import Generators
 from offbeat.types import TextEmbeds
 
 
-class UnclipBackbone(ReadsText):
+class UnclipBackbone(Checkpoint, ReadsText):
     """An unCLIP prior and decoder, frozen; gradients reach tokens, LoRA factors and embeddings."""
 
     def __init__(
@@ -60,8 +60,7 @@ class UnclipBackbone(ReadsText):
         self.movq = decoder["movq"]
         self.scheduler = copy.deepcopy(decoder["scheduler"])
         self.decoder_text = decoder.get("text")
-        for module in self._modules():
-            module.eval().requires_grad_(False)
+        self._freeze()
 
     @classmethod
     def load(
@@ -88,39 +87,6 @@ class UnclipBackbone(ReadsText):
             card={**card, "scheduler": decoder.index["scheduler"][1]},
         )
         return backbone.to(device)
-
-    @property
-    def name(self) -> str:
-        """The name, folder or hub id that it was loaded by."""
-        return self._name
-
-    @property
-    def fingerprint(self) -> str:
-        """Digest of weights and configuration."""
-        return self._fingerprint
-
-    @property
-    def card(self) -> Mapping[str, Any]:
-        """Recommended settings and vocabulary."""
-        return self._card
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        return torch.device(self.fast_prior.prior.device)
-
-    def to(self, device: str | torch.device) -> UnclipBackbone:
-        """Move the weights; returns self.
-
-        Raises:
-            CheckpointError: If there is no such device.
-        """
-        try:
-            for module in self._modules():
-                module.to(device)
-        except (RuntimeError, AssertionError) as error:
-            raise CheckpointError(f"device {str(device)!r} cannot be used: {error}") from error
-        return self
 
     # --- text -----------------------------------------------------------------------------
 

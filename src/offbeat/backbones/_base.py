@@ -1,0 +1,63 @@
+"""What every adapter says of itself, and how its weights are kept."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from offbeat.errors import CheckpointError
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+class Checkpoint:
+    """A name, a fingerprint, a card, and frozen modules on one device."""
+
+    _name: str
+    _fingerprint: str
+    _card: dict[str, Any]
+
+    def _modules(self) -> Iterable[Any]:
+        """Return the modules that hold its weights, one at least."""
+        raise NotImplementedError
+
+    def _freeze(self) -> None:
+        for module in self._modules():
+            module.eval().requires_grad_(False)
+
+    @property
+    def name(self) -> str:
+        """The name, folder or hub id that it was loaded by."""
+        return self._name
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of weights and configuration."""
+        return self._fingerprint
+
+    @property
+    def card(self) -> Mapping[str, Any]:
+        """Recommended settings and vocabulary."""
+        return self._card
+
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        first = next(iter(self._modules()))
+        return torch.device(next(iter(first.parameters())).device)
+
+    def to(self, device: str | torch.device) -> Self:
+        """Move the weights; returns self.
+
+        Raises:
+            CheckpointError: If there is no such device.
+        """
+        try:
+            for module in self._modules():
+                module.to(device)
+        except (RuntimeError, AssertionError) as error:
+            raise CheckpointError(f"device {str(device)!r} cannot be used: {error}") from error
+        return self

@@ -1,0 +1,118 @@
+"""What a latent U-Net is told beside the latents, and its autoencoder's two directions."""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from offbeat.errors import ShapeError
+from offbeat.protocols import Generators
+from offbeat.types import TextEmbeds
+
+
+def text_conditions(
+    unet: Any, halves: Sequence[TextEmbeds], size: tuple[int, int], batch: int
+) -> tuple[Tensor, dict[str, Any]]:
+    """Return the states that the U-Net attends to, and in SDXL what else it is told.
+
+    Args:
+        unet: Where, and in which type.
+        halves: The text; with guidance what it steers from, and then the text. Each holds one
+            prompt for all samples, or one for each.
+        size: Height and width of the picture, in pixels.
+        batch: Samples.
+
+    Raises:
+        ShapeError: If there are neither one nor ``batch`` prompts.
+    """
+    states = [_spread(half.text_encoder_hidden_states, batch) for half in halves]
+    attended = torch.cat(states).to(unet.device, unet.dtype)
+    if unet.config.addition_embed_type != "text_time":
+        return attended, {}
+    # of two encoders the U-Net hears the pooled vector of the last
+    widths = halves[-1].widths
+    width = widths[-1] if widths else halves[-1].text_embeds.shape[-1]
+    pooled = [_spread(half.text_embeds[:, -width:], batch) for half in halves]
+    # original size, crop, target size: those of a picture that was neither scaled nor cropped
+    sizes = torch.tensor([[*size, 0, 0, *size]], dtype=unet.dtype, device=unet.device)
+    return attended, {
+        "text_embeds": torch.cat(pooled).to(unet.device, unet.dtype),
+        "time_ids": sizes.expand(len(attended), -1),
+    }
+
+
+def guidance_embed(unet: Any, scale: float, batch: int) -> Tensor | None:
+    """Return the guidance scale as models distilled with it are told it, ``[B, width]``.
+
+    Source: Meng et al., arXiv:2210.03142, with the constants of the latent consistency models.
+    """
+    width = unet.config.time_cond_proj_dim
+    if width is None:
+        return None
+    half = width // 2
+    rates = torch.exp(torch.arange(half) * -(math.log(10000.0) / (half - 1)))
+    angles = 1000.0 * (scale - 1) * rates
+    waves = torch.cat([angles.sin(), angles.cos(), torch.zeros(width % 2)])
+    return waves.expand(batch, -1).to(unet.device, unet.dtype)
+
+
+def step_settings(scheduler: Any, generator: Generators) -> dict[str, Any]:
+    """Return what this scheduler's step takes of randomness."""
+    if "generator" not in inspect.signature(scheduler.step).parameters:
+        return {}
+    return {"generator": list(generator) if isinstance(generator, Sequence) else generator}
+
+
+def cut_text(text: TextEmbeds, rows: slice) -> TextEmbeds:
+    """Return the prompts of some samples; one for all stays."""
+    if len(text) == 1:
+        return text
+    return replace(
+        text,
+        text_embeds=text.text_embeds[rows],
+        text_encoder_hidden_states=text.text_encoder_hidden_states[rows],
+        text_mask=text.text_mask[rows],
+    )
+
+
+def _spread(rows: Tensor, batch: int) -> Tensor:
+    if len(rows) not in (1, batch):
+        raise ShapeError(f"text: expected one prompt, or {batch}, got {len(rows)}")
+    return rows.expand(batch, *rows.shape[1:])
+
+
+def cell_of(vae: Any) -> int:
+    """Return how many pixels a cell of the latents is wide."""
+    return int(2 ** (len(vae.config.block_out_channels) - 1))
+
+
+def decode_latents(vae: Any, latents: Tensor) -> Tensor:
+    """Return ``images``, ``[B, 3, H, W]``, float32, 0 to 1, of ``latents``."""
+    scaled = latents.to(vae.device, vae.dtype)
+    mean, spread = _latent_stats(vae, scaled)
+    decoded = vae.decode(scaled * spread / vae.config.scaling_factor + mean).sample
+    images: Tensor = (decoded.float() / 2 + 0.5).clamp(0, 1)
+    return images
+
+
+def encode_pictures(vae: Any, images: Tensor) -> Tensor:
+    """Return the most probable ``latents``, ``[B, C, h, w]``, float32, of ``images``, 0 to 1."""
+    latents = vae.encode((images * 2 - 1).to(vae.device, vae.dtype)).latent_dist.mode()
+    mean, spread = _latent_stats(vae, latents)
+    scaled: Tensor = (latents - mean) * vae.config.scaling_factor / spread
+    return scaled.float()
+
+
+def _latent_stats(vae: Any, like: Tensor) -> tuple[Tensor | float, Tensor | float]:
+    """Return mean and spread of the latents, of autoencoders that say them."""
+    stats = [getattr(vae.config, name, None) for name in ("latents_mean", "latents_std")]
+    if any(values is None for values in stats):
+        return 0.0, 1.0
+    mean, spread = (torch.tensor(values).view(1, -1, 1, 1).to(like) for values in stats)
+    return mean, spread

@@ -1,0 +1,395 @@
+"""pocket's second half, SD 1.5, their one-step kin, and SDXL: text (and a picture) -> latents.
+
+All are the same component classes of diffusers and transformers, so they are one adapter: it
+differs by what a checkpoint brings, one text encoder or two, an IP-Adapter or none.
+Sources: Rombach et al., arXiv:2112.10752; Podell et al., SDXL, arXiv:2307.01952.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from offbeat.backbones._base import Checkpoint
+from offbeat.backbones._checkpoints import drawing_settings
+from offbeat.backbones._conditions import (
+    cell_of,
+    cut_text,
+    decode_latents,
+    encode_pictures,
+    guidance_embed,
+    step_settings,
+    text_conditions,
+)
+from offbeat.backbones._images import clip_pixels, in_batches
+from offbeat.backbones._loading import fingerprint
+from offbeat.backbones._prior import check_streams
+from offbeat.backbones._sd_checkpoints import (
+    defaults,
+    digested,
+    find,
+    load_adapter,
+    load_components,
+    read_cards,
+)
+from offbeat.backbones._text import Encoder, ReadsText
+from offbeat.checks import check_range, check_shape
+from offbeat.errors import CapabilityError, ShapeError
+from offbeat.functional import guide
+from offbeat.protocols import Generators
+from offbeat.types import TextEmbeds
+
+AfterStep = Callable[[int, Tensor], Tensor]
+"""Given a step's number and the latents after it, ``[B, C, h, w]``; returns those to go on with."""
+
+
+class StableDiffusionBackbone(Checkpoint, ReadsText):
+    """A text-to-image latent diffusion model, frozen; gradients reach tokens, text and latents.
+
+    A published pipeline's safety checker is not run: what is drawn is for its user to judge.
+    """
+
+    def __init__(
+        self,
+        parts: Mapping[str, Any],
+        *,
+        name: str,
+        digest: str,
+        card: Mapping[str, Any],
+    ) -> None:
+        self._name = name
+        self._fingerprint = digest
+        self._card = dict(card)
+        self._encoders = tuple(
+            Encoder(tokenizer, module, name) for tokenizer, module in parts["texts"]
+        )
+        self.unet = parts["unet"]
+        self.vae = parts["vae"]
+        # a scheduler keeps its timesteps: two users of one object would disturb each other
+        self.scheduler = copy.deepcopy(parts["scheduler"])
+        self.is_xl: bool = self.unet.config.addition_embed_type == "text_time"
+        self._zero_empty: bool = parts["zero_empty"]
+        self._adapter = parts.get("adapter")
+        self.image_encoder = parts.get("image_encoder")
+        self._pixel_stats = parts.get("pixels")
+        self._freeze()
+
+    @classmethod
+    def load(
+        cls,
+        source: str | Path = "pocket-sd",
+        *,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+        ip_adapter: str | Path | None = None,
+    ) -> StableDiffusionBackbone:
+        """Load a checkpoint by name, folder (with ``model_index.json``) or hub id.
+
+        Args:
+            source: Which.
+            device: Where to run.
+            dtype: Of the weights.
+            ip_adapter: File of an IP-Adapter; None is ``ip_adapter/ip_adapter.safetensors`` in the
+                folder, if it is there.
+
+        Raises:
+            CheckpointError: If there is no such checkpoint, or it is damaged or of another family.
+            UnsafeWeightsError: If its weights are there only as pickles.
+        """
+        folder = find(source)
+        parts = load_components(folder, dtype)
+        parts |= load_adapter(folder, parts["unet"], ip_adapter, dtype)
+        own = defaults(folder, parts["unet"], cell_of(parts["vae"]))
+        card = {**own, **read_cards(folder)}
+        where = digested(folder, ip_adapter)
+        digest = fingerprint(*where, settings=drawing_settings(card))
+        return cls(parts, name=str(source), digest=digest, card=card).to(device)
+
+    @property
+    def takes_images(self) -> bool:
+        """Whether pictures can be prompts: it has an IP-Adapter and the encoder for it."""
+        return self._adapter is not None and self.image_encoder is not None
+
+    # --- text -----------------------------------------------------------------------------
+
+    def encode_text(
+        self, prompts: Sequence[str], *, tokens: Mapping[str, Tensor] | None = None
+    ) -> TextEmbeds:
+        """Encode prompts; each word of ``tokens`` is replaced by its vectors.
+
+        Every prompt fills all positions: this family pads, and the U-Net sees the padding too.
+
+        Args:
+            prompts: B texts.
+            tokens: Word to its vectors, ``[E]`` or ``[K, E]``, those of two encoders side by side;
+                gradients reach them.
+
+        Returns:
+            Hidden states of the last layer, or in SDXL of the last but one of each encoder side by
+            side; pooled vectors, projected where there is a projection, side by side too.
+
+        Raises:
+            PromptError: If there is no prompt, or one is longer than the text encoder's positions:
+                it is never cut in silence.
+            ShapeError: If a token's width is not the encoders'.
+        """
+        read = self._read(prompts, tokens, to_limit=True, output_hidden_states=self.is_xl)
+        outputs = [output for output, _ in read]
+        states = [
+            output.hidden_states[-2] if self.is_xl else output.last_hidden_state
+            for output in outputs
+        ]
+        pooled = [
+            output.text_embeds if "text_embeds" in output else output.pooler_output
+            for output in outputs
+        ]
+        widths = tuple(vector.shape[-1] for vector in pooled) if len(pooled) > 1 else ()
+        return TextEmbeds(
+            torch.cat(pooled, dim=-1).float(),
+            torch.cat(states, dim=-1).float(),
+            read[0][1],
+            widths,
+        )
+
+    # --- latents --------------------------------------------------------------------------
+
+    def init_latents(
+        self,
+        generator: Generators,
+        *,
+        num_samples: int | None = None,
+        num_inference_steps: int | None = None,
+    ) -> Tensor:
+        """Return pure noise, ``[B, C, h, w]``, as ``denoise`` starts from it.
+
+        Args:
+            generator: One stream, or one for each sample.
+            num_samples: B; None means the number of streams.
+            num_inference_steps: As it will be denoised: some schedulers scale noise by it.
+        """
+        from diffusers.utils.torch_utils import randn_tensor
+
+        count = len(generator) if isinstance(generator, Sequence) else 1
+        batch = num_samples or count
+        check_streams(generator, batch)
+        self._set_timesteps(num_inference_steps)
+        cell = cell_of(self.vae)
+        height, width = (int(self._card[side]) // cell for side in ("height", "width"))
+        noise = list(generator) if isinstance(generator, Sequence) else generator
+        shape = (batch, self.unet.config.in_channels, height, width)
+        drawn = randn_tensor(shape, generator=noise, device=self.device, dtype=self.unet.dtype)
+        latents: Tensor = drawn * self.scheduler.init_noise_sigma
+        return latents.float()
+
+    def denoise(
+        self,
+        latents: Tensor,
+        text: TextEmbeds,
+        *,
+        generator: Generators,
+        negative: TextEmbeds | None = None,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        image_embeds: Tensor | None = None,
+        ip_adapter_scale: float = 1.0,
+        start: int = 0,
+        stop: int | None = None,
+        gradient_steps: int | None = None,
+        after_step: AfterStep | None = None,
+    ) -> Tensor:
+        """Return ``latents`` denoised, ``[B, C, h, w]``, float32, as diffusers' pipelines do it.
+
+        Args:
+            latents: At the noise level of step ``start``: from ``init_latents`` if that is 0.
+            text: One prompt for all samples, or one for each.
+            generator: One stream, or one for each sample: read by schedulers that add noise.
+            negative: What guidance steers from; None is the empty prompt.
+            num_inference_steps: Of the whole way, 1 or more; None is the checkpoint's own.
+            guidance_scale: 1 or less is off; None is the checkpoint's own.
+            image_embeds: Image prompt, ``[1, D]`` or ``[B, D]``, from ``encode_image``.
+            ip_adapter_scale: Its weight beside the text, 0 to 10.
+            start: First denoising step to run, 0 to ``num_inference_steps``.
+            stop: Step before which to stop; None runs to the end.
+            gradient_steps: Let the gradient pass the last so many steps only; None is all.
+            after_step: May replace the latents after a step.
+
+        Raises:
+            CapabilityError: If there is an image prompt and no IP-Adapter.
+            RangeError: If a number is out of its range.
+            ShapeError: If numbers of prompts, pictures and latents do not fit.
+        """
+        batch, dtype = len(latents), self.unet.dtype
+        check_shape("latents", latents, None, self.unet.config.in_channels, None, None)
+        check_streams(generator, batch)
+        timesteps = self._set_timesteps(num_inference_steps)[start:stop]
+        scale = float(self._card["guidance_scale"]) if guidance_scale is None else guidance_scale
+        check_range("guidance_scale", scale, 0, 1000)
+        guided = scale > 1 and self.unet.config.time_cond_proj_dim is None
+        halves = [self._empty() if negative is None else negative, text] if guided else [text]
+        cell = cell_of(self.vae)
+        size = (latents.shape[-2] * cell, latents.shape[-1] * cell)
+        states, told = text_conditions(self.unet, halves, size, batch)
+        prompted: AbstractContextManager[None] = nullcontext()
+        if image_embeds is not None:
+            adapter = self._need("an image prompt", "ip_adapter", self._adapter)
+            told["image_embeds"] = [adapter.conditions(image_embeds, batch, guided, self.unet)]
+            prompted = adapter.prompted(self.unet, ip_adapter_scale)
+        settings = {
+            "encoder_hidden_states": states,
+            "added_cond_kwargs": told or None,
+            "timestep_cond": guidance_embed(self.unet, scale, batch),
+        }
+        extra = step_settings(self.scheduler, generator)
+        if hasattr(self.scheduler, "set_begin_index"):
+            self.scheduler.set_begin_index(start)
+        first = 0 if gradient_steps is None else len(timesteps) - gradient_steps
+        with_gradient = torch.is_grad_enabled()
+        latents = latents.to(self.device, dtype)
+        with prompted:
+            for index, timestep in enumerate(timesteps):
+                with torch.set_grad_enabled(with_gradient and index >= first):
+                    doubled = torch.cat([latents, latents]) if guided else latents
+                    scaled = self.scheduler.scale_model_input(doubled, timestep)
+                    noise_pred = self.unet(scaled, timestep, **settings).sample
+                    if guided:
+                        uncond, cond = noise_pred.chunk(2)
+                        noise_pred = guide(uncond, cond, scale)
+                    step = self.scheduler.step(noise_pred, timestep, latents, **extra)
+                    latents = step.prev_sample.to(dtype)
+                    if after_step is not None:
+                        latents = after_step(start + index, latents.float()).to(latents)
+        return latents.float()
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Return ``images``, ``[B, 3, H, W]``, float32, 0 to 1, of ``latents``."""
+        return decode_latents(self.vae, latents)
+
+    def encode_latents(self, images: Tensor) -> Tensor:
+        """Return ``latents``, ``[B, C, h, w]``, of ``images``, ``[B, 3, H, W]``, 0 to 1.
+
+        They are the most probable ones: nothing is drawn.
+
+        Raises:
+            ShapeError: If a side is no multiple of the latents' cell.
+        """
+        check_shape("images", images, None, 3, None, None)
+        cell = cell_of(self.vae)
+        if any(side % cell for side in images.shape[-2:]):
+            raise ShapeError(
+                f"images: expected sides that are multiples of {cell}, got "
+                f"{list(images.shape[-2:])}; resize or crop them first"
+            )
+        return encode_pictures(self.vae, images)
+
+    # --- pictures -------------------------------------------------------------------------
+
+    def draw_text(
+        self,
+        text: TextEmbeds,
+        *,
+        generator: Generators,
+        num_samples: int | None = None,
+        negative: TextEmbeds | None = None,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        image_embeds: Tensor | None = None,
+        ip_adapter_scale: float = 1.0,
+    ) -> Tensor:
+        """Return ``images``, ``[B, 3, H, W]``, float32, 0 to 1: noise, ``denoise`` and ``decode``.
+
+        Args:
+            text: One prompt for all pictures, or one for each.
+            generator: One for each picture (then batches are sized to memory), or one for all.
+            num_samples: B; None means the number of streams, or of prompts.
+            negative: As in ``denoise``, and so the rest.
+            num_inference_steps: Denoising steps.
+            guidance_scale: 1 or less is off.
+            image_embeds: Image prompt.
+            ip_adapter_scale: Its weight.
+        """
+        noises = generator if isinstance(generator, Sequence) else ()
+        count = num_samples or len(noises) or len(text)
+        check_streams(generator, count)
+
+        def draw(rows: slice) -> Tensor:
+            noise = list(noises[rows]) if noises else generator
+            num = len(range(count)[rows])
+            pictures = image_embeds
+            if pictures is not None and len(pictures) > 1:
+                pictures = pictures[rows]
+            latents = self.init_latents(
+                noise, num_samples=num, num_inference_steps=num_inference_steps
+            )
+            latents = self.denoise(
+                latents,
+                cut_text(text, rows),
+                generator=noise,
+                negative=None if negative is None else cut_text(negative, rows),
+                num_inference_steps=num_inference_steps,
+                guidance_scale=guidance_scale,
+                image_embeds=pictures,
+                ip_adapter_scale=ip_adapter_scale,
+            )
+            return self.decode(latents)
+
+        size = int(self._card["decode_batch_size"]) if noises else count
+        return in_batches(draw, count, size, noises)
+
+    def encode_image(self, images: Tensor) -> Tensor:
+        """Return ``image_embeds``, ``[B, D]``, of ``images``, ``[B, 3, H, W]``, 0 to 1.
+
+        Raises:
+            CapabilityError: If the checkpoint has no image encoder.
+        """
+        encoder = self._need("encode_image", "image_encoder", self.image_encoder)
+        stats = self._need("encode_image", "image_encoder", self._pixel_stats)
+        pixels = clip_pixels(images, int(encoder.config.image_size), stats, encoder)
+        image_embeds: Tensor = encoder(pixels).image_embeds
+        return image_embeds.float()
+
+    # --- parts ----------------------------------------------------------------------------
+
+    def _set_timesteps(self, num_inference_steps: int | None) -> Tensor:
+        """Set the scheduler; a card may name the timesteps themselves, as one-step models need."""
+        steps = num_inference_steps or int(self._card["num_inference_steps"])
+        check_range("num_inference_steps", steps, 1, self.scheduler.config.num_train_timesteps)
+        own = self._card.get("timesteps")
+        if own and len(own) == steps:
+            self.scheduler.set_timesteps(timesteps=list(own), device=self.device)
+        else:
+            self.scheduler.set_timesteps(steps, device=self.device)
+        timesteps: Tensor = self.scheduler.timesteps
+        return timesteps
+
+    def _empty(self) -> TextEmbeds:
+        """Return what guidance steers from if nothing is said: in SDXL, zeros."""
+        with torch.no_grad():
+            empty = self.encode_text([""])
+        if not (self.is_xl and self._zero_empty):
+            return empty
+        return replace(
+            empty,
+            text_embeds=torch.zeros_like(empty.text_embeds),
+            text_encoder_hidden_states=torch.zeros_like(empty.text_encoder_hidden_states),
+        )
+
+    def _need(self, what: str, missing: str, part: Any) -> Any:
+        if part is None:
+            raise CapabilityError(what, self.name, missing, ("pocket-sd",))
+        return part
+
+    def _modules(self) -> Iterator[Any]:
+        yield self.unet
+        yield self.vae
+        yield from (encoder.module for encoder in self._encoders)
+        if self.image_encoder is not None:
+            yield self.image_encoder
+        if self._adapter is not None:
+            yield self._adapter.modules
