@@ -68,12 +68,13 @@ def table(ratios: list[Ratio]) -> str:
     return "\n".join([*rows, "", f"Measured in one process, in turn; {machine}."])
 
 
-def _pair(
+def pair(
     what: str,
     ours: Callable[[], Tensor],
     plain: Callable[[], Tensor],
     runs: int,
 ) -> Ratio:
+    """Time two ways to one result in turn, after a run of each that is not counted."""
     result, expected = ours(), plain()  # a warm-up, and the comparison
     gap = float((result - expected).abs().max() / expected.abs().max())
     times: tuple[list[float], list[float]] = ([], [])
@@ -115,7 +116,7 @@ def _sampling(backbone: UnclipBackbone, runs: int, *, num: int) -> Ratio:
         ).image_embeds
         return embeds
 
-    return _pair(f"{num} prior samples, 5 steps, guidance {SCALE:g}", ours, plain, runs)
+    return pair(f"{num} prior samples, 5 steps, guidance {SCALE:g}", ours, plain, runs)
 
 
 def _step(backbone: UnclipBackbone, runs: int, *, num: int) -> Ratio:
@@ -147,7 +148,7 @@ def _step(backbone: UnclipBackbone, runs: int, *, num: int) -> Ratio:
         )
 
     plain = _PlainPrior(backbone, template, token, lora)
-    return _pair(
+    return pair(
         f"one thread: gradient of a step, token + LoRA, {num} noise{'s' * (num > 1)}",
         lambda: gradient(fast),
         lambda: gradient(lambda: plain.sample(num)),
@@ -241,7 +242,7 @@ def _warm_start(backbone: Any) -> Ratio:
     with tempfile.TemporaryDirectory() as folder:
         os.environ["OFFBEAT_CACHE"] = folder
         try:
-            return _pair(
+            return pair(
                 "baseline of 1,000, from the cache",
                 lambda: cached("bench", key, build)[0]["axes"],
                 lambda: build()[0]["axes"],

@@ -47,7 +47,7 @@ class Training:
         self.optimizer = torch.optim.AdamW([self.row], lr=config.learning_rate, weight_decay=0)
         with torch.no_grad():
             self.table = self._encode_pairs()  # [pairs, 2, D]
-            adaptive = self._adaptive()
+            adaptive = self.encode_adaptive()
         self.initial = pair_cosine(self.table, adaptive, widths=self.widths).cpu()  # [pairs, 2]
         self.theta = self._theta()
         self.index = self.best_index = 0
@@ -68,7 +68,8 @@ class Training:
             parts.append(text.text_embeds)
         return torch.cat(parts).view(len(self.pairs), 2, -1)
 
-    def _adaptive(self) -> Tensor:
+    def encode_adaptive(self) -> Tensor:
+        """Return the embedding of the prompt with the token, ``[1, D]``."""
         return self.backbone.encode_text([self.prompt], tokens={WORD: self.row}).text_embeds
 
     def _theta(self) -> float:
@@ -84,9 +85,8 @@ class Training:
         self.optimizer.param_groups[0]["lr"] = rate
         noise = stream(self.seed, NAME, self.index)
         drawn = torch.randperm(len(self.table), generator=noise)[: cfg.batch_size]
-        adaptive = self._adaptive()
-        batch = self.table[drawn.to(self.table.device)]
-        loss = mixture_loss(batch, adaptive, theta=self.theta, widths=self.widths)
+        adaptive = self.encode_adaptive()
+        loss = self.loss(adaptive, drawn)
         check_finite("loss", loss.detach())
         self.optimizer.zero_grad()
         loss.backward()
@@ -105,6 +105,11 @@ class Training:
             values=values,
             snapshot=self.snapshot,
         )
+
+    def loss(self, adaptive: Tensor, drawn: Tensor) -> Tensor:
+        """Return the loss of some pairs, by their numbers."""
+        batch = self.table[drawn.to(self.table.device)]
+        return mixture_loss(batch, adaptive, theta=self.theta, widths=self.widths)
 
     def _read(self, adaptive: Tensor) -> dict[str, Any]:
         """Look at all pairs, which costs one product with the table."""
@@ -145,7 +150,7 @@ class Training:
     def trained(self) -> Trained:
         """Return the token, and what was measured before, at and after its training."""
         with torch.no_grad():
-            last = self._read(self._adaptive())
+            last = self._read(self.encode_adaptive())
         warnings = self._warnings()
         if last["active"] == 1:
             warnings.append(
