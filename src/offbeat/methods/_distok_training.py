@@ -1,0 +1,337 @@
+"""The loop of DisTok's training: its draws, its updates, its pool, its alarm, its state."""
+
+from __future__ import annotations
+
+import itertools
+import math
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from offbeat import vocab
+from offbeat.checks import check_finite
+from offbeat.errors import VocabularyError
+from offbeat.methods._distok_losses import (
+    consistency_loss,
+    fusion_loss,
+    is_admitted,
+    latent_regulariser,
+)
+from offbeat.methods._distok_pool import ConceptPool, Reader
+from offbeat.methods._distok_space import decode, encode, initial_params, mean_distance, mixed
+from offbeat.methods._distok_texts import FrozenTexts
+from offbeat.methods.distok import NAME, DisTokConfig
+from offbeat.protocols import ReadsClasses, TextBackbone
+from offbeat.rng import stream
+from offbeat.types import Step, Trained
+
+NUM_WATCHED = 256
+"""Training pairs, beside the vocabulary, that alarm and spread are measured on."""
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """The samples of one update: first those of fusion, then those of consistency."""
+
+    pairs: list[tuple[int, int]]
+    """Entries that are fused."""
+    shares: Tensor
+    """Of the first of each pair, ``[pairs]``."""
+    entries: list[int]
+    """Entries that must return to themselves."""
+
+
+class Training:
+    """The state of one training; everything that changes is in ``snapshot``."""
+
+    def __init__(
+        self,
+        config: DisTokConfig,
+        backbone: TextBackbone,
+        words: tuple[str, ...],
+        seed: int,
+        judge: ReadsClasses | None,
+    ) -> None:
+        self.config, self.backbone, self.words, self.seed = config, backbone, words, seed
+        self.judge = judge
+        self.reader: Reader | None = None
+        if judge is not None:
+            steps = config.num_inference_steps
+            self.reader = Reader(backbone, judge, words, config.adaptive_template, steps)
+        self.held_out = vocab.evaluation_pairs(words, min(30, math.comb(len(words), 2) // 4))
+        self.pairs = self._training_pairs()
+        class_tokens = torch.stack([backbone.token_embed(word) for word in words])
+        self.row_norm = float(class_tokens.norm(dim=-1).mean())
+        self.texts = FrozenTexts(
+            backbone, words, config.adaptive_template, config.restrictive_template
+        )
+        self.pool = ConceptPool(class_tokens, self.texts.of_words(), max_novel=config.max_novel)
+        prompt = config.aesthetic_prompt
+        self.aesthetic = None if prompt is None else self.texts.encode([prompt])
+        # a table that is larger than what will be drawn from it would not pay
+        if len(self.pairs) <= min(FrozenTexts.MAX_TABLE, config.num_steps * config.batch_size):
+            self.texts.fill_table(self.pairs)
+        self.params = initial_params(config, class_tokens.shape[-1], seed)
+        self.leaves = [param.requires_grad_() for param in self.params.values()]
+        self.optimizer = torch.optim.AdamW(
+            self.leaves, lr=config.learning_rate, weight_decay=config.weight_decay
+        )
+        self.index = 0
+        self.watched: list[dict[str, Any]] = []
+
+    def _training_pairs(self) -> list[tuple[int, int]]:
+        barred = {frozenset(pair) for pair in (*self.held_out, vocab.UNSEEN_PAIR)}
+        found = [
+            (one, other)
+            for one, other in itertools.combinations(range(len(self.words)), 2)
+            if frozenset((self.words[one], self.words[other])) not in barred
+        ]
+        if not found:
+            raise VocabularyError(f"vocabulary: no pair to train on among {', '.join(self.words)}")
+        return found
+
+    # --- an update ------------------------------------------------------------------------
+
+    def advance(self) -> Step:
+        """Take one update; read new entries for the pool and watch when it is time to."""
+        cfg, started = self.config, time.perf_counter()
+        drawn = self.draw()
+        loss, values = self.loss(drawn)
+        check_finite("loss", loss.detach())
+        rate = cfg.learning_rate * (1 + math.cos(math.pi * self.index / cfg.num_steps)) / 2
+        self.optimizer.param_groups[0]["lr"] = rate
+        self.optimizer.zero_grad()
+        loss.backward()
+        norm = torch.nn.utils.clip_grad_norm_(self.leaves, cfg.max_grad_norm)
+        self.optimizer.step()
+        self.index += 1
+        if self.reader is not None and self.index % cfg.estimate_every == 0:
+            values |= self._estimate(self.reader)
+        if self.index % cfg.watch_every == 0 or self.index == cfg.num_steps:
+            self.watched.append(self._watch())
+            values |= self.watched[-1]
+        values |= {"lr": rate, "grad_norm": float(norm), "pool": len(self.pool)}
+        values |= {"seconds": time.perf_counter() - started}
+        return Step(
+            index=self.index - 1, loss=float(loss.detach()), values=values, snapshot=self.snapshot
+        )
+
+    def draw(self) -> Draw:
+        """Draw the samples of this update; its number alone decides, beside the pool."""
+        cfg, pool = self.config, self.pool
+        noise = stream(self.seed, NAME, "update", self.index)
+        chance = torch.rand(cfg.batch_size, 4, generator=noise, dtype=torch.float64)
+        can_return = pool.num_novel > 0 or cfg.consistency_from == "pool"
+        pairs, shares, entries = [], [], []
+        for task, kind, which, share in chance.tolist():
+            if can_return and task < cfg.consistency_share:
+                entries.append(self._entry(kind, which))
+            elif kind < cfg.known_share or not pool.num_novel:
+                pairs.append(self.pairs[int(which * len(self.pairs))])
+                shares.append(share)
+            else:
+                pairs.append(self._pool_pair(which))
+                shares.append(share)
+        if cfg.fusion_target == "prompt":
+            shares = [0.5] * len(shares)
+        return Draw(pairs, torch.tensor(shares), entries)
+
+    def _entry(self, kind: float, which: float) -> int:
+        known, novel = self.pool.num_known, self.pool.num_novel
+        own_kind = self.config.consistency_from == "pool" and kind < self.config.known_share
+        if own_kind or not novel:
+            return int(which * known)
+        return known + int(which * novel)
+
+    def _pool_pair(self, which: float) -> tuple[int, int]:
+        """Return a pair of different entries, one of them novel or both."""
+        total, known = len(self.pool), self.pool.num_known
+        novel = known + int(which * (total - known))
+        rest = which * (total - known) % 1  # what is left of the draw is uniform again
+        other = int(rest * (total - 1))
+        return (novel, other + (other >= novel))
+
+    def loss(self, drawn: Draw) -> tuple[Tensor, dict[str, Any]]:
+        """Return the total loss of an update's samples, and its terms."""
+        cfg = self.config
+        num, total = len(drawn.pairs), len(drawn.pairs) + len(drawn.entries)
+        latents = encode(self.params, self._inputs(drawn), row_norm=self.row_norm)
+        tokens = decode(self.params, latents, row_norm=self.row_norm)
+        adaptive = self.texts.of_tokens(tokens)
+        widths = self.texts.widths
+        regulariser = latent_regulariser(latents, over=cfg.regularise_over)
+        fusion, consistency = adaptive.new_zeros(()), adaptive.new_zeros(())
+        if num:
+            fusion = fusion_loss(
+                adaptive[:num],
+                self._targets(drawn),
+                self.aesthetic,
+                max_restrictive_cosine=cfg.max_restrictive_cosine,
+                max_aesthetic_cosine=cfg.max_aesthetic_cosine,
+                widths=widths,
+            ).sum()
+        if drawn.entries:
+            target = self.pool.text_embeds[drawn.entries]
+            consistency = consistency_loss(adaptive[num:], target, widths=widths).sum()
+        loss = (cfg.fusion_weight * fusion + cfg.consistency_weight * consistency) / total
+        loss = loss + cfg.regulariser_weight * regulariser
+        return loss, {
+            "fusion_loss": float(fusion.detach()) / num if num else None,
+            "consistency_loss": float(consistency.detach()) / (total - num)
+            if num < total
+            else None,
+            "regulariser": float(regulariser.detach()),
+            "latent_std": float(latents.detach().std()),
+            "num_fusion": num,
+            "num_consistency": total - num,
+        }
+
+    def _inputs(self, drawn: Draw) -> Tensor:
+        """Return what the encoder reads, ``[n, E]``: tokens of pairs, mixtures of distributions."""
+        tokens = self.pool.tokens
+        first, second = (tokens[[pair[side] for pair in drawn.pairs]] for side in (0, 1))
+        share = drawn.shares[:, None]
+        fused = share * first + (1 - share) * second
+        if self.config.pair_weighting == "sum":
+            fused = 2 * fused
+        shares = self.pool.distributions[drawn.entries]
+        returned = mixed(shares, tokens[: self.pool.num_known])
+        return torch.cat([fused, returned])
+
+    def _targets(self, drawn: Draw) -> Tensor:
+        """Return what fusion pulls to, ``[pairs, orders, D]``."""
+        if self.config.fusion_target == "prompt":
+            return self.texts.of_pairs(drawn.pairs, self.pool)
+        sides = (self.pool.text_embeds[[pair[side] for pair in drawn.pairs]] for side in (0, 1))
+        first, second = (normalize(side, dim=-1) for side in sides)
+        share = drawn.shares[:, None]
+        return (share * first + (1 - share) * second)[:, None]
+
+    # --- the pool and the alarm -----------------------------------------------------------
+
+    @torch.no_grad()
+    def _spread(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return the tokens of the vocabulary and of some pairs, and the latents' mean and std."""
+        step = max(1, len(self.pairs) // NUM_WATCHED)
+        tokens, watched = self.pool.tokens[: self.pool.num_known], self.pairs[::step]
+        even = Draw(watched, torch.full((len(watched),), 0.5), [])
+        latents = encode(
+            self.params, torch.cat([tokens, self._inputs(even)]), row_norm=self.row_norm
+        )
+        decoded = decode(self.params, latents, row_norm=self.row_norm)
+        return decoded, latents.mean(dim=0), latents.std(dim=0)
+
+    @torch.no_grad()
+    def _estimate(self, reader: Reader) -> dict[str, Any]:
+        """Read what new tokens draw, and take in what is like no known class."""
+        cfg, purpose = self.config, (NAME, "estimate", self.index)
+        noise = stream(self.seed, *purpose)
+        if cfg.estimate_from == "noise":
+            _, mean, std = self._spread()
+            latents = mean + std * torch.randn(cfg.num_estimated, cfg.latent_width, generator=noise)
+        else:
+            shares = self._mixtures(noise)
+            mixture = mixed(shares, self.pool.tokens[: self.pool.num_known])
+            latents = encode(self.params, mixture, row_norm=self.row_norm)
+        tokens = decode(self.params, latents, row_norm=self.row_norm)
+        read = reader.read(tokens, num=cfg.num_pictures, seed=self.seed, purpose=purpose)
+        admitted = is_admitted(read, max_known_probability=cfg.max_known_probability)
+        if bool(admitted.any()):
+            tokens, read = tokens[admitted], read[admitted]
+            self.pool.add(tokens, read, self.texts.of_tokens(tokens))
+        return {"admitted": int(admitted.sum()), "estimated": cfg.num_estimated}
+
+    def _mixtures(self, noise: torch.Generator) -> Tensor:
+        """Return drawn shares of training pairs, ``[num_estimated, K]``."""
+        chance = torch.rand(self.config.num_estimated, 2, generator=noise, dtype=torch.float64)
+        shares = torch.zeros(len(chance), len(self.words))
+        for row, (which, share) in zip(shares, chance.tolist(), strict=True):
+            one, other = self.pairs[int(which * len(self.pairs))]
+            row[one], row[other] = share, 1 - share
+        return shares
+
+    def _watch(self) -> dict[str, Any]:
+        """Return how far apart decoded tokens are, and how wide the latents spread."""
+        decoded, _, std = self._spread()
+        num = self.pool.num_known
+        return {
+            "step": self.index,
+            "class_distance": mean_distance(decoded[:num]),
+            "pair_distance": mean_distance(decoded[num:]) if len(decoded) > num + 1 else None,
+            "latent_spread": float(std.mean()),
+        }
+
+    def _warnings(self) -> list[str]:
+        limit, found = self.config.min_token_distance, []
+        for name, what in (("class_distance", "known words"), ("pair_distance", "pairs")):
+            reading = self.watched[-1][name]
+            if reading is not None and reading < limit:
+                found.append(
+                    f"collapse: decoded tokens of {what} are {reading:.3f} apart in the mean, "
+                    f"under {limit:g}: the decoder ignores its latent; lower learning_rate, or "
+                    "raise the cosines at which losses stop"
+                )
+        if self.reader is not None and not self.pool.num_novel:
+            found.append(
+                "no novel concept was admitted to the pool: train for longer, or raise "
+                "max_known_probability"
+            )
+        return found
+
+    # --- results and state ----------------------------------------------------------------
+
+    def trained(self) -> Trained:
+        """Return the space, and what was measured while it was trained."""
+        _, mean, std = self._spread()
+        return Trained(
+            method=NAME,
+            checkpoint=self.backbone.name,
+            fingerprint=self.backbone.fingerprint,
+            tensors={
+                **{name: param.detach().clone() for name, param in self.params.items()},
+                "class_tokens": self.pool.tokens[: self.pool.num_known].clone(),
+                "latent_mean": mean,
+                "latent_std": std,
+            },
+            vocabulary=self.words,
+            config=asdict(self.config),
+            readings={
+                "seed": self.seed,
+                "steps": self.index,
+                "judge": None if self.judge is None else self.judge.name,
+                "novel": self.pool.num_novel,
+                "watched": list(self.watched),
+                "warnings": self._warnings(),
+                "held_out": [list(pair) for pair in self.held_out],
+            },
+        )
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return a copy of all that changes."""
+        moments = self.optimizer.state_dict()["state"]
+        return {
+            "index": self.index,
+            "params": {name: param.detach().clone() for name, param in self.params.items()},
+            "moments": {str(i): {k: v.clone() for k, v in m.items()} for i, m in moments.items()},
+            "pool": self.pool.snapshot(),
+            "watched": list(self.watched),
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from a snapshot."""
+        with torch.no_grad():
+            for name, param in self.params.items():
+                param.copy_(state["params"][name])
+        own = self.optimizer.state_dict()
+        own["state"] = {
+            int(i): {k: v.clone() for k, v in m.items()} for i, m in state["moments"].items()
+        }
+        self.optimizer.load_state_dict(own)
+        self.pool.restore(state["pool"])
+        self.watched = list(state["watched"])
+        self.index = int(state["index"])

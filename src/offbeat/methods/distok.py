@@ -1,0 +1,265 @@
+"""DisTok: a space of tokens in which any mixture of known classes has its place.
+
+Source: DisTok, arXiv:2505.03667. Ours: what its paper leaves open, each as a setting; targets that
+follow the shares of a mixture; consistency of known classes; an alarm for a decoder that collapses.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from offbeat import vocab
+from offbeat.checks import check_range
+from offbeat.errors import ConfigError
+from offbeat.protocols import ReadsClasses, TextBackbone
+from offbeat.rng import stream
+from offbeat.templates import fill
+from offbeat.types import PLACEHOLDER, Concept, OnStep, Request, Trained, ignore_step
+
+NAME = "distok"
+MAX_ENTROPY = math.log(5)
+"""Mixtures of more than about five classes look alike: a warning from here on, in nats."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DisTokConfig:
+    """Settings of one training and of what is dreamt, saved as they were asked."""
+
+    num_steps: int = 20_000
+    batch_size: int = 8
+    """Samples an update, n; each is of one task."""
+    learning_rate: float = 1e-4
+    """Of the first step; it falls to 0 along a cosine."""
+    weight_decay: float = 0.01
+    max_grad_norm: float = 1.0
+    latent_width: int = 20
+    hidden_width: int = 768
+    adaptive_template: str = "a photo of a {concept}"
+    restrictive_template: str = "a {first} {second}"
+    aesthetic_prompt: str | None = "a photo of a cute pet"
+    """The published one suits pets alone; None switches its term off."""
+    max_restrictive_cosine: float = 0.85
+    """A restrictive prompt pulls no more above this cosine, eps1."""
+    max_aesthetic_cosine: float = 0.80
+    """The aesthetic prompt pulls no more above this cosine, eps2."""
+    fusion_weight: float = 1.0
+    consistency_weight: float = 1.0
+    regulariser_weight: float = 0.001
+    """alpha, beta and gamma of the total loss."""
+    pair_weighting: str = "mean"
+    """A pair enters as the ``mean`` of its tokens, as any mixture, or as their ``sum``."""
+    fusion_target: str = "prompt"
+    """``prompt`` is published: half and half. ``shares`` draws shares, and pulls to their texts."""
+    regularise_over: str = "batch"
+    """Mean and spread over the latents of an update, or over the coordinates: ``per_sample``."""
+    consistency_share: float = 0.5
+    """Probability of the consistency task, once there is an entry for it."""
+    consistency_from: str = "novel"
+    """``novel`` entries, as published, or the whole ``pool``: known classes too."""
+    known_share: float = 0.5
+    """Probability that the entries drawn are known classes, where both kinds may be drawn."""
+    estimate_every: int = 500
+    """Updates between two rounds of class distribution estimation."""
+    num_estimated: int = 8
+    """Samples a round."""
+    num_pictures: int = 1
+    """Pictures of a sample that the judge's reading is the mean of."""
+    estimate_from: str = "noise"
+    """What is read: decoded ``noise``, as published, or drawn ``mixtures`` of known classes."""
+    max_known_probability: float = 0.85
+    """tau: what the judge takes for a known class from here on is not admitted to the pool."""
+    max_novel: int = 1000
+    """Novel entries in the pool; the oldest goes first, known classes never."""
+    num_inference_steps: int | None = None
+    """Of the decoder, in estimation; None is the checkpoint's own."""
+    watch_every: int = 500
+    """Updates between two readings of the collapse alarm."""
+    min_token_distance: float = 0.1
+    """The alarm rings where decoded tokens are nearer to each other in the mean, 0 to 2."""
+    law: str = "gaussian"
+    """Of dreams: gaussian, laplace or cauchy."""
+
+    def __post_init__(self) -> None:
+        for name, known in _CHOICES.items():
+            if (got := getattr(self, name)) not in known:
+                raise ConfigError(f"{name}: expected one of {', '.join(known)}, got {got!r}")
+        for name, (low, high) in _RANGES.items():
+            if (value := getattr(self, name)) is not None:
+                check_range(name, value, low, high)
+        fill(self.adaptive_template, concept=PLACEHOLDER)
+        fill(self.restrictive_template, first="pig", second="owl")
+
+    @classmethod
+    def for_card(cls, card: Mapping[str, Any], **asked: Any) -> DisTokConfig:
+        """Return what suits a checkpoint by its card, with what was ``asked`` before that.
+
+        Raises:
+            ConfigError: If a setting is unknown, or of another kind.
+        """
+        settings = {**card.get("methods", {}).get(NAME, {}), **asked}
+        known = [field.name for field in fields(cls)]
+        for name in settings:
+            if name not in known:
+                raise ConfigError(f"{name}: expected a setting of {NAME}, one of {known}")
+        try:
+            return cls(**settings)
+        except TypeError as error:
+            raise ConfigError(f"settings of {NAME}: {error}") from error
+
+
+_CHOICES = {
+    "pair_weighting": ("mean", "sum"),
+    "fusion_target": ("prompt", "shares"),
+    "regularise_over": ("batch", "per_sample"),
+    "consistency_from": ("novel", "pool"),
+    "estimate_from": ("noise", "mixtures"),
+    "law": ("gaussian", "laplace", "cauchy"),
+}
+_MANY = 10_000_000
+_RANGES: dict[str, tuple[float, float]] = {
+    "num_steps": (1, _MANY),
+    "batch_size": (1, 100_000),
+    "learning_rate": (1e-12, 1),
+    "weight_decay": (0, 1),
+    "max_grad_norm": (1e-12, 1e12),
+    "latent_width": (1, 10_000),
+    "hidden_width": (1, 100_000),
+    "max_restrictive_cosine": (-1, 1),
+    "max_aesthetic_cosine": (-1, 1),
+    "fusion_weight": (0, 1e6),
+    "consistency_weight": (0, 1e6),
+    "regulariser_weight": (0, 1e6),
+    "consistency_share": (0, 1),
+    "known_share": (0, 1),
+    "estimate_every": (1, _MANY),
+    "num_estimated": (1, 10_000),
+    "num_pictures": (1, 1000),
+    "max_known_probability": (0, 1),
+    "max_novel": (1, 1_000_000),
+    "num_inference_steps": (1, 1000),
+    "watch_every": (1, _MANY),
+    "min_token_distance": (0, 2),
+}
+"""What every number must lie in; NaN lies in none."""
+
+
+class DisTok:
+    """The space: ``train`` it once on a checkpoint, then ``fuse`` and ``dream`` in it."""
+
+    name = NAME
+    takes_weights = True
+
+    def __init__(self, config: DisTokConfig | None = None) -> None:
+        self.config = config or DisTokConfig()
+
+    def train(
+        self,
+        backbone: TextBackbone,
+        vocabulary: Sequence[str],
+        *,
+        seed: int = 0,
+        judge: ReadsClasses | None = None,
+        on_step: OnStep = ignore_step,
+        resume: Mapping[str, Any] | None = None,
+    ) -> Trained:
+        """Return the space; ``seed`` alone decides every draw.
+
+        Args:
+            backbone: Frozen.
+            vocabulary: The known words, K.
+            seed: Of the networks, the draws and the pictures that the judge reads.
+            judge: Reads what decoded tokens draw; None leaves class distribution estimation out.
+            on_step: Told each step; ``Step.snapshot`` is what ``resume`` takes.
+            resume: State to go on from.
+        """
+        from offbeat.methods._distok_training import Training  # which needs the losses above
+
+        words = vocab.check_words(vocabulary)
+        training = Training(self.config, backbone, words, seed, judge)
+        if resume is not None:
+            training.restore(resume)
+        while training.index < self.config.num_steps:
+            on_step(training.advance())
+        return training.trained()
+
+    def fuse(
+        self,
+        backbone: TextBackbone,
+        request: Request,
+        *,
+        trained: Trained | None = None,
+        judge: ReadsClasses | None = None,
+        on_step: OnStep = ignore_step,
+        resume: Mapping[str, Any] | None = None,
+    ) -> Concept:
+        """Return the token of a mixture of known words; nothing is drawn, and no step is taken.
+
+        Raises:
+            ConfigError: If ``trained`` is absent or of another method.
+            FingerprintError: If it belongs to another text encoder.
+            VocabularyError: If a word is unknown, or the shares are none.
+        """
+        from offbeat.methods._distok_space import Space, distribution_of
+
+        space = Space.of(trained, backbone)
+        shares = distribution_of(request.weights, space.words, space.class_tokens, backbone)
+        entropy = float(torch.special.entr(shares).sum())
+        metadata = {"entropy": f"{entropy:.3f}"}
+        if entropy > MAX_ENTROPY:
+            metadata["warning"] = (
+                f"the entropy of the mixture is {entropy:.2f}, above log 5: mixtures of so many "
+                "classes look alike; name fewer, or give some of them more"
+            )
+        token = space.token_of(shares)
+        words = [space.words[i] for i in shares.nonzero()[:, 0].tolist()]
+        named = {word: round(float(shares[space.words.index(word)]), 6) for word in words}
+        metadata["weights"] = json.dumps(named)
+        return self._concept(request, space.template, token, " + ".join(words), metadata)
+
+    def dream(
+        self,
+        backbone: TextBackbone,
+        request: Request,
+        index: int,
+        *,
+        trained: Trained | None = None,
+        judge: Any | None = None,
+        on_step: OnStep = ignore_step,
+        resume: Mapping[str, Any] | None = None,
+    ) -> Concept:
+        """Return the token of a latent drawn by the config's law, scaled as the space's latents.
+
+        Raises:
+            ConfigError: If ``trained`` is absent or of another method.
+            FingerprintError: If it belongs to another text encoder.
+        """
+        from offbeat.methods._distok_space import Space, draw_latent
+
+        space = Space.of(trained, backbone)
+        noise = stream(request.seed, "dream", index)
+        token = space.dreamt(draw_latent(self.config.law, space.latent_width, noise))
+        metadata = {"law": self.config.law, "dream": str(index)}
+        return self._concept(request, space.template, token, request.subject, metadata)
+
+    def _concept(
+        self,
+        request: Request,
+        template: str,
+        token: Tensor,
+        subject: str,
+        metadata: Mapping[str, str],
+    ) -> Concept:
+        own = request.prompt and fill(request.prompt, subject="{concept}")
+        return Concept(
+            template=own or template,
+            subject=subject,
+            token_embeds={PLACEHOLDER: token[None]},
+            metadata={"method": NAME, **metadata},
+        )
