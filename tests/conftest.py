@@ -15,6 +15,13 @@ def pocket():
     return UnclipBackbone.load("pocket")
 
 
+@pytest.fixture(scope="session")
+def pocket_sd():
+    from offbeat.backbones.stable_diffusion import StableDiffusionBackbone
+
+    return StableDiffusionBackbone.load("pocket-sd")
+
+
 @pytest.fixture(scope="session", params=["2.2", "2.1"])
 def tiny_folder(request, tmp_path_factory):
     """A random checkpoint of each version, saved as the published ones are."""

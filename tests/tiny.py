@@ -5,6 +5,7 @@ in the wrong place must show. The text configuration has the published ``eos_tok
 """
 
 import json
+from pathlib import Path
 
 import torch
 from diffusers import (
@@ -37,6 +38,7 @@ from transformers import (
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
+ROOT = Path(__file__).parent.parent
 WIDTH = 32
 CARD = {
     "prompt_template": "a picture of a {subject}",
@@ -91,9 +93,7 @@ def build_sd(folder, form, *, scheduler="ddim", prediction="epsilon", adapter=Tr
     parts = {
         "unet": _sd_unet(form, **unet),
         "vae": _random(_vae()),
-        "scheduler": SCHEDULERS[scheduler](steps_offset=1, prediction_type=prediction, **betas)
-        if scheduler != "lcm"
-        else LCMScheduler(prediction_type=prediction, **betas),
+        "scheduler": SCHEDULERS[scheduler](steps_offset=1, prediction_type=prediction, **betas),
         "tokenizer": _clip_tokenizer(),
         "text_encoder": _random(_text_encoder(CLIPTextModel)),
         "image_encoder": _random(_image_encoder()) if adapter else None,
@@ -134,14 +134,13 @@ def _sd_unet(form, **settings):
     unet = _random(
         UNet2DConditionModel(
             sample_size=8,
-            in_channels=4,
             out_channels=4,
             down_block_types=("DownBlock2D", "CrossAttnDownBlock2D"),
             up_block_types=("CrossAttnUpBlock2D", "UpBlock2D"),
             block_out_channels=(32, 64),
             layers_per_block=1,
             attention_head_dim=4,
-            **{**told, **settings},
+            **{"in_channels": 4, **told, **settings},
         )
     )
     with torch.no_grad():

@@ -9,7 +9,7 @@ from offbeat import formats
 from offbeat._pictures_out import draw, png_files, sheet
 from offbeat._runs import Run, concept_files, kept, loaded
 from offbeat.errors import ConfigError, PromptError
-from offbeat.protocols import TextBackbone
+from offbeat.protocols import PriorBackbone, TextBackbone
 from offbeat.store import RunFolder
 from offbeat.types import Concept, Observe, ignore
 
@@ -44,6 +44,11 @@ def generate(
         device: Where to run.
         out: Run folder to write; None keeps all in memory.
         observe: Told how far the drawing is.
+
+    Raises:
+        CheckpointError: If there is no such checkpoint.
+        ConfigError: If a setting is out of its range, or of a prior that the checkpoint lacks.
+        PromptError: If the prompt is empty or too long.
     """
     if not prompt.strip():
         raise PromptError("prompt: expected some text, got nothing")
@@ -51,10 +56,7 @@ def generate(
         raise ConfigError(f"num_images: expected at least 1, got {num_images}")
     model = loaded(backbone, device)
     card = model.card
-    prior = {
-        "prior_num_inference_steps": prior_num_inference_steps or card["prior_num_inference_steps"],
-        "prior_guidance_scale": _or(prior_guidance_scale, card["prior_guidance_scale"]),
-    }
+    prior = _prior_settings(model, prior_num_inference_steps, prior_guidance_scale)
     decoding = {
         "num_inference_steps": num_inference_steps or card["num_inference_steps"],
         "guidance_scale": _or(guidance_scale, card["guidance_scale"]),
@@ -91,6 +93,29 @@ def generate(
         "contact.png": sheet([("", pictures)], title=prompt),
     }
     return kept(request, [concept], pictures, files, folder)
+
+
+def _prior_settings(
+    model: TextBackbone, num_inference_steps: int | None, guidance_scale: float | None
+) -> dict[str, float]:
+    """Return how the prior is sampled; nothing where there is none.
+
+    Raises:
+        ConfigError: If something is asked of a prior that is not there.
+    """
+    asked = {
+        "prior_num_inference_steps": num_inference_steps,
+        "prior_guidance_scale": guidance_scale,
+    }
+    if isinstance(model, PriorBackbone):
+        return {name: model.card[name] if value is None else value for name, value in asked.items()}
+    for name, value in asked.items():
+        if value is not None:
+            raise ConfigError(
+                f"{name}: {model.name} draws from text itself and has no prior, got {value}; leave "
+                "it out, or choose a backbone with a prior, such as pocket"
+            )
+    return {}
 
 
 def _or(value: float | None, default: Any) -> float:

@@ -6,7 +6,7 @@ backbone stay frozen. All tensors at these edges are float32.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import torch
@@ -16,6 +16,9 @@ from offbeat.types import Concept, OnStep, Request, TextEmbeds, Trained, Verdict
 
 Generators: TypeAlias = "torch.Generator | Sequence[torch.Generator]"
 """One stream for a whole batch, or one for each sample."""
+
+AfterStep: TypeAlias = Callable[[int, Tensor], Tensor]
+"""Given a step's number and the latents after it; returns those to go on with."""
 
 
 class HasCard(Protocol):
@@ -137,12 +140,66 @@ class DrawsText(Protocol):
         negative: TextEmbeds | None = None,
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
+        image_embeds: Tensor | None = None,
+        ip_adapter_scale: float | None = None,
     ) -> Tensor:
         """Return ``images``, ``[B, 3, H, W]``, 0 to 1; all noise comes from ``generator``.
 
         ``text`` holds one prompt for all ``num_samples`` pictures, or one for each; guidance steers
-        from ``negative``, the empty prompt if None. ``None`` takes the checkpoint's own setting.
+        from ``negative``, the empty prompt if None. ``image_embeds``, ``[1, D]`` or ``[B, D]``, are
+        a picture as prompt. ``None`` takes the checkpoint's own setting.
         """
+        ...
+
+
+@runtime_checkable
+class DenoisesText(Protocol):
+    """Turns noise into latents under a text, step by step, and latents into pictures."""
+
+    def init_latents(
+        self,
+        generator: Generators,
+        *,
+        num_samples: int | None = None,
+        num_inference_steps: int | None = None,
+    ) -> Tensor:
+        """Return pure noise, ``[B, C, h, w]``, as ``denoise`` starts from it."""
+        ...
+
+    def denoise(
+        self,
+        latents: Tensor,
+        text: TextEmbeds,
+        *,
+        generator: Generators,
+        negative: TextEmbeds | None = None,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        image_embeds: Tensor | None = None,
+        ip_adapter_scale: float | None = None,
+        start: int = 0,
+        stop: int | None = None,
+        gradient_steps: int | None = None,
+        after_step: AfterStep | None = None,
+    ) -> Tensor:
+        """Return ``latents`` after the steps from ``start`` to before ``stop``, ``[B, C, h, w]``.
+
+        ``gradient_steps`` lets the gradient pass the last so many steps only; None is all of them.
+        ``after_step`` may replace the latents after a step. The rest is as in ``draw_text``.
+        """
+        ...
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Return ``images``, ``[B, 3, H, W]``, 0 to 1; gradients reach ``latents``."""
+        ...
+
+
+@runtime_checkable
+class EncodesLatents(Protocol):
+    """Reads pictures into the space that a denoiser works in."""
+
+    def encode_latents(self, images: Tensor) -> Tensor:
+        """Return ``latents``, ``[B, C, h, w]``, of ``images``, ``[B, 3, H, W]``, 0 to 1."""
         ...
 
 
@@ -165,6 +222,11 @@ class PriorBackbone(
 @runtime_checkable
 class DrawingBackbone(TextBackbone, DrawsText, Protocol):
     """What drawing a prompt, or a token in one, needs where there is no prior."""
+
+
+@runtime_checkable
+class DenoisingBackbone(DrawingBackbone, DenoisesText, Protocol):
+    """What methods need that learn from, or work inside, the denoising of latents."""
 
 
 @runtime_checkable
@@ -238,6 +300,9 @@ class NamesThings(Protocol):
 class TrainsOnce(Protocol):
     """A method that learns once for all concepts."""
 
+    name: str
+    """The method's name in the registry."""
+
     def train(
         self,
         backbone: Any,
@@ -256,6 +321,8 @@ class TrainsOnce(Protocol):
 class FusesConcepts(Protocol):
     """A method that makes one concept of several words."""
 
+    name: str
+    """The method's name in the registry."""
     takes_weights: bool
     """Whether shares matter, or only which words there are."""
 
@@ -276,6 +343,9 @@ class FusesConcepts(Protocol):
 @runtime_checkable
 class DreamsConcepts(Protocol):
     """A method that makes concepts that nobody named."""
+
+    name: str
+    """The method's name in the registry."""
 
     def dream(
         self,

@@ -81,9 +81,18 @@ def cut_text(text: TextEmbeds, rows: slice) -> TextEmbeds:
     )
 
 
+def check_prompts(count: int, batch: int) -> None:
+    """Raise unless there is one prompt for all samples, or one for each.
+
+    Raises:
+        ShapeError: With both counts.
+    """
+    if count not in (1, batch):
+        raise ShapeError(f"text: expected one prompt, or {batch}, got {count}")
+
+
 def _spread(rows: Tensor, batch: int) -> Tensor:
-    if len(rows) not in (1, batch):
-        raise ShapeError(f"text: expected one prompt, or {batch}, got {len(rows)}")
+    check_prompts(len(rows), batch)
     return rows.expand(batch, *rows.shape[1:])
 
 

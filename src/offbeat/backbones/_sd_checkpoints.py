@@ -33,6 +33,7 @@ PIPELINES: dict[str, dict[str, Any]] = {
 DEFAULT_CARD: dict[str, Any] = {
     "prompt_template": PAPER_TEMPLATE,
     "num_inference_steps": 50,
+    "ip_adapter_scale": 1.0,
     "decode_batch_size": 4,
     "concepts": {},
     "subjects": {},

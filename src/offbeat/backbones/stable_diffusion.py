@@ -8,7 +8,7 @@ Sources: Rombach et al., arXiv:2112.10752; Podell et al., SDXL, arXiv:2307.01952
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -21,6 +21,7 @@ from offbeat.backbones._base import Checkpoint
 from offbeat.backbones._checkpoints import drawing_settings
 from offbeat.backbones._conditions import (
     cell_of,
+    check_prompts,
     cut_text,
     decode_latents,
     encode_pictures,
@@ -43,11 +44,8 @@ from offbeat.backbones._text import Encoder, ReadsText
 from offbeat.checks import check_range, check_shape
 from offbeat.errors import CapabilityError, ShapeError
 from offbeat.functional import guide
-from offbeat.protocols import Generators
+from offbeat.protocols import AfterStep, Generators
 from offbeat.types import TextEmbeds
-
-AfterStep = Callable[[int, Tensor], Tensor]
-"""Given a step's number and the latents after it, ``[B, C, h, w]``; returns those to go on with."""
 
 
 class StableDiffusionBackbone(Checkpoint, ReadsText):
@@ -198,7 +196,7 @@ class StableDiffusionBackbone(Checkpoint, ReadsText):
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
         image_embeds: Tensor | None = None,
-        ip_adapter_scale: float = 1.0,
+        ip_adapter_scale: float | None = None,
         start: int = 0,
         stop: int | None = None,
         gradient_steps: int | None = None,
@@ -214,7 +212,7 @@ class StableDiffusionBackbone(Checkpoint, ReadsText):
             num_inference_steps: Of the whole way, 1 or more; None is the checkpoint's own.
             guidance_scale: 1 or less is off; None is the checkpoint's own.
             image_embeds: Image prompt, ``[1, D]`` or ``[B, D]``, from ``encode_image``.
-            ip_adapter_scale: Its weight beside the text, 0 to 10.
+            ip_adapter_scale: Its weight beside the text, 0 to 10; None is the checkpoint's own.
             start: First denoising step to run, 0 to ``num_inference_steps``.
             stop: Step before which to stop; None runs to the end.
             gradient_steps: Let the gradient pass the last so many steps only; None is all.
@@ -240,7 +238,9 @@ class StableDiffusionBackbone(Checkpoint, ReadsText):
         if image_embeds is not None:
             adapter = self._need("an image prompt", "ip_adapter", self._adapter)
             told["image_embeds"] = [adapter.conditions(image_embeds, batch, guided, self.unet)]
-            prompted = adapter.prompted(self.unet, ip_adapter_scale)
+            own = float(self._card["ip_adapter_scale"])
+            weight = own if ip_adapter_scale is None else ip_adapter_scale
+            prompted = adapter.prompted(self.unet, weight)
         settings = {
             "encoder_hidden_states": states,
             "added_cond_kwargs": told or None,
@@ -300,7 +300,7 @@ class StableDiffusionBackbone(Checkpoint, ReadsText):
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
         image_embeds: Tensor | None = None,
-        ip_adapter_scale: float = 1.0,
+        ip_adapter_scale: float | None = None,
     ) -> Tensor:
         """Return ``images``, ``[B, 3, H, W]``, float32, 0 to 1: noise, ``denoise`` and ``decode``.
 
@@ -317,6 +317,9 @@ class StableDiffusionBackbone(Checkpoint, ReadsText):
         noises = generator if isinstance(generator, Sequence) else ()
         count = num_samples or len(noises) or len(text)
         check_streams(generator, count)
+        for prompts in (text, negative):
+            if prompts is not None:
+                check_prompts(len(prompts), count)
 
         def draw(rows: slice) -> Tensor:
             noise = list(noises[rows]) if noises else generator

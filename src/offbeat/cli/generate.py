@@ -24,19 +24,19 @@ def generate(
     num_images: Annotated[int, typer.Option("--num-images", "-n", min=1, help="Pictures.")] = 8,
     steps: Annotated[
         Optional[int],  # noqa: UP045 - typer reads it at run time on Python 3.10
-        typer.Option(min=1, help="Denoising steps of the decoder."),
+        typer.Option(min=1, help="Denoising steps."),
     ] = None,
     guidance: Annotated[
         Optional[float],  # noqa: UP045
-        typer.Option(min=1, help="Guidance scale of the decoder; 1 is off."),
+        typer.Option(min=1, help="Guidance scale; 1 is off."),
     ] = None,
     prior_steps: Annotated[
         Optional[int],  # noqa: UP045
-        typer.Option(min=2, help="Denoising steps of the prior."),
+        typer.Option(min=2, help="Denoising steps of the prior; not for `pocket-sd` and its kin."),
     ] = None,
     prior_guidance: Annotated[
         Optional[float],  # noqa: UP045
-        typer.Option(min=1, help="Guidance scale of the prior; 1 is off."),
+        typer.Option(min=1, help="Guidance scale of the prior; 1 is off; as above."),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Same seed, same pictures.")] = 0,
     backbone: Annotated[
@@ -53,6 +53,8 @@ def generate(
     **Example**
 
     `offbeat generate "a red castle on a blue background" -n 16`
+
+    `offbeat generate "a red castle" --backbone pocket-sd --negative-prompt "a tree"`
     """
     with errors_shown():
         check_num_images(num_images)
