@@ -14,8 +14,20 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from offbeat.errors import OffbeatError
     from offbeat.methods.low_probability import LowProbabilityConfig
-    from offbeat.run import Run, explore, generate, load_backbone, load_run, render
-    from offbeat.types import Concept, Request
+    from offbeat.run import (
+        Run,
+        dream,
+        explore,
+        fuse,
+        generate,
+        grid,
+        load_backbone,
+        load_run,
+        render,
+        sweep,
+        train,
+    )
+    from offbeat.types import Concept, Request, Trained
 
 __version__ = "0.1.0"
 
@@ -25,11 +37,17 @@ _WHERE = {
     "OffbeatError": "offbeat.errors",
     "Request": "offbeat.types",
     "Run": "offbeat.run",
+    "Trained": "offbeat.types",
+    "dream": "offbeat.run",
     "explore": "offbeat.run",
+    "fuse": "offbeat.run",
     "generate": "offbeat.run",
+    "grid": "offbeat.run",
     "load_backbone": "offbeat.run",
     "load_run": "offbeat.run",
     "render": "offbeat.run",
+    "sweep": "offbeat.run",
+    "train": "offbeat.run",
 }
 
 __all__ = [
@@ -38,12 +56,18 @@ __all__ = [
     "OffbeatError",
     "Request",
     "Run",
+    "Trained",
     "__version__",
+    "dream",
     "explore",
+    "fuse",
     "generate",
+    "grid",
     "load_backbone",
     "load_run",
     "render",
+    "sweep",
+    "train",
 ]
 
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -14,8 +11,10 @@ from torch import Tensor
 
 from offbeat import formats, registry
 from offbeat._disk import digest_of
+from offbeat._keeper import Keeper, OnKept, few_threads
 from offbeat._outcome import NUM_FRESH, Outcome, Plan, Trial
 from offbeat._pictures_out import draw_embeds, prior_settings
+from offbeat._runs import read_concept
 from offbeat._sources import avoid_clusters, choose_judge, unlike_clusters
 from offbeat.baseline import Baseline
 from offbeat.errors import ConfigError
@@ -27,27 +26,6 @@ from offbeat.store import RunFolder, cached
 from offbeat.types import Concept, Observe, Step
 
 NUM_CALIBRATION = 16
-CHECKPOINT_EVERY = 5
-SMALL_WIDTH = 512
-"""Token width up to which a network counts as small."""
-
-
-@contextmanager
-def few_threads(backbone: PriorBackbone) -> Iterator[None]:
-    """Search on one thread where the network is small, and put the number back after.
-
-    A step of pocket is hundreds of small products: two threads gain nothing on a quiet machine
-    and wait for each other ten times as long on a busy one. One thread also makes the result
-    independent of how many there are.
-    """
-    before = torch.get_num_threads()
-    small = backbone.token_embed("a").numel() <= SMALL_WIDTH
-    if backbone.device.type == "cpu" and small:
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 class Exploration:
@@ -81,7 +59,7 @@ class Exploration:
             "avoid_digests": [digest_of(c.numpy().tobytes()) for c in self.avoid],
         }
         self.folder = RunFolder.create(Path(out), self.asked, resume=resume) if out else None
-        self.rows: list[dict[str, Any]] = []
+        self.keeper = Keeper(self.folder, observe, stage="searching")
         self.files: dict[str, bytes] = {}
 
     def ordinary_width(self) -> int:
@@ -183,21 +161,10 @@ class Exploration:
         done = self._load_concept(number)
         if done is not None:
             return done
-        state = self._resume(number)
-        started, total = time.monotonic(), self.plan.config.num_steps
-        first = len([row for row in self.rows if row["trial"] == number])
-
-        def on_step(step: Step) -> None:
-            row = {"trial": number, "step": step.index, "loss": step.loss, **step.values}
-            self.rows.append(row)
-            count = step.index + 1
-            stopped = bool(step.values["stopped"])
-            if self.folder is not None:
-                self._keep(number, count, step, row, stopped=stopped)
-            pace = (time.monotonic() - started) / max(1, count - first)
-            left = 0.0 if stopped else pace * (total - count)
-            self.observe("searching", count, total, {**row, "seconds_left": left})
-
+        state = self.keeper.resume(number)
+        total = self.plan.config.num_steps
+        first = len([row for row in self.keeper.rows if row["trial"] == number])
+        on_step = self.keeper.observer(number, total, self._on_kept(number), done=first)
         with few_threads(self.backbone):
             concept = self.method.fit(
                 self.backbone,
@@ -212,45 +179,24 @@ class Exploration:
             self.folder.write(self._concept_files(f"trials/{number}/", concept))
         return concept
 
-    def _keep(
-        self, number: int, count: int, step: Step, row: Mapping[str, Any], *, stopped: bool
-    ) -> None:
-        folder = self.folder
-        assert folder is not None
-        folder.append_trace(row)
-        if step.concept and (count % self.plan.config.judge_every == 0 or stopped):
-            where = f"trials/{number}/states/{count:04d}/"
-            folder.write(self._concept_files(where, step.concept()))
-        if step.snapshot and (count % CHECKPOINT_EVERY == 0 or stopped):
-            state = {"trial": number, "rows": len(self.rows), "search": step.snapshot()}
-            folder.save_checkpoint(state)
+    def _on_kept(self, number: int) -> OnKept:
+        """Return what keeps the concept itself now and then, for --avoid RUN:STEP."""
 
-    def _resume(self, number: int) -> Mapping[str, Any] | None:
-        """Return the state of this trial, and cut the trace back to where it stands."""
-        if self.folder is None:
-            return None
-        state = self.folder.load_checkpoint()
-        mine = state is not None and state["trial"] == number
-        if state is not None and mine:
-            self.folder.cut_trace(state["rows"])
-        else:
-            self.folder.cut_trace(
-                len([row for row in self.folder.trace() if row["trial"] < number])
-            )
-        self.rows = self.folder.trace()
-        return state["search"] if state is not None and mine else None
+        def on_kept(count: int, step: Step) -> None:
+            due = count % self.plan.config.judge_every == 0 or bool(step.values["stopped"])
+            if self.folder is not None and step.concept and due:
+                where = f"trials/{number}/states/{count:04d}/"
+                self.folder.write(self._concept_files(where, step.concept()))
+
+        return on_kept
 
     def _load_concept(self, number: int) -> Concept | None:
         """Return the concept of a trial that an earlier process finished."""
         folder, where = self.folder, f"trials/{number}/"
         if folder is None or not folder.exists(where + formats.CONCEPT_FILE):
             return None
-        self.rows = folder.trace()
-
-        def read(name: str) -> bytes | None:
-            return folder.read(where + name) if folder.exists(where + name) else None
-
-        return formats.decode_concept(read)[0]
+        self.keeper.reread()
+        return read_concept(folder, where)[0]
 
     def _draw(self, concept: Concept, seed: int) -> tuple[Tensor, Tensor]:
         return draw_embeds(
@@ -270,7 +216,9 @@ class Exploration:
     def _write(
         self, best: Trial, trials: list[Trial], baseline: Baseline, ordinary: Tensor
     ) -> dict[str, Any]:
-        outcome = Outcome(self.plan, self.backbone, baseline, best, trials, ordinary, self.rows)
+        outcome = Outcome(
+            self.plan, self.backbone, baseline, best, trials, ordinary, self.keeper.rows
+        )
         files = {**self._concept_files("", best.concept), **outcome.files(self.asked)}
         if self.folder is not None:
             self.folder.write(files)
@@ -280,7 +228,7 @@ class Exploration:
             "images": formats.to_pil(best.images),
             "ordinary": formats.to_pil(ordinary),
             "summary": outcome.summary(),
-            "trace": list(self.rows),
+            "trace": list(self.keeper.rows),
             "files": files,
             "folder": self.folder.path if self.folder is not None else None,
         }

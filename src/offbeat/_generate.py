@@ -33,11 +33,11 @@ def generate(
 
     Args:
         prompt: Any text that fits the checkpoint.
-        negative_prompt: What prior and decoder steer from.
+        negative_prompt: What guidance steers from, in the prior too where there is one.
         num_images: Pictures, 1 or more.
-        num_inference_steps: Of the decoder; None is the checkpoint's own, as with the next three.
-        guidance_scale: Of the decoder; 1 is off.
-        prior_num_inference_steps: 2 or more.
+        num_inference_steps: Denoising steps; None is the checkpoint's own, as with the next three.
+        guidance_scale: 1 is off.
+        prior_num_inference_steps: 2 or more; only where there is a prior, as the next one.
         prior_guidance_scale: 1 is off.
         seed: Same seed, same pictures.
         backbone: Name, folder, hub id, or a loaded one.
@@ -108,7 +108,8 @@ def _prior_settings(
         "prior_guidance_scale": guidance_scale,
     }
     if isinstance(model, PriorBackbone):
-        return {name: model.card[name] if value is None else value for name, value in asked.items()}
+        steps, scale = (model.card[name] if asked[name] is None else asked[name] for name in asked)
+        return {"prior_num_inference_steps": steps, "prior_guidance_scale": float(scale)}
     for name, value in asked.items():
         if value is not None:
             raise ConfigError(

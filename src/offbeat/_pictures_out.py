@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -218,8 +217,10 @@ def sheet(
     title: str,
     captions: Sequence[str] = (),
     note: str = "",
+    columns: int = 8,
 ) -> bytes:
     """Return a contact sheet as PNG."""
-    file = io.BytesIO()
-    plots.contact_sheet(rows, title=title, captions=captions, note=note).save(file, format="PNG")
-    return file.getvalue()
+    found = plots.contact_sheet(
+        rows, title=title, captions=captions, note=note, max_columns=columns
+    )
+    return plots.png_of(found)

@@ -93,7 +93,42 @@ def report_html(
         _section("What a quantile is worth", _calibration(calibration)),
         _section("Settings", _settings(settings)),
     ]
-    title = f"Unusual {subject}"
+    return _page(f"Unusual {subject}", _lead(subject, pictures, probe, target), sections)
+
+
+def concept_report(
+    *,
+    title: str,
+    lead: str,
+    sheet_png: bytes,
+    found: Mapping[str, Any],
+    settings: Mapping[str, Any],
+    warnings: Sequence[str] = (),
+    curve_png: bytes | None = None,
+) -> str:
+    """Return the report of a fusion, a dream or a training as one HTML file.
+
+    Args:
+        title: At its head.
+        lead: The finding in a sentence or two.
+        sheet_png: The contact sheet.
+        found: JSON values, folded away.
+        settings: JSON values, everything that the run depends on; folded away.
+        warnings: What a reader must know first.
+        curve_png: From ``lines_over_steps``.
+    """
+    sections = [
+        _warning_list(warnings),
+        _section("Pictures", f'<div class="chart">{_image(sheet_png, title)}</div>'),
+        _section("How it got there", _chart(curve_png, "Curves over the steps")),
+        _section("What was found", _folded("Every reading", found)),
+        _section("Settings", _settings(settings)),
+    ]
+    return _page(title, _text(lead), sections)
+
+
+def _page(title: str, lead: str, sections: Sequence[str]) -> str:
+    """Return a page; ``lead`` and ``sections`` are HTML."""
     policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
     return "\n".join(
         [
@@ -102,7 +137,7 @@ def report_html(
             '<meta name="viewport" content="width=device-width, initial-scale=1">',
             '<meta name="color-scheme" content="light dark">',
             f"<title>{_text(title)}</title>\n<style>{_CSS}</style>\n</head>\n<body>\n<main>",
-            f"<header><h1>{_text(title)}</h1>\n<p>{_lead(subject, pictures, probe, target)}</p>",
+            f"<header><h1>{_text(title)}</h1>\n<p>{lead}</p>",
             "</header>",
             *(section for section in sections if section),
             "</main>\n</body>\n</html>\n",
@@ -238,8 +273,11 @@ def _shown(value: Any) -> str:
 
 
 def _settings(settings: Mapping[str, Any]) -> str:
-    text = json.dumps(plain(settings), indent=2, ensure_ascii=False)
-    title = "Everything this run depends on"
+    return _folded("Everything this run depends on", settings)
+
+
+def _folded(title: str, values: Mapping[str, Any]) -> str:
+    text = json.dumps(plain(values), indent=2, ensure_ascii=False)
     return f"<details><summary>{title}</summary><pre>{_text(text)}</pre></details>"
 
 

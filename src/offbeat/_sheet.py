@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -64,6 +65,53 @@ def contact_sheet(
         at = (sheet.margin, top + number * sheet.line)
         draw.text(at, line, GREY, font=sheet.small, anchor="lt")
     return canvas
+
+
+def triangle_sheet(
+    pictures: Sequence[Image.Image], *, corners: Sequence[str], title: str = ""
+) -> Image.Image:
+    """Lay pictures out in a triangle, row by row from its upper corner.
+
+    Args:
+        pictures: 1 + 2 + ... + n of them.
+        corners: What the upper, left and right corners are.
+        title: Above everything.
+
+    Raises:
+        ConfigError: If so many pictures make no triangle.
+    """
+    from PIL import Image, ImageDraw
+
+    side = (math.isqrt(8 * len(pictures) + 1) - 1) // 2
+    if side < 1 or side * (side + 1) // 2 != len(pictures):
+        raise ConfigError(f"pictures: expected 1, 3, 6, 10, ... of them, got {len(pictures)}")
+    sheet = _Sheet(_cell(pictures[0].size), side)
+    top = sheet.margin + (2 * sheet.label if title else 0) + sheet.label
+    height = top + side * (sheet.cell + sheet.gap) + sheet.label + sheet.margin
+    canvas = Image.new("RGB", (sheet.width, height), PAPER)
+    draw = ImageDraw.Draw(canvas)
+    draw.text((sheet.margin, sheet.margin), title, INK, font=sheet.large, anchor="lt")
+    step, middle = sheet.cell + sheet.gap, sheet.width // 2
+    at = iter(pictures)
+    for row in range(side):
+        left = middle - ((row + 1) * step - sheet.gap) // 2
+        for column in range(row + 1):
+            place = (left + column * step, top + row * step)
+            canvas.paste(_fit(next(at), sheet.cell), place)
+    below = top + side * step
+    start = middle - (side * step - sheet.gap) // 2
+    draw.text((middle, top - sheet.label // 3), corners[0], INK, font=sheet.bold, anchor="ms")
+    draw.text((start, below), corners[1], INK, font=sheet.bold, anchor="lt")
+    end = start + side * step - sheet.gap
+    draw.text((end, below), corners[2], INK, font=sheet.bold, anchor="rt")
+    return canvas
+
+
+def png_of(picture: Image.Image) -> bytes:
+    """Return a picture as PNG."""
+    file = io.BytesIO()
+    picture.save(file, format="PNG")
+    return file.getvalue()
 
 
 class _Sheet:

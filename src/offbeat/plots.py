@@ -14,19 +14,22 @@ from typing import Any
 
 import torch
 
-from offbeat._report import CalibrationRow, ReportPicture, percent, report_html
-from offbeat._sheet import contact_sheet
+from offbeat._report import CalibrationRow, ReportPicture, concept_report, percent, report_html
+from offbeat._sheet import contact_sheet, png_of, triangle_sheet
 from offbeat.density import chi_square_cdf, chi_square_quantile
 from offbeat.errors import ShapeError
 
 __all__ = [
     "CalibrationRow",
     "ReportPicture",
+    "concept_report",
     "contact_sheet",
     "curves",
     "distribution_map",
     "percent",
+    "png_of",
     "report_html",
+    "triangle_sheet",
 ]
 
 INK, GREY, RULE = "#1f2328", "#6a737d", "#d9dcdf"

@@ -23,7 +23,12 @@ _UNCLIP = "offbeat.backbones.unclip:UnclipBackbone"
 _STABLE_DIFFUSION = "offbeat.backbones.stable_diffusion:StableDiffusionBackbone"
 
 BUILT_IN: dict[Kind, dict[str, str]] = {
-    "method": {"low-probability": "offbeat.methods.low_probability:LowProbability"},
+    "method": {
+        "low-probability": "offbeat.methods.low_probability:LowProbability",
+        "cretok": "offbeat.methods.cretok:CreTok",
+        "distok": "offbeat.methods.distok:DisTok",
+        "conceptlab": "offbeat.methods.conceptlab:ConceptLab",
+    },
     "backbone": {
         "pocket": _UNCLIP,
         "kandinsky-2.1": _UNCLIP,
@@ -45,7 +50,7 @@ def names(kind: Kind) -> list[str]:
     """Return all known names of one kind, sorted; imports nothing.
 
     >>> names("method")[0]
-    'low-probability'
+    'conceptlab'
     """
     return sorted({*BUILT_IN[_checked(kind)], *(point.name for point in _plugins(kind))})
 

@@ -6,17 +6,32 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from offbeat._dream import dream
 from offbeat._explore import Exploration
+from offbeat._fuse import fuse, grid, sweep
 from offbeat._generate import generate
 from offbeat._outcome import Plan
 from offbeat._render import render
 from offbeat._runs import Run, load_backbone, load_run, loaded_prior
+from offbeat._train import train
 from offbeat.errors import ConfigError, PromptError
 from offbeat.methods.low_probability import LowProbabilityConfig
 from offbeat.protocols import PriorBackbone
 from offbeat.types import Observe, ignore
 
-__all__ = ["Run", "explore", "generate", "load_backbone", "load_run", "render"]
+__all__ = [
+    "Run",
+    "dream",
+    "explore",
+    "fuse",
+    "generate",
+    "grid",
+    "load_backbone",
+    "load_run",
+    "render",
+    "sweep",
+    "train",
+]
 
 
 def explore(

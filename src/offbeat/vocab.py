@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterable, Sequence
 
 import torch
@@ -164,6 +165,31 @@ def check_words(words: Sequence[str]) -> tuple[str, ...]:
             raise VocabularyError(f"vocabulary: {word!r} is there twice; remove one")
         seen.add(word.lower())
     return found
+
+
+def shares(weights: Iterable[tuple[str, float]]) -> tuple[tuple[str, float], ...]:
+    """Return words with weights as shares that sum to 1; words of weight 0 are left out.
+
+    Raises:
+        VocabularyError: If a weight is negative or not finite, all are 0, a word is empty or there
+            twice, or fewer than two words are left.
+
+    >>> shares([("pig", 3), ("owl", 1), ("bee", 0)])
+    (('pig', 0.75), ('owl', 0.25))
+    """
+    given = [(" ".join(word.split()), float(weight)) for word, weight in weights]
+    for word, weight in given:
+        if not (math.isfinite(weight) and weight >= 0):
+            raise VocabularyError(f"{word}={weight:g}: expected a weight of 0 or more")
+    left = [(word, weight) for word, weight in given if weight > 0]
+    if given and not left:
+        raise VocabularyError("weights: all are 0; give at least two words a weight above 0")
+    if len(left) < 2:
+        got = ", ".join(word for word, _ in left) or "none"
+        raise VocabularyError(f"words: expected at least 2 to fuse, got {got}")
+    check_words([word for word, _ in left])
+    total = sum(weight for _, weight in left)
+    return tuple((word, weight / total) for word, weight in left)
 
 
 def pairs(

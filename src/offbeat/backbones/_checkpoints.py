@@ -108,7 +108,7 @@ def load_decoder(folder: PipelineFolder, dtype: torch.dtype) -> dict[str, Any]:
 
 
 def read_card(folder: Path) -> dict[str, Any]:
-    """Return ``card.json`` of a checkpoint's folder, with its classifier's folder if it has one."""
+    """Return ``card.json`` of a folder, with where its classifier and trained files are."""
     file = folder / "card.json"
     if not file.exists():
         return {}
@@ -120,4 +120,6 @@ def read_card(folder: Path) -> dict[str, Any]:
         raise CheckpointError(f"{file}: expected a JSON object, got {type(card).__name__}")
     if (folder / "judge" / "config.json").exists():
         card["judge"] = str(folder / "judge")
+    trained = sorted((folder / "trained").glob("*.safetensors"))
+    card["trained"] = {file.stem: str(file) for file in trained}
     return card

@@ -6,7 +6,7 @@ import os
 
 import typer
 
-from offbeat.cli import explore, generate, listing, render
+from offbeat.cli import dream, explore, fuse, generate, listing, render, train
 
 app = typer.Typer(
     name="offbeat",
@@ -17,8 +17,11 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.command("explore")(explore.explore)
+app.command("fuse")(fuse.fuse)
+app.command("dream")(dream.dream)
 app.command("generate")(generate.generate)
 app.command("render")(render.render)
+app.command("train")(train.train)
 app.command("list")(listing.listing)
 
 

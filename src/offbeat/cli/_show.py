@@ -31,6 +31,59 @@ def check_num_images(num_images: int) -> None:
         )
 
 
+def settings_of(given: list[str] | None) -> dict[str, Any]:
+    """Return what ``--set NAME=VALUE`` says; a value is read as JSON, else as text.
+
+    Raises:
+        ConfigError: If one has no ``=``, or a name is there twice.
+    """
+    import json
+
+    from offbeat.errors import ConfigError
+
+    found: dict[str, Any] = {}
+    for text in given or ():
+        name, sign, value = text.partition("=")
+        name = name.strip().replace("-", "_")
+        if not sign or not name:
+            raise ConfigError(f"--set: expected NAME=VALUE, got {text!r}")
+        if name in found:
+            raise ConfigError(f"--set: {name} is there twice")
+        try:
+            found[name] = json.loads(value)
+        except ValueError:
+            found[name] = value
+    return found
+
+
+def weights_of(words: list[str]) -> list[tuple[str, float]]:
+    """Return words with weights, of ``pig`` or ``pig=0.55``; a word alone has weight 1.
+
+    Raises:
+        VocabularyError: If a weight is no number, or only some words have one.
+    """
+    from offbeat.errors import VocabularyError
+
+    found = []
+    for text in words:
+        word, _, weight = text.rpartition("=") if "=" in text else (text, "", "1")
+        try:
+            found.append((word, float(weight)))
+        except ValueError as error:
+            raise VocabularyError(f"{text}: expected WORD=WEIGHT, e.g. pig=0.55") from error
+    weighted = sum("=" in text for text in words)
+    if 0 < weighted < len(words):
+        raise VocabularyError(f"words: expected a weight for each of {', '.join(words)}, or none")
+    return found
+
+
+def folder_for(what: str, seed: int, *, resume: bool) -> Path:
+    """Return ``runs/WHAT-SEED``: a free one, or the newest to go on with."""
+    name = "-".join("".join(c if c.isalnum() else " " for c in what).split()) or "run"
+    first = Path("runs") / f"{name[:40]}-{seed}"
+    return newest_folder(first) if resume else free_folder(first)
+
+
 def free_folder(first: Path) -> Path:
     """Return ``first``, or the first of ``first-2``, ``first-3``, ... that is not there."""
     found, number = first, 1
@@ -121,7 +174,7 @@ class ProgressLine:
 
 def _readings(values: Mapping[str, Any], verdict: Mapping[str, Any] | None) -> str:
     if "quantile" not in values:
-        return ""
+        return _plain_readings(values)
     probe = values.get("probe") or values
     distance = probe.get("distance_median", values["distance"])
     parts = [f"distance {distance:.1f}", f"quantile {probe['quantile']:.4f}"]
@@ -132,3 +185,10 @@ def _readings(values: Mapping[str, Any], verdict: Mapping[str, Any] | None) -> s
     if left := values.get("seconds_left"):
         parts.append(f"at most {left:.0f} s left")
     return "  " + "  ".join(parts)
+
+
+def _plain_readings(values: Mapping[str, Any]) -> str:
+    if "loss" not in values:
+        return ""
+    left = values.get("seconds_left")
+    return f"  loss {values['loss']:.4f}" + (f"  at most {left:.0f} s left" if left else "")

@@ -12,8 +12,7 @@ from offbeat.cli._show import (
     ProgressLine,
     check_num_images,
     errors_shown,
-    free_folder,
-    newest_folder,
+    folder_for,
     stopped_shown,
 )
 
@@ -183,7 +182,7 @@ def explore(
             use_anchor=anchor,
             rule=rule,
         )
-        folder = out or _folder_for(subject, seed, resume=resume)
+        folder = out or folder_for(subject, seed, resume=resume)
         progress = ProgressLine()
         again = f"to go on, add --resume --out {shlex.quote(str(folder))} to the same command"
         with stopped_shown(again):
@@ -213,9 +212,3 @@ def explore(
     typer.echo(result.summary["in_words"])
     typer.echo(f"{folder / 'contact.png'}")
     typer.echo(f"{folder / 'report.html'}")
-
-
-def _folder_for(subject: str, seed: int, *, resume: bool) -> Path:
-    name = "-".join("".join(c if c.isalnum() else " " for c in subject).split()) or "run"
-    first = Path("runs") / f"{name[:40]}-{seed}"
-    return newest_folder(first) if resume else free_folder(first)

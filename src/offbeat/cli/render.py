@@ -17,12 +17,20 @@ from offbeat.cli._show import (
 
 
 def render(
-    source: Annotated[Path, typer.Argument(metavar="RUN", help="A finished run folder.")],
+    sources: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="CONCEPT...",
+            help="A finished run folder, `FOLDER:NUMBER` for one concept of several, or a "
+            "`concept.safetensors`. Several share a prompt.",
+        ),
+    ],
     prompt: Annotated[
         Optional[str],  # noqa: UP045 - typer reads it at run time on Python 3.10
         typer.Option(
-            help="With `{concept}` where it stands, e.g. `an oil painting of a {concept}`; the "
-            "prompt that it was learned in if not given."
+            help="With `{concept}` where it stands, e.g. `an oil painting of a {concept}`, and "
+            "`{concept2}`, `{concept3}`, ... for further ones; the prompt that it was learned in "
+            "if not given."
         ),
     ] = None,
     num_images: Annotated[int, typer.Option("--num-images", "-n", min=1, help="Pictures.")] = 8,
@@ -42,17 +50,20 @@ def render(
     **Example**
 
     `offbeat render runs/handbag-0 --prompt "an outline drawing of a {concept}" -n 4`
+
+    `offbeat render runs/dream-0:3 runs/castle-0 --prompt "a {concept} and a {concept2}"`
     """
     with errors_shown():
         check_num_images(num_images)
         from offbeat import run
 
+        source = Path(sources[0])
         named = source if source.name not in ("", "..") else source.resolve()  # "." has no name
-        folder = out or free_folder(named.parent / f"{named.name}-render")
+        folder = out or free_folder(named.parent / f"{named.name.replace(':', '-')}-render")
         progress = ProgressLine()
         with stopped_shown(f"{folder} is not finished: remove it, or give another --out"):
             run.render(
-                source,
+                sources,
                 prompt=prompt,
                 num_images=num_images,
                 seed=seed,

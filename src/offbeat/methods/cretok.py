@@ -152,6 +152,7 @@ class CreTok:
     """The token: ``train`` it once on a checkpoint, ``fuse`` any words with it."""
 
     name = NAME
+    config_class = CreTokConfig
     takes_weights = False
 
     def __init__(self, config: CreTokConfig | None = None) -> None:

@@ -1,0 +1,95 @@
+"""What a judge reads in pictures: shares of known classes, in words and in figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from offbeat import registry
+from offbeat.errors import CapabilityError, ConfigError, StoreError
+from offbeat.judges.classifier import ClassifierJudge
+from offbeat.metrics.fusion import distribution_kl
+from offbeat.protocols import EncodesImage, HasCard, ReadsClasses
+
+NUM_SHOWN = 3
+"""Classes named under a picture."""
+
+
+def choose_reader(name: str, backbone: HasCard) -> ReadsClasses | None:
+    """Return a judge that gives class probabilities: auto, none, clip, classifier or a folder.
+
+    ``auto`` takes the checkpoint's own classifier, else its own CLIP towers over the names of its
+    card, else none.
+
+    Raises:
+        UnknownNameError: If there is no such judge.
+        StoreError: If the checkpoint brings no classifier and one is asked for.
+        CapabilityError: If the checkpoint cannot read pictures and must.
+    """
+    own = backbone.card.get("judge")
+    if name == "none":
+        return None
+    if name in ("auto", "classifier") and own is not None:
+        return ClassifierJudge.load(own, subjects=backbone.card["subjects"])
+    if name == "classifier":
+        raise StoreError(f"{backbone.name} brings no classifier; give its folder with --judge")
+    if name in ("auto", "clip"):
+        if not isinstance(backbone, EncodesImage) or len(backbone.card["concepts"]) < 2:
+            if name == "auto":
+                return None
+            raise CapabilityError("the clip judge", backbone.name, "encode_image", ("pocket",))
+        clip: ReadsClasses = registry.find("judge", "clip")(backbone)
+        return clip
+    if Path(name).is_dir():
+        return ClassifierJudge.load(name)
+    found = registry.find("judge", name)()
+    if not isinstance(found, ReadsClasses):
+        raise ConfigError(f"judge: {name} gives no class probabilities; choose another")
+    return found
+
+
+def read(judge: ReadsClasses | None, images: Tensor) -> Tensor | None:
+    """Return class probabilities of ``images``, ``[B, K]``; None without a judge."""
+    return (
+        None
+        if judge is None
+        else torch.cat([judge.class_probabilities(part) for part in images.split(32)])
+    )
+
+
+def in_words(labels: Sequence[str], probabilities: Tensor, num: int = NUM_SHOWN) -> list[str]:
+    """Return the largest shares of one picture, ``[K]``, e.g. ``["41 % frog", "30 % owl"]``."""
+    top = probabilities.topk(min(num, len(labels)))
+    shares = zip(top.values.tolist(), top.indices.tolist(), strict=True)
+    return [f"{share:.0%} {labels[index]}" for share, index in shares if share >= 0.01]
+
+
+def caption(labels: Sequence[str], probabilities: Tensor) -> str:
+    """Return the lines under one picture: what it is most, then what else."""
+    first, *others = in_words(labels, probabilities) or ["nothing known"]
+    return "\n".join([first, *([", ".join(others)] if others else [])])
+
+
+def describe(
+    labels: Sequence[str], probabilities: Tensor, weights: Mapping[str, float]
+) -> dict[str, Any]:
+    """Return figures of a concept's pictures, ``[B, K]``, against the shares that were asked.
+
+    The divergence is there only where the judge knows every word.
+    """
+    shares = {word: probabilities[:, labels.index(word)] for word in weights if word in labels}
+    found: dict[str, Any] = {
+        "mean": {word: float(share.mean()) for word, share in shares.items()},
+        "unknown_to_judge": [word for word in weights if word not in labels],
+    }
+    if shares and len(shares) == len(weights):
+        asked = torch.zeros(1, len(labels))
+        for word, share in weights.items():
+            asked[0, labels.index(word)] = share
+        found["kl"] = float(distribution_kl(asked, probabilities).mean())
+        found["parents_share"] = float(torch.stack(list(shares.values())).sum(dim=0).mean())
+    return found

@@ -1,0 +1,113 @@
+"""``offbeat dream``."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Annotated, Literal, Optional
+
+import typer
+
+from offbeat.cli._show import (
+    ProgressLine,
+    check_num_images,
+    errors_shown,
+    folder_for,
+    settings_of,
+    stopped_shown,
+)
+
+
+def dream(
+    num: Annotated[int, typer.Option("--num-images", "-n", min=1, help="Concepts.")] = 16,
+    law: Annotated[
+        Optional[Literal["gaussian", "laplace", "cauchy"]],  # noqa: UP045 - read at run time
+        typer.Option(help="What DisTok's noise is drawn from; the heavier its tails, the wilder."),
+    ] = None,
+    method: Annotated[
+        str, typer.Option(help="`distok`, `conceptlab`, or a plug-in that dreams.")
+    ] = "distok",
+    subject: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="What kind of thing ConceptLab invents: `animal` if not given."),
+    ] = None,
+    max_cosine: Annotated[
+        float,
+        typer.Option(min=-1, max=1, help="Two dreams nearer than this are one: it is dropped."),
+    ] = 0.95,
+    prompt: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="With `{concept}` where it stands; the method's own if not given."),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Same seed, same dreams.")] = 0,
+    trained: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(
+            help="What `offbeat train` wrote: its folder or file. What comes with the checkpoint "
+            "if not given."
+        ),
+    ] = None,
+    judge: Annotated[
+        str,
+        typer.Option(
+            help="Who reads the pictures: `auto`, `none`, `clip`, `classifier` or a folder."
+        ),
+    ] = "auto",
+    settings: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option("--set", metavar="NAME=VALUE", help="A setting of the method. Several."),
+    ] = None,
+    backbone: Annotated[
+        str, typer.Option(help="A checkpoint: name (`offbeat list backbones`), folder or hub id.")
+    ] = "pocket",
+    device: Annotated[str, typer.Option(help="`cpu`, `cuda`, `cuda:1`, `mps`.")] = "cpu",
+    out: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Run folder; `runs/dream-SEED` and a number if not given."),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in `--out`, or the newest.")
+    ] = False,
+) -> None:
+    """Draw concepts that nobody named.
+
+    **Examples**
+
+    `offbeat dream -n 16 --law laplace` draws sixteen, near-duplicates dropped.
+
+    `offbeat dream -n 4 --method conceptlab --subject pet` searches for new pets, a minute each.
+
+    `offbeat render runs/dream-0:3 --prompt "an outline drawing of a {concept}"` reuses the fourth.
+
+    Sources: DisTok, arXiv:2505.03667; ConceptLab, arXiv:2308.02669.
+    """
+    with errors_shown():
+        check_num_images(num)
+        from offbeat import run
+
+        folder = out or folder_for("dream", seed, resume=resume)
+        progress = ProgressLine()
+        again = f"to go on, add --resume --out {shlex.quote(str(folder))} to the same command"
+        with stopped_shown(again):
+            result = run.dream(
+                num,
+                method=method,
+                subject=subject,
+                law=law,
+                config=settings_of(settings),
+                trained=trained,
+                max_cosine=max_cosine,
+                prompt=prompt,
+                seed=seed,
+                judge=judge,
+                backbone=backbone,
+                device=device,
+                out=folder,
+                resume=resume,
+                observe=progress,
+            )
+        progress.close()
+    for warning in result.summary["warnings"]:
+        typer.secho(f"note: {warning}", fg="yellow", err=True)
+    typer.echo(result.summary["in_words"])
+    typer.echo(f"{folder / 'contact.png'}")

@@ -1,0 +1,153 @@
+"""``offbeat fuse``."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Annotated, Any, Optional
+
+import typer
+
+from offbeat.cli._show import (
+    ProgressLine,
+    check_num_images,
+    errors_shown,
+    folder_for,
+    settings_of,
+    stopped_shown,
+    weights_of,
+)
+
+
+def fuse(
+    words: Annotated[
+        list[str],
+        typer.Argument(metavar="WORD[=WEIGHT]...", help="What to mix: `pig=0.55 sheep=0.25 ...`."),
+    ],
+    method: Annotated[
+        str, typer.Option(help="`distok`, `cretok`, `conceptlab`, or a plug-in that fuses.")
+    ] = "distok",
+    sweep: Annotated[
+        bool, typer.Option("--sweep", help="Draw the path from the first word to the second.")
+    ] = False,
+    grid: Annotated[
+        bool, typer.Option("--grid", help="Fill the triangle between three words.")
+    ] = False,
+    num: Annotated[
+        Optional[int],  # noqa: UP045 - typer reads it at run time on Python 3.10
+        typer.Option(
+            min=2, help="Concepts on the path (9 if not given) or a side of the triangle (5)."
+        ),
+    ] = None,
+    num_images: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(
+            "--num-images",
+            "-n",
+            min=1,
+            help="Pictures of each concept; 8, on a path 3, in a triangle 1 if not given.",
+        ),
+    ] = None,
+    prompt: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="With `{concept}` where it stands; the method's own if not given."),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Same seed, same pictures.")] = 0,
+    trained: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(
+            help="What `offbeat train` wrote: its folder or file. What comes with the checkpoint "
+            "if not given."
+        ),
+    ] = None,
+    judge: Annotated[
+        str,
+        typer.Option(
+            help="Who reads the pictures: `auto`, `none`, `clip`, `classifier` or a folder."
+        ),
+    ] = "auto",
+    settings: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option("--set", metavar="NAME=VALUE", help="A setting of the method. Several."),
+    ] = None,
+    backbone: Annotated[
+        str, typer.Option(help="A checkpoint: name (`offbeat list backbones`), folder or hub id.")
+    ] = "pocket",
+    device: Annotated[str, typer.Option(help="`cpu`, `cuda`, `cuda:1`, `mps`.")] = "cpu",
+    out: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Run folder; `runs/WORDS-SEED` and a number if not given."),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in `--out`, or the newest.")
+    ] = False,
+) -> None:
+    """Make one thing of several WORDs.
+
+    **Examples**
+
+    `offbeat fuse pig=0.55 sheep=0.25 snake=0.2` draws one animal that is all three.
+
+    `offbeat fuse castle teapot --method conceptlab` searches for it anew, which takes longer.
+
+    `offbeat fuse --sweep frog owl --num 9` draws the path between two.
+
+    `offbeat fuse --grid frog owl bee` fills the triangle between three.
+
+    The run folder holds `contact.png`, `report.html`, the pictures, and `concept.safetensors` for
+    `offbeat render` and for diffusers.
+
+    Sources: DisTok, arXiv:2505.03667; CreTok, arXiv:2410.24160; ConceptLab, arXiv:2308.02669.
+    """
+    with errors_shown():
+        from offbeat import run
+        from offbeat.errors import ConfigError
+        from offbeat.templates import check_text
+
+        for word in words:
+            check_text("word", word)
+        if sweep and grid:
+            raise ConfigError("--sweep, --grid: expected one of them, got both")
+        weights = weights_of(words)
+        names = [word for word, _ in weights]
+        needed = 2 if sweep else 3 if grid else None
+        if needed is not None and (len(words) != needed or any("=" in word for word in words)):
+            raise ConfigError(
+                f"--{'sweep' if sweep else 'grid'}: expected {needed} words without weights, got "
+                f"{' '.join(words)}"
+            )
+        if num is not None and needed is None:
+            raise ConfigError("--num: only for --sweep and --grid; pictures are --num-images")
+        count = num or (9 if sweep else 5)
+        each = num_images or (3 if sweep else 1 if grid else 8)
+        concepts = count if sweep else count * (count + 1) // 2 if grid else 1
+        check_num_images(each * concepts)
+        folder = out or folder_for(" ".join(names), seed, resume=resume)
+        progress = ProgressLine()
+        common: dict[str, Any] = {
+            "method": method,
+            "config": settings_of(settings),
+            "trained": trained,
+            "prompt": prompt,
+            "seed": seed,
+            "judge": judge,
+            "backbone": backbone,
+            "device": device,
+            "out": folder,
+            "resume": resume,
+            "observe": progress,
+            "num_images": each,
+        }
+        again = f"to go on, add --resume --out {shlex.quote(str(folder))} to the same command"
+        with stopped_shown(again):
+            if sweep:
+                result = run.sweep(*names, num=count, **common)
+            elif grid:
+                result = run.grid(*names, num=count, **common)
+            else:
+                result = run.fuse(weights, **common)
+        progress.close()
+    for warning in result.summary["warnings"]:
+        typer.secho(f"note: {warning}", fg="yellow", err=True)
+    typer.echo(result.summary["in_words"])
+    typer.echo(f"{folder / 'contact.png'}")

@@ -1,0 +1,83 @@
+"""``offbeat train``."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from offbeat.cli._show import (
+    ProgressLine,
+    errors_shown,
+    folder_for,
+    settings_of,
+    stopped_shown,
+)
+
+
+def train(
+    method: Annotated[
+        str, typer.Argument(metavar="METHOD", help="`cretok`, `distok`, or a plug-in that trains.")
+    ],
+    vocabulary: Annotated[
+        Optional[str],  # noqa: UP045 - typer reads it at run time on Python 3.10
+        typer.Option(
+            help="`substitute-60`, `animals`, or a file with one word a line; what the checkpoint "
+            "was taught if not given."
+        ),
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Same seed, same result.")] = 0,
+    settings: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option("--set", metavar="NAME=VALUE", help="A setting of the method. Several."),
+    ] = None,
+    backbone: Annotated[
+        str, typer.Option(help="A checkpoint: name (`offbeat list backbones`), folder or hub id.")
+    ] = "pocket",
+    device: Annotated[str, typer.Option(help="`cpu`, `cuda`, `cuda:1`, `mps`.")] = "cpu",
+    out: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Run folder; `runs/METHOD-SEED` and a number if not given."),
+    ] = None,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the training in `--out`, or the newest.")
+    ] = False,
+) -> None:
+    """Train what `fuse` and `dream` use, once for a checkpoint.
+
+    **Examples**
+
+    `offbeat train distok --vocabulary my-words.txt --out runs/mine`, and then
+    `offbeat fuse teapot castle --trained runs/mine`.
+
+    `offbeat train cretok --set theta=0.3 --set num_steps=2000`
+
+    Killed, it goes on with `--resume`, and ends with the same file.
+
+    Sources: CreTok, arXiv:2410.24160; DisTok, arXiv:2505.03667.
+    """
+    with errors_shown():
+        from offbeat import run
+
+        folder = out or folder_for(method, seed, resume=resume)
+        progress = ProgressLine()
+        again = f"to go on, add --resume --out {shlex.quote(str(folder))} to the same command"
+        with stopped_shown(again):
+            trained = run.train(
+                method,
+                vocabulary=vocabulary,
+                config=settings_of(settings),
+                seed=seed,
+                backbone=backbone,
+                device=device,
+                out=folder,
+                resume=resume,
+                observe=progress,
+            )
+        progress.close()
+    for warning in trained.readings.get("warnings", ()):
+        typer.secho(f"note: {warning}", fg="yellow", err=True)
+    typer.echo(f"{folder / f'{method}.safetensors'}")
+    typer.echo(f"{folder / 'contact.png'}")
