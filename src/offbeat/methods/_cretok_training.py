@@ -64,7 +64,7 @@ class Training:
         ]
         for start in range(0, len(prompts), ENCODE_BATCH):
             text = self.backbone.encode_text(prompts[start : start + ENCODE_BATCH])
-            self.widths: tuple[int, ...] = getattr(text, "widths", None) or ()
+            self.widths = text.widths
             parts.append(text.text_embeds)
         return torch.cat(parts).view(len(self.pairs), 2, -1)
 

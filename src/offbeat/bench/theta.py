@@ -1,0 +1,233 @@
+"""CreTok on pocket: its theta, its steps and its prompts against raw prompts.
+
+Each cell is one arm with one seed: a token trained with that seed, used on the pairs that no token
+is trained on. Cells are files, so a stopped command goes on. Source: CreTok, arXiv:2410.24160.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import statistics
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from PIL import Image
+
+from offbeat import vocab
+from offbeat._disk import json_bytes
+from offbeat._pictures_out import draw_embeds
+from offbeat._sources import choose_judge
+from offbeat.backbones.unclip import UnclipBackbone
+from offbeat.formats import decode_trained, encode_trained, to_pil
+from offbeat.functional import cosine
+from offbeat.judges.classifier import ClassifierJudge
+from offbeat.methods.cretok import WORD, CreTok, CreTokConfig, listed
+from offbeat.plots import contact_sheet
+from offbeat.rng import streams
+from offbeat.sampling import sample_concept
+from offbeat.store import write_atomic
+from offbeat.templates import article, fill
+from offbeat.types import Concept, Request, Trained
+
+NUM_SEEDS, SIDE_SEEDS = 4, 1
+NUM_EMBEDS = 4
+"""Image embeddings a pair, for its similarity; one of their pictures goes to the judge."""
+DECODING = {"num_inference_steps": 10}
+PUBLISHED = "a photo of a {concept} mixture that resembles {words}"
+OURS = "a {concept} of {words}"
+
+
+@dataclass(frozen=True, slots=True)
+class Arm:
+    """One row of the table."""
+
+    label: str
+    template: str
+    """With ``{words}``, and ``{concept}`` where a token is used."""
+    training: dict[str, Any] | None = None
+    num_seeds: int = NUM_SEEDS
+
+    @property
+    def key(self) -> str:
+        """The name of the training, shared by the arms that use one token."""
+        return "_".join(f"{name}={value}" for name, value in (self.training or {}).items())
+
+
+_STEPS = {"num_steps": 600}
+ARMS = {
+    "picture": Arm("a picture of A and B", "a picture of {words}"),
+    "mixture": Arm("a mixture of A and B", "a mixture of {words}"),
+    "creative": Arm("a creative mixture of A and B", "a creative mixture of {words}"),
+    "published": Arm("published prompt, theta 0.5", PUBLISHED, {"theta": 0.5, **_STEPS}),
+    "theta-0.5": Arm("a T of A and B, theta 0.5", OURS, {"theta": 0.5, **_STEPS}),
+    "theta-0.3": Arm("a T of A and B, theta 0.3", OURS, {"theta": 0.3, **_STEPS}),
+    "quantile-0.5": Arm("a T of A and B, quantile 0.5", OURS, {"theta_quantile": 0.5, **_STEPS}),
+    "quantile-0.9": Arm("a T of A and B, quantile 0.9", OURS, {"theta_quantile": 0.9, **_STEPS}),
+    "quantile-0.7": Arm("a T of A and B, quantile 0.7", OURS, {"theta_quantile": 0.7, **_STEPS}),
+    "theta-0.7": Arm("a T of A and B, theta 0.7", OURS, {"theta": 0.7, **_STEPS}, SIDE_SEEDS),
+    "untrained": Arm(
+        "a T of A and B, not trained", OURS, {"theta": -1.0, "num_steps": 1}, SIDE_SEEDS
+    ),
+    "inserted": Arm(
+        "a T mixture of A and B, theta 0.5",
+        "a {concept} mixture of {words}",
+        {"theta": 0.5, **_STEPS},
+        SIDE_SEEDS,
+    ),
+    "resembles": Arm(
+        "published prompt with the word creative",
+        PUBLISHED.replace("{concept}", "creative"),
+        None,
+        SIDE_SEEDS,
+    ),
+    "2k": Arm(
+        "a T of A and B, theta 0.5, 2,000 steps",
+        OURS,
+        {"theta": 0.5, "num_steps": 2000},
+        SIDE_SEEDS,
+    ),
+    "10k": Arm(
+        "a T of A and B, theta 0.5, 10,000 steps",
+        OURS,
+        {"theta": 0.5, "num_steps": 10_000},
+        SIDE_SEEDS,
+    ),
+}
+"""T is the token; trained for 600 steps where nothing else is said."""
+SHOWN = ("mixture", "creative", "published", "theta-0.5", "quantile-0.5")
+"""Rows of the sheet."""
+
+
+def main(folder: Path) -> None:
+    """Run the cells that are missing, then write ``table.md`` and ``sheet.png``."""
+    torch.set_num_threads(1)
+    (folder / "cells").mkdir(parents=True, exist_ok=True)
+    bench = _Bench(UnclipBackbone.load("pocket"), folder)
+    for num_seeds in (NUM_SEEDS, SIDE_SEEDS):
+        for seed in range(num_seeds):
+            for name, arm in ARMS.items():
+                if arm.num_seeds == num_seeds:
+                    bench.cell(name, seed)
+    write_atomic(folder / "table.md", table(folder).encode())
+    write_atomic(folder / "sheet.png", sheet(folder))
+
+
+class _Bench:
+    """The checkpoint, the pairs, the judge, and the folder of cells."""
+
+    def __init__(self, backbone: UnclipBackbone, folder: Path) -> None:
+        self.backbone, self.folder = backbone, folder
+        self.words = list(backbone.card["concepts"])
+        self.pairs = vocab.evaluation_pairs(self.words)
+        judge = choose_judge("classifier", backbone, self.words[0])
+        assert isinstance(judge, ClassifierJudge)
+        self.judge = judge
+        with torch.no_grad():
+            prompts = [f"a picture of {article(word)} {word}" for word in self.words]
+            self.own = backbone.encode_text(prompts).text_embeds  # [K, D]
+
+    def cell(self, name: str, seed: int) -> None:
+        """Draw and judge all pairs by one arm, unless its file is there."""
+        file = self.folder / "cells" / f"{name}-{seed}.json"
+        if file.exists():
+            return
+        arm, rows, pictures = ARMS[name], [], []
+        trained = self._trained(arm, seed) if arm.training is not None else None
+        for pair in self.pairs:
+            row, picture = self._look(self._concept(arm, trained, pair), pair, seed)
+            rows.append(row)
+            pictures.append(picture)
+        if seed == 0:
+            self._save_strip(name, pictures)
+        readings = {k: v for k, v in (trained.readings if trained else {}).items()
+                    if isinstance(v, (int, float, str))}  # fmt: skip
+        write_atomic(file, json_bytes({"arm": name, "readings": readings, "pairs": rows}))
+
+    def _trained(self, arm: Arm, seed: int) -> Trained:
+        file = self.folder / "cells" / f"{arm.key}-{seed}.safetensors"
+        if not file.exists():
+            method = CreTok(CreTokConfig(**(arm.training or {})))
+            found = method.train(self.backbone, self.words, seed=seed)
+            write_atomic(file, encode_trained(found))
+        return decode_trained(file.read_bytes(), file.name)
+
+    def _concept(self, arm: Arm, trained: Trained | None, pair: vocab.Pair) -> Concept:
+        if trained is None:
+            return Concept(template=fill(arm.template, words=listed(pair)), subject="", word=WORD)
+        request = Request(subject="", weights=tuple((word, 0.5) for word in pair))
+        method = CreTok(CreTokConfig(use_template=arm.template))
+        return method.fuse(self.backbone, request, trained=trained)
+
+    @torch.no_grad()
+    def _look(
+        self, concept: Concept, pair: vocab.Pair, seed: int
+    ) -> tuple[dict[str, Any], Image.Image]:
+        """Return similarity and the judge's probability of both words, and a picture."""
+        noise = streams(seed, "theta", num=NUM_EMBEDS)
+        embeds = sample_concept(self.backbone, concept, noise)
+        near = cosine(embeds, self.own[[self.words.index(word) for word in pair]]).mean(dim=0)
+        images = draw_embeds(self.backbone, concept, seed=seed, num=1, decoding=DECODING)[1]
+        seen = self.judge.class_probabilities(images)[0]
+        judged = [float(seen[self.judge.labels.index(word)]) for word in pair]
+        top = self.judge.labels[int(seen.argmax())]
+        row = {"pair": pair, "near": near.tolist(), "judged": judged, "top": top}
+        return row, to_pil(images)[0]
+
+    def _save_strip(self, name: str, pictures: list[Image.Image]) -> None:
+        """Keep the pictures of the first seed side by side, for the sheet."""
+        width, height = pictures[0].size
+        strip = Image.new("RGB", (width * len(pictures), height))
+        for index, picture in enumerate(pictures):
+            strip.paste(picture, (index * width, 0))
+        file = io.BytesIO()
+        strip.save(file, "PNG")
+        write_atomic(self.folder / "cells" / f"{name}.png", file.getvalue())
+
+
+def table(folder: Path) -> str:
+    """Return the cells as Markdown: mean over seeds, and their spread."""
+    lines = [
+        "| prompt | seeds | similarity: sum | lower | difference | judge: sum | lower | difference "
+        "| neither |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
+    ]
+    for name, arm in ARMS.items():
+        files = sorted((folder / "cells").glob(f"{name}-[0-9].json"))
+        cells = [_summary(json.loads(file.read_bytes())["pairs"]) for file in files]
+        if cells:
+            entries = (_spread([cell[column] for cell in cells]) for column in range(7))
+            lines.append(f"| {arm.label} | {len(cells)} | {' | '.join(entries)} |")
+    return "\n".join(lines) + "\n"
+
+
+def sheet(folder: Path, *, every: int = 4) -> bytes:
+    """Return pictures of every fourth pair by the arms shown, first seed, as PNG."""
+    rows = []
+    for name in SHOWN:
+        strip = Image.open(folder / "cells" / f"{name}.png")
+        side = strip.height
+        cuts = range(0, strip.width, side * every)
+        rows.append((ARMS[name].label, [strip.crop((x, 0, x + side, side)) for x in cuts]))
+    first = json.loads((folder / "cells" / f"{SHOWN[0]}-0.json").read_bytes())["pairs"]
+    captions = ["\n".join(row["pair"]) for row in first[::every]]
+    file = io.BytesIO()
+    contact_sheet(rows, captions=captions, title="A and B, by prompt").save(file, "PNG")
+    return file.getvalue()
+
+
+def _summary(rows: list[dict[str, Any]]) -> list[float]:
+    """Return the mean over pairs of sum, lower one and difference, by both readers."""
+    found = []
+    for reader in ("near", "judged"):
+        values = [row[reader] for row in rows]
+        for measure in (sum, min, lambda two: abs(two[0] - two[1])):
+            found.append(statistics.fmean(measure(two) for two in values))
+    return [*found, statistics.fmean(row["top"] not in row["pair"] for row in rows)]
+
+
+def _spread(values: list[float]) -> str:
+    mean = f"{statistics.fmean(values):.3f}"
+    return mean if len(values) < 2 else f"{mean} ± {statistics.stdev(values):.3f}"
