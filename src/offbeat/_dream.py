@@ -23,6 +23,7 @@ from offbeat.metrics.fusion import vendi_score
 from offbeat.plots import concept_report
 from offbeat.protocols import DreamsConcepts, TextBackbone
 from offbeat.store import RunFolder
+from offbeat.templates import fill
 from offbeat.types import Concept, Observe, Request, ignore
 
 TRIES = 4
@@ -80,6 +81,8 @@ def dream(
     if num < 1:
         raise ConfigError(f"num: expected at least 1, got {num}")
     check_range("max_cosine", max_cosine, -1, 1)
+    if prompt is not None:
+        fill(prompt, concept="")  # a prompt without its place fails first
     settings = dict(config or {}) | ({"law": law} if law is not None else {})
     model = loaded(backbone, device)
     chosen = make_method(method, model, settings)
@@ -121,7 +124,8 @@ def dream(
     dreams = _dreams(
         chosen,
         model,
-        Request(subject=kind, prompt=prompt, seed=seed),
+        Request(subject=kind or "dream", seed=seed),
+        prompt=prompt,
         num=num,
         max_cosine=max_cosine,
         keeper=keeper,
@@ -135,6 +139,7 @@ def _dreams(
     backbone: TextBackbone,
     request: Request,
     *,
+    prompt: str | None,
     num: int,
     max_cosine: float,
     keeper: Keeper,
@@ -144,8 +149,8 @@ def _dreams(
     dreams: list[_Dream] = []
     for index in range(num * TRIES):
         concept = _dreamt(method, backbone, request, index, keeper, extra)
-        if request.prompt is not None:
-            concept = replace(concept, template=request.prompt)
+        if prompt is not None:
+            concept = replace(concept, template=prompt)
         with torch.no_grad():
             text = backbone.encode_text([concept.prompt()], tokens=concept.token_embeds)
         embeds = text.text_embeds.cpu()

@@ -8,7 +8,11 @@ import pytest
 import torch
 
 from offbeat import registry
+from offbeat.methods.conceptlab import ConceptLabConfig
+from offbeat.methods.cretok import CreTokConfig
+from offbeat.methods.distok import DisTokConfig
 from offbeat.methods.low_probability import LowProbabilityConfig
+from offbeat.protocols import FusesConcepts, TrainsOnce
 from offbeat.rng import streams
 from offbeat.sampling import sample_concept
 from offbeat.types import Request
@@ -18,10 +22,19 @@ CASES = {
         num_baseline=60, num_held_out=20, num_components=4, num_steps=8, num_probes=16,
         probe_every=2, judge_every=4, lora_rank=2, novelty=0.9999,
     ),
+    "conceptlab": ConceptLabConfig(
+        num_steps=16, learning_rate=0.02, max_cosine=1.0, judge_every=0, initial_word="castle",
+    ),
+    "cretok": CreTokConfig(num_steps=8, num_pairs=6, batch_size=6, theta=1.0),
+    "distok": DisTokConfig(
+        num_steps=16, learning_rate=1e-3, consistency_share=0.0, aesthetic_prompt=None,
+    ),
 }  # fmt: skip
 """Each method's small settings: a new method adds its line here."""
 
 REQUEST = Request(subject="pineapple", seed=5)
+WORDS = ("pineapple", "owl", "castle", "bee")
+PAIR = Request(subject="owl + bee", weights=(("owl", 0.5), ("bee", 0.5)), seed=5)
 
 
 def test_every_method_has_a_case():
@@ -29,39 +42,55 @@ def test_every_method_has_a_case():
     assert built_in == set(CASES)
 
 
+def learn(method, pocket, extra, **observed):
+    """Return what a method learns, by name, and a concept that it makes of it."""
+    if isinstance(method, TrainsOnce):
+        trained = method.train(pocket, WORDS, seed=REQUEST.seed, **observed)
+        return dict(trained.tensors), method.fuse(pocket, PAIR, trained=trained)
+    concept = method.fit(pocket, REQUEST, **observed, **extra)
+    image_embeds = {} if concept.image_embeds is None else {"e": concept.image_embeds}
+    return {**concept.token_embeds, **concept.lora, **image_embeds}, concept
+
+
+def same(one, other):
+    return one.keys() == other.keys() and all(torch.equal(v, other[n]) for n, v in one.items())
+
+
 @pytest.fixture(scope="module", params=sorted(CASES))
 def fitted(request, pocket):
-    """The method, what it needs beside a backbone, and one concept with its steps."""
+    """The method, what it needs beside a backbone, and what it learned with its steps."""
     method = registry.find("method", request.param)(CASES[request.param])
     extra = {"baseline": method.measure(pocket, REQUEST)} if hasattr(method, "measure") else {}
     steps = []
-    concept = method.fit(pocket, REQUEST, on_step=steps.append, **extra)
-    return method, extra, concept, steps
+    found = learn(method, pocket, extra, on_step=steps.append)
+    return method, extra, found, steps
 
 
-def learned(concept):
-    image_embeds = {} if concept.image_embeds is None else {"e": concept.image_embeds}
-    return {**concept.token_embeds, **concept.lora, **image_embeds}
+def test_the_same_seed_learns_the_same(fitted, pocket):
+    method, extra, (learned, _), _ = fitted
+    assert same(learned, learn(method, pocket, extra)[0])
 
 
-def test_the_same_seed_gives_the_same_concept(fitted, pocket):
-    method, extra, concept, _ = fitted
-    again = learned(method.fit(pocket, REQUEST, **extra))
-    assert learned(concept).keys() == again.keys()
-    assert all(torch.equal(value, again[name]) for name, value in learned(concept).items())
+def test_a_method_that_fuses_says_what_it_heeds(fitted, pocket):
+    method, _, (_, concept), _ = fitted
+    if isinstance(method, FusesConcepts):
+        assert isinstance(method.takes_weights, bool)
+    assert concept.metadata["method"] == method.name
+    assert "{concept}" in concept.template
+    assert any(word in concept.prompt() for word in (*concept.token_embeds, concept.word))
 
 
 def test_no_global_randomness_is_used_or_left(fitted, pocket):
-    method, extra, concept, _ = fitted
+    method, extra, (learned, _), _ = fitted
     torch.manual_seed(99)
     before = torch.random.get_rng_state()
-    again = learned(method.fit(pocket, REQUEST, **extra))
+    again = learn(method, pocket, extra)[0]
     assert torch.equal(torch.random.get_rng_state(), before)
-    assert all(torch.equal(value, again[name]) for name, value in learned(concept).items())
+    assert same(learned, again)
 
 
 def test_a_sample_does_not_depend_on_its_batch(fitted, pocket):
-    concept = fitted[2]
+    concept = fitted[2][1]
     with torch.no_grad():
         four = sample_concept(pocket, concept, streams(1, "contract", num=4))
         one = sample_concept(pocket, concept, streams(1, "contract", num=1, start=2))
@@ -76,19 +105,18 @@ def test_the_loss_falls_and_steps_are_reported_in_order(fitted):
     assert last < first
 
 
-def test_a_search_goes_on_from_its_snapshot(fitted, pocket):
-    method, extra, concept, _ = fitted
+def test_it_goes_on_from_its_snapshot(fitted, pocket):
+    method, extra, (learned, _), _ = fitted
     states = []
-    method.fit(pocket, REQUEST, on_step=lambda s: states.append(s.snapshot()), **extra)
-    again = learned(method.fit(pocket, REQUEST, resume=states[2], **extra))
-    assert all(torch.equal(value, again[name]) for name, value in learned(concept).items())
+    learn(method, pocket, extra, on_step=lambda s: states.append(s.snapshot()))
+    assert same(learned, learn(method, pocket, extra, resume=states[2])[0])
 
 
 def test_the_backbone_is_left_as_it_was(fitted, pocket):
     method, extra, _, _ = fitted
     modules = (pocket.fast_prior.prior, pocket.text_encoder, pocket.unet, pocket.movq)
     before = [p.clone() for module in modules for p in module.parameters()]
-    method.fit(pocket, REQUEST, **extra)
+    learn(method, pocket, extra)
     after = [p for module in modules for p in module.parameters()]
     assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
     assert not pocket.text_encoder.get_input_embeddings()._forward_hooks
