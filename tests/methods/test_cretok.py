@@ -181,9 +181,16 @@ def test_words_are_fused_in_one_prompt_the_largest_share_first(pocket, trained):
     concept = CreTok().fuse(pocket, FUSE, trained=trained)
     resembles = "that resembles an owl, an old teapot and a pig"
     assert concept.prompt() == f"a photo of a {WORD} mixture {resembles}"
-    assert concept.prompt("a {concept} mixture") == f"a {WORD} mixture"  # with no concept
+    other = concept.prompt("{concept}, in watercolour")  # another scene keeps the words
+    assert other == f"{WORD} mixture {resembles}, in watercolour"
     assert concept.subject == "owl + old teapot + pig"
     assert torch.equal(concept.token_embeds[WORD], trained.tensors[WORD])
+
+
+def test_the_token_alone_names_nothing(pocket, trained):
+    concept = CreTok().imagine(pocket, trained)
+    assert concept.prompt() == f"a photo of a {WORD} mixture"
+    assert concept.prompt("a painting of a {concept} mixture") == f"a painting of a {WORD} mixture"
 
 
 def test_articles_and_lists():
@@ -219,8 +226,8 @@ def test_a_token_of_another_checkpoint_or_method_is_refused(pocket, trained):
     ("settings", "error"),
     [({"theta": 1.5}, RangeError), ({"theta": float("nan")}, RangeError),
      ({"theta_quantile": -0.1}, RangeError), ({"theta": 0.5, "theta_quantile": 0.5}, ConfigError),
-     ({"num_steps": 0}, RangeError), ({"use_template": "a {concept}"}, PromptError),
-     ({"adaptive_template": "a mixture"}, PromptError)],
+     ({"num_steps": 0}, RangeError), ({"use_template": "a picture"}, PromptError),
+     ({"phrase": "{token}"}, PromptError), ({"adaptive_template": "a mixture"}, PromptError)],
 )  # fmt: skip
 def test_settings_out_of_range(settings, error):
     with pytest.raises(error):

@@ -14,17 +14,17 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
+from torch import Tensor
 
 from offbeat import vocab
-from offbeat._disk import json_bytes
+from offbeat._disk import json_bytes, pack_tensors, unpack_tensors
 from offbeat._pictures_out import draw_embeds
 from offbeat._sources import choose_judge
 from offbeat.backbones.unclip import UnclipBackbone
 from offbeat.formats import decode_trained, encode_trained, to_pil
 from offbeat.functional import cosine
 from offbeat.judges.classifier import ClassifierJudge
-from offbeat.methods.cretok import WORD, CreTok, CreTokConfig, listed
+from offbeat.methods.cretok import CreTok, CreTokConfig, listed
 from offbeat.plots import contact_sheet
 from offbeat.rng import streams
 from offbeat.sampling import sample_concept
@@ -36,8 +36,9 @@ NUM_SEEDS, SIDE_SEEDS = 4, 1
 NUM_EMBEDS = 4
 """Image embeddings a pair, for its similarity; one of their pictures goes to the judge."""
 DECODING = {"num_inference_steps": 10}
-PUBLISHED = "a photo of a {concept} mixture that resembles {words}"
-OURS = "a {concept} of {words}"
+PUBLISHED = "{token} mixture that resembles {words}"
+INSERTED = "{token} mixture of {words}"
+OURS = "{token} of {words}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,10 +46,12 @@ class Arm:
     """One row of the table."""
 
     label: str
-    template: str
-    """With ``{words}``, and ``{concept}`` where a token is used."""
+    phrase: str
+    """With ``{words}``, and ``{token}`` where a token is used."""
     training: dict[str, Any] | None = None
     num_seeds: int = NUM_SEEDS
+    template: str = "a {concept}"
+    """What the phrase stands in."""
 
     @property
     def key(self) -> str:
@@ -58,10 +61,15 @@ class Arm:
 
 _STEPS = {"num_steps": 600}
 ARMS = {
-    "picture": Arm("a picture of A and B", "a picture of {words}"),
-    "mixture": Arm("a mixture of A and B", "a mixture of {words}"),
-    "creative": Arm("a creative mixture of A and B", "a creative mixture of {words}"),
-    "published": Arm("published prompt, theta 0.5", PUBLISHED, {"theta": 0.5, **_STEPS}),
+    "picture": Arm("a picture of A and B", "picture of {words}"),
+    "mixture": Arm("a mixture of A and B", "mixture of {words}"),
+    "creative": Arm("a creative mixture of A and B", "creative mixture of {words}"),
+    "published": Arm(
+        "published prompt, theta 0.5",
+        PUBLISHED,
+        {"theta": 0.5, **_STEPS},
+        template="a photo of a {concept}",
+    ),
     "theta-0.5": Arm("a T of A and B, theta 0.5", OURS, {"theta": 0.5, **_STEPS}),
     "theta-0.3": Arm("a T of A and B, theta 0.3", OURS, {"theta": 0.3, **_STEPS}),
     "quantile-0.5": Arm("a T of A and B, quantile 0.5", OURS, {"theta_quantile": 0.5, **_STEPS}),
@@ -73,15 +81,16 @@ ARMS = {
     ),
     "inserted": Arm(
         "a T mixture of A and B, theta 0.5",
-        "a {concept} mixture of {words}",
+        INSERTED,
         {"theta": 0.5, **_STEPS},
         SIDE_SEEDS,
     ),
     "resembles": Arm(
         "published prompt with the word creative",
-        PUBLISHED.replace("{concept}", "creative"),
+        PUBLISHED.replace("{token}", "creative"),
         None,
         SIDE_SEEDS,
+        "a photo of a {concept}",
     ),
     "2k": Arm(
         "a T of A and B, theta 0.5, 2,000 steps",
@@ -137,11 +146,12 @@ class _Bench:
         arm, rows, pictures = ARMS[name], [], []
         trained = self._trained(arm, seed) if arm.training is not None else None
         for pair in self.pairs:
-            row, picture = self._look(self._concept(arm, trained, pair), pair, seed)
+            row, images = self._look(self._concept(arm, trained, pair), pair, seed)
             rows.append(row)
-            pictures.append(picture)
+            pictures.append(images)
         if seed == 0:
-            self._save_strip(name, pictures)
+            data = pack_tensors({"images": torch.cat(pictures)})
+            write_atomic(self.folder / "cells" / f"{name}-images.safetensors", data)
         readings = {k: v for k, v in (trained.readings if trained else {}).items()
                     if isinstance(v, (int, float, str))}  # fmt: skip
         write_atomic(file, json_bytes({"arm": name, "readings": readings, "pairs": rows}))
@@ -156,15 +166,14 @@ class _Bench:
 
     def _concept(self, arm: Arm, trained: Trained | None, pair: vocab.Pair) -> Concept:
         if trained is None:
-            return Concept(template=fill(arm.template, words=listed(pair)), subject="", word=WORD)
+            word = fill(arm.phrase, words=listed(pair))
+            return Concept(template=arm.template, subject="", word=word)
         request = Request(subject="", weights=tuple((word, 0.5) for word in pair))
-        method = CreTok(CreTokConfig(use_template=arm.template))
+        method = CreTok(CreTokConfig(use_template=arm.template, phrase=arm.phrase))
         return method.fuse(self.backbone, request, trained=trained)
 
     @torch.no_grad()
-    def _look(
-        self, concept: Concept, pair: vocab.Pair, seed: int
-    ) -> tuple[dict[str, Any], Image.Image]:
+    def _look(self, concept: Concept, pair: vocab.Pair, seed: int) -> tuple[dict[str, Any], Tensor]:
         """Return similarity and the judge's probability of both words, and a picture."""
         noise = streams(seed, "theta", num=NUM_EMBEDS)
         embeds = sample_concept(self.backbone, concept, noise)
@@ -174,17 +183,7 @@ class _Bench:
         judged = [float(seen[self.judge.labels.index(word)]) for word in pair]
         top = self.judge.labels[int(seen.argmax())]
         row = {"pair": pair, "near": near.tolist(), "judged": judged, "top": top}
-        return row, to_pil(images)[0]
-
-    def _save_strip(self, name: str, pictures: list[Image.Image]) -> None:
-        """Keep the pictures of the first seed side by side, for the sheet."""
-        width, height = pictures[0].size
-        strip = Image.new("RGB", (width * len(pictures), height))
-        for index, picture in enumerate(pictures):
-            strip.paste(picture, (index * width, 0))
-        file = io.BytesIO()
-        strip.save(file, "PNG")
-        write_atomic(self.folder / "cells" / f"{name}.png", file.getvalue())
+        return row, images
 
 
 def table(folder: Path) -> str:
@@ -207,10 +206,8 @@ def sheet(folder: Path, *, every: int = 4) -> bytes:
     """Return pictures of every fourth pair by the arms shown, first seed, as PNG."""
     rows = []
     for name in SHOWN:
-        strip = Image.open(folder / "cells" / f"{name}.png")
-        side = strip.height
-        cuts = range(0, strip.width, side * every)
-        rows.append((ARMS[name].label, [strip.crop((x, 0, x + side, side)) for x in cuts]))
+        data = (folder / "cells" / f"{name}-images.safetensors").read_bytes()
+        rows.append((ARMS[name].label, to_pil(unpack_tensors(data)[0]["images"][::every])))
     first = json.loads((folder / "cells" / f"{SHOWN[0]}-0.json").read_bytes())["pairs"]
     captions = ["\n".join(row["pair"]) for row in first[::every]]
     file = io.BytesIO()

@@ -50,8 +50,10 @@ class CreTokConfig:
     initial_word: str = "creative"
     restrictive_template: str = "a {first} {second}"
     adaptive_template: str = "a photo of a {concept} mixture"
-    use_template: str = "a photo of a {concept} mixture that resembles {words}"
-    """``{words}`` becomes ``a pig, an owl and a snake``."""
+    use_template: str = "a photo of a {concept}"
+    """What the phrase stands in; another prompt may take its place when it is rendered."""
+    phrase: str = "{token} mixture that resembles {words}"
+    """What a fused concept is called; ``{words}`` becomes ``a pig, an owl and a snake``."""
 
     def __post_init__(self) -> None:
         if self.theta is not None and self.theta_quantile is not None:
@@ -64,7 +66,8 @@ class CreTokConfig:
                 check_range(name, value, low, high)
         fill(self.restrictive_template, first="pig", second="owl")
         fill(self.adaptive_template, concept=WORD)
-        fill(self.use_template, concept=WORD, words="a pig")
+        fill(self.use_template, concept=WORD)
+        fill(self.phrase, token=WORD, words="a pig")
 
     @classmethod
     def for_card(cls, card: Mapping[str, Any], **asked: Any) -> CreTokConfig:
@@ -197,7 +200,7 @@ class CreTok:
         on_step: OnStep = ignore_step,
         resume: Mapping[str, Any] | None = None,
     ) -> Concept:
-        """Return the prompt and token that fuse the words of a request, the largest share first.
+        """Return the phrase and token that fuse the words of a request, the largest share first.
 
         Shares set the order alone. Nothing is drawn at random, and no step is taken.
 
@@ -207,24 +210,34 @@ class CreTok:
             VocabularyError: If there are fewer than two words.
             PromptError: If the words are too long for the text encoder.
         """
-        if trained is None or trained.method != NAME or WORD not in trained.tensors:
-            got = "none" if trained is None else trained.method
-            raise ConfigError(f"trained: expected {NAME}'s token, from `offbeat train`, got {got}")
-        if trained.fingerprint != backbone.fingerprint:
-            raise FingerprintError(
-                f"{NAME}: trained on {trained.checkpoint} ({trained.fingerprint}), and this is "
-                f"{backbone.name} ({backbone.fingerprint}); run `offbeat train {NAME}` for it"
-            )
         shares = sorted(request.weights, key=lambda pair: -pair[1])  # stable: ties stay as asked
         words = vocab.check_words([word for word, _ in shares])
-        template = fill(self.config.use_template, concept="{concept}", words=listed(words))
-        concept = Concept(
-            template=template,
-            subject=" + ".join(words),
-            token_embeds={WORD: trained.tensors[WORD]},
-            word=WORD,
-            metadata={"method": NAME, "stopped": str(trained.readings.get("stopped", ""))},
+        phrase = fill(self.config.phrase, token=WORD, words=listed(words))
+        return _concept(backbone, trained, self.config.use_template, phrase, " + ".join(words))
+
+    def imagine(self, backbone: TextBackbone, trained: Trained | None) -> Concept:
+        """Return the concept of the token alone, which names nothing; raises as ``fuse`` does."""
+        return _concept(backbone, trained, self.config.adaptive_template, WORD, "anything")
+
+
+def _concept(
+    backbone: TextBackbone, trained: Trained | None, template: str, word: str, subject: str
+) -> Concept:
+    if trained is None or trained.method != NAME or WORD not in trained.tensors:
+        got = "none" if trained is None else trained.method
+        raise ConfigError(f"trained: expected {NAME}'s token, from `offbeat train`, got {got}")
+    if trained.fingerprint != backbone.fingerprint:
+        raise FingerprintError(
+            f"{NAME}: trained on {trained.checkpoint} ({trained.fingerprint}), and this is "
+            f"{backbone.name} ({backbone.fingerprint}); run `offbeat train {NAME}` for it"
         )
-        with torch.no_grad():  # words that do not fit fail here, not at the first picture
-            backbone.encode_text([concept.prompt()], tokens=concept.token_embeds)
-        return concept
+    concept = Concept(
+        template=template,
+        subject=subject,
+        token_embeds={WORD: trained.tensors[WORD]},
+        word=word,
+        metadata={"method": NAME, "stopped": str(trained.readings.get("stopped", ""))},
+    )
+    with torch.no_grad():  # words that do not fit fail here, not at the first picture
+        backbone.encode_text([concept.prompt()], tokens=concept.token_embeds)
+    return concept
