@@ -19,7 +19,7 @@ KEPT = Path(__file__).parent / "seeds"
 SHIPPED = {
     "unet": ("decoder/unet/diffusion_pytorch_model.safetensors", 3159, 70.0),
     "prior": ("prior/prior/diffusion_pytorch_model.safetensors", 1030, 13.2),
-    "vision": ("prior/image_encoder/model.safetensors", 458, 8.0),
+    "vision": ("prior/image_encoder/model.safetensors", 913, 16.0),
     "judge": ("judge/model.safetensors", 1087, 6.2),
 }
 """Stage to its file, the steps and the core-minutes that it had."""
