@@ -45,6 +45,11 @@ class ConceptPool:
             novel = torch.cat([own[self.num_known :], rows])[surplus:]
             setattr(self, name, torch.cat([own[: self.num_known], novel]))
 
+    def sides(self, pairs: Sequence[tuple[int, int]], name: str) -> tuple[Tensor, Tensor]:
+        """Return the ``tokens`` or ``text_embeds`` of both sides of pairs of entries."""
+        rows: Tensor = getattr(self, name)
+        return rows[[one for one, _ in pairs]], rows[[other for _, other in pairs]]
+
     def snapshot(self) -> dict[str, Tensor]:
         """Return a copy of the novel entries."""
         return {name: getattr(self, name)[self.num_known :].clone() for name in _PARTS}

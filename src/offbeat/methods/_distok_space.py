@@ -5,6 +5,7 @@ Parameters are a mapping of tensors, as they are saved: a fused token needs no m
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -22,6 +23,8 @@ from offbeat.rng import stream
 from offbeat.types import Trained
 
 NETWORKS = ("encoder", "decoder")
+MAX_ENTROPY = math.log(5)
+"""Mixtures of more than about five classes look alike: a warning from here on, in nats."""
 MAX_CAUCHY = 10.0
 """A Cauchy law has no variance: its draws are cut off here."""
 
@@ -57,12 +60,6 @@ def decode(params: Mapping[str, Tensor], latents: Tensor, *, row_norm: float) ->
 def _network(params: Mapping[str, Tensor], name: str, inputs: Tensor) -> Tensor:
     hidden = silu(linear(inputs, params[f"{name}.0.weight"], params[f"{name}.0.bias"]))
     return linear(hidden, params[f"{name}.1.weight"], params[f"{name}.1.bias"])
-
-
-def mean_distance(tokens: Tensor) -> float:
-    """Return the mean of one minus the cosine over all pairs of rows, ``[M, E]``, M >= 2."""
-    count = len(tokens)
-    return 1 - float((cosine(tokens, tokens).sum() - count) / (count * (count - 1)))
 
 
 def draw_latent(law: str, width: int, noise: torch.Generator) -> Tensor:
@@ -161,6 +158,19 @@ def mixed(shares: Tensor, class_tokens: Tensor, *, pair_weighting: str = "mean")
         return mixtures
     is_pair = ((shares - 0.5).abs() < 1e-6).sum(dim=-1) == 2
     return torch.where(is_pair[:, None], 2 * mixtures, mixtures)
+
+
+def describe(shares: Tensor, words: Sequence[str]) -> dict[str, str]:
+    """Return a distribution's words and shares, its entropy and what to beware of, as metadata."""
+    entropy = float(torch.special.entr(shares).sum())
+    named = {words[i]: round(float(shares[i]), 6) for i in shares.nonzero()[:, 0].tolist()}
+    found = {"weights": json.dumps(named), "entropy": f"{entropy:.3f}"}
+    if entropy > MAX_ENTROPY:
+        found["warning"] = (
+            f"the entropy of the mixture is {entropy:.2f}, above log 5: mixtures of so many "
+            "classes look alike; name fewer, or give some of them more"
+        )
+    return found
 
 
 def distribution_of(

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from offbeat.methods._distok_pool import ConceptPool
 from offbeat.protocols import TextBackbone
@@ -86,6 +87,25 @@ class FrozenTexts:
             ]
             found[missing] = self.encode(prompts, named).view(len(missing), 2, -1)
         return found
+
+    def of_shares(
+        self, pairs: Sequence[tuple[int, int]], shares: Tensor, pool: ConceptPool
+    ) -> Tensor:
+        """Return the directions between the texts of pairs of entries, ``[B, 1, D]``.
+
+        Args:
+            pairs: Entries.
+            shares: Of the first of each, ``[B]``.
+            pool: Holds their texts.
+        """
+        first, second = (self._unit(rows) for rows in pool.sides(pairs, "text_embeds"))
+        share = shares[:, None]
+        return (share * first + (1 - share) * second)[:, None]
+
+    def _unit(self, rows: Tensor) -> Tensor:
+        """Return rows of length one, in the part of each text encoder."""
+        parts = rows.split(list(self.widths) or [rows.shape[-1]], dim=-1)
+        return torch.cat([normalize(part, dim=-1) for part in parts], dim=-1)
 
     def _row(self, pair: tuple[int, int]) -> int:
         if self.rows is None or max(pair) >= len(self.words):

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import itertools
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.functional import normalize
 
-from offbeat import vocab
 from offbeat.checks import check_finite
-from offbeat.errors import VocabularyError
+from offbeat.methods._distok_alarm import read_distances, warnings_of
+from offbeat.methods._distok_draws import Draw, draw_mixtures, draw_samples, training_pairs
 from offbeat.methods._distok_losses import (
     consistency_loss,
     fusion_loss,
@@ -23,7 +21,7 @@ from offbeat.methods._distok_losses import (
     latent_regulariser,
 )
 from offbeat.methods._distok_pool import ConceptPool, Reader
-from offbeat.methods._distok_space import decode, encode, initial_params, mean_distance, mixed
+from offbeat.methods._distok_space import decode, encode, initial_params, mixed
 from offbeat.methods._distok_texts import FrozenTexts
 from offbeat.methods.distok import NAME, DisTokConfig
 from offbeat.protocols import ReadsClasses, TextBackbone
@@ -32,18 +30,6 @@ from offbeat.types import Step, Trained
 
 NUM_WATCHED = 256
 """Training pairs, beside the vocabulary, that alarm and spread are measured on."""
-
-
-@dataclass(frozen=True, slots=True)
-class Draw:
-    """The samples of one update: first those of fusion, then those of consistency."""
-
-    pairs: list[tuple[int, int]]
-    """Entries that are fused."""
-    shares: Tensor
-    """Of the first of each pair, ``[pairs]``."""
-    entries: list[int]
-    """Entries that must return to themselves."""
 
 
 class Training:
@@ -63,8 +49,7 @@ class Training:
         if judge is not None:
             steps = config.num_inference_steps
             self.reader = Reader(backbone, judge, words, config.adaptive_template, steps)
-        self.held_out = vocab.evaluation_pairs(words, min(30, math.comb(len(words), 2) // 4))
-        self.pairs = self._training_pairs()
+        self.pairs, self.held_out = training_pairs(words)
         class_tokens = torch.stack([backbone.token_embed(word) for word in words])
         self.row_norm = float(class_tokens.norm(dim=-1).mean())
         self.texts = FrozenTexts(
@@ -83,17 +68,6 @@ class Training:
         )
         self.index = 0
         self.watched: list[dict[str, Any]] = []
-
-    def _training_pairs(self) -> list[tuple[int, int]]:
-        barred = {frozenset(pair) for pair in (*self.held_out, vocab.UNSEEN_PAIR)}
-        found = [
-            (one, other)
-            for one, other in itertools.combinations(range(len(self.words)), 2)
-            if frozenset((self.words[one], self.words[other])) not in barred
-        ]
-        if not found:
-            raise VocabularyError(f"vocabulary: no pair to train on among {', '.join(self.words)}")
-        return found
 
     # --- an update ------------------------------------------------------------------------
 
@@ -123,38 +97,8 @@ class Training:
 
     def draw(self) -> Draw:
         """Draw the samples of this update; its number alone decides, beside the pool."""
-        cfg, pool = self.config, self.pool
         noise = stream(self.seed, NAME, "update", self.index)
-        chance = torch.rand(cfg.batch_size, 4, generator=noise, dtype=torch.float64)
-        can_return = pool.num_novel > 0 or cfg.consistency_from == "pool"
-        pairs, shares, entries = [], [], []
-        for task, kind, which, share in chance.tolist():
-            if can_return and task < cfg.consistency_share:
-                entries.append(self._entry(kind, which))
-            elif kind < cfg.known_share or not pool.num_novel:
-                pairs.append(self.pairs[int(which * len(self.pairs))])
-                shares.append(share)
-            else:
-                pairs.append(self._pool_pair(which))
-                shares.append(share)
-        if cfg.fusion_target == "prompt":
-            shares = [0.5] * len(shares)
-        return Draw(pairs, torch.tensor(shares), entries)
-
-    def _entry(self, kind: float, which: float) -> int:
-        known, novel = self.pool.num_known, self.pool.num_novel
-        own_kind = self.config.consistency_from == "pool" and kind < self.config.known_share
-        if own_kind or not novel:
-            return int(which * known)
-        return known + int(which * novel)
-
-    def _pool_pair(self, which: float) -> tuple[int, int]:
-        """Return a pair of different entries, one of them novel or both."""
-        total, known = len(self.pool), self.pool.num_known
-        novel = known + int(which * (total - known))
-        rest = which * (total - known) % 1  # what is left of the draw is uniform again
-        other = int(rest * (total - 1))
-        return (novel, other + (other >= novel))
+        return draw_samples(self.config, self.pairs, self.pool, noise)
 
     def loss(self, drawn: Draw) -> tuple[Tensor, dict[str, Any]]:
         """Return the total loss of an update's samples, and its terms."""
@@ -193,24 +137,20 @@ class Training:
 
     def _inputs(self, drawn: Draw) -> Tensor:
         """Return what the encoder reads, ``[n, E]``: tokens of pairs, mixtures of distributions."""
-        tokens = self.pool.tokens
-        first, second = (tokens[[pair[side] for pair in drawn.pairs]] for side in (0, 1))
+        first, second = self.pool.sides(drawn.pairs, "tokens")
         share = drawn.shares[:, None]
         fused = share * first + (1 - share) * second
         if self.config.pair_weighting == "sum":
             fused = 2 * fused
         shares = self.pool.distributions[drawn.entries]
-        returned = mixed(shares, tokens[: self.pool.num_known])
+        returned = mixed(shares, self.pool.tokens[: self.pool.num_known])
         return torch.cat([fused, returned])
 
     def _targets(self, drawn: Draw) -> Tensor:
         """Return what fusion pulls to, ``[pairs, orders, D]``."""
         if self.config.fusion_target == "prompt":
             return self.texts.of_pairs(drawn.pairs, self.pool)
-        sides = (self.pool.text_embeds[[pair[side] for pair in drawn.pairs]] for side in (0, 1))
-        first, second = (normalize(side, dim=-1) for side in sides)
-        share = drawn.shares[:, None]
-        return (share * first + (1 - share) * second)[:, None]
+        return self.texts.of_shares(drawn.pairs, drawn.shares, self.pool)
 
     # --- the pool and the alarm -----------------------------------------------------------
 
@@ -235,7 +175,9 @@ class Training:
             _, mean, std = self._spread()
             latents = mean + std * torch.randn(cfg.num_estimated, cfg.latent_width, generator=noise)
         else:
-            shares = self._mixtures(noise)
+            shares = draw_mixtures(
+                noise, cfg.num_estimated, self.pairs, num_classes=len(self.words)
+            )
             mixture = mixed(shares, self.pool.tokens[: self.pool.num_known])
             latents = encode(self.params, mixture, row_norm=self.row_norm)
         tokens = decode(self.params, latents, row_norm=self.row_norm)
@@ -246,42 +188,9 @@ class Training:
             self.pool.add(tokens, read, self.texts.of_tokens(tokens))
         return {"admitted": int(admitted.sum()), "estimated": cfg.num_estimated}
 
-    def _mixtures(self, noise: torch.Generator) -> Tensor:
-        """Return drawn shares of training pairs, ``[num_estimated, K]``."""
-        chance = torch.rand(self.config.num_estimated, 2, generator=noise, dtype=torch.float64)
-        shares = torch.zeros(len(chance), len(self.words))
-        for row, (which, share) in zip(shares, chance.tolist(), strict=True):
-            one, other = self.pairs[int(which * len(self.pairs))]
-            row[one], row[other] = share, 1 - share
-        return shares
-
     def _watch(self) -> dict[str, Any]:
-        """Return how far apart decoded tokens are, and how wide the latents spread."""
         decoded, _, std = self._spread()
-        num = self.pool.num_known
-        return {
-            "step": self.index,
-            "class_distance": mean_distance(decoded[:num]),
-            "pair_distance": mean_distance(decoded[num:]) if len(decoded) > num + 1 else None,
-            "latent_spread": float(std.mean()),
-        }
-
-    def _warnings(self) -> list[str]:
-        limit, found = self.config.min_token_distance, []
-        for name, what in (("class_distance", "known words"), ("pair_distance", "pairs")):
-            reading = self.watched[-1][name]
-            if reading is not None and reading < limit:
-                found.append(
-                    f"collapse: decoded tokens of {what} are {reading:.3f} apart in the mean, "
-                    f"under {limit:g}: the decoder ignores its latent; lower learning_rate, or "
-                    "raise the cosines at which losses stop"
-                )
-        if self.reader is not None and not self.pool.num_novel:
-            found.append(
-                "no novel concept was admitted to the pool: train for longer, or raise "
-                "max_known_probability"
-            )
-        return found
+        return {"step": self.index, **read_distances(decoded, self.pool.num_known, std)}
 
     # --- results and state ----------------------------------------------------------------
 
@@ -306,7 +215,11 @@ class Training:
                 "judge": None if self.judge is None else self.judge.name,
                 "novel": self.pool.num_novel,
                 "watched": list(self.watched),
-                "warnings": self._warnings(),
+                "warnings": warnings_of(
+                    self.watched[-1],
+                    min_token_distance=self.config.min_token_distance,
+                    is_pool_empty=self.reader is not None and not self.pool.num_novel,
+                ),
                 "held_out": [list(pair) for pair in self.held_out],
             },
         )

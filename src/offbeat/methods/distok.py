@@ -6,13 +6,10 @@ follow the shares of a mixture; consistency of known classes; an alarm for a dec
 
 from __future__ import annotations
 
-import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from offbeat import vocab
@@ -24,8 +21,6 @@ from offbeat.templates import fill
 from offbeat.types import PLACEHOLDER, Concept, OnStep, Request, Trained, ignore_step
 
 NAME = "distok"
-MAX_ENTROPY = math.log(5)
-"""Mixtures of more than about five classes look alike: a warning from here on, in nats."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,6 +149,7 @@ class DisTok:
     """The space: ``train`` it once on a checkpoint, then ``fuse`` and ``dream`` in it."""
 
     name = NAME
+    config_class = DisTokConfig
     takes_weights = True
 
     def __init__(self, config: DisTokConfig | None = None) -> None:
@@ -206,22 +202,13 @@ class DisTok:
             FingerprintError: If it belongs to another text encoder.
             VocabularyError: If a word is unknown, or the shares are none.
         """
-        from offbeat.methods._distok_space import Space, distribution_of
+        from offbeat.methods._distok_space import Space, describe, distribution_of
 
         space = Space.of(trained, backbone)
         shares = distribution_of(request.weights, space.words, space.class_tokens, backbone)
-        entropy = float(torch.special.entr(shares).sum())
-        metadata = {"entropy": f"{entropy:.3f}"}
-        if entropy > MAX_ENTROPY:
-            metadata["warning"] = (
-                f"the entropy of the mixture is {entropy:.2f}, above log 5: mixtures of so many "
-                "classes look alike; name fewer, or give some of them more"
-            )
-        token = space.token_of(shares)
-        words = [space.words[i] for i in shares.nonzero()[:, 0].tolist()]
-        named = {word: round(float(shares[space.words.index(word)]), 6) for word in words}
-        metadata["weights"] = json.dumps(named)
-        return self._concept(request, space.template, token, " + ".join(words), metadata)
+        subject = " + ".join(space.words[i] for i in shares.nonzero()[:, 0].tolist())
+        metadata = describe(shares, space.words)
+        return _concept(request, space.template, space.token_of(shares), subject, metadata)
 
     def dream(
         self,
@@ -246,20 +233,16 @@ class DisTok:
         noise = stream(request.seed, "dream", index)
         token = space.dreamt(draw_latent(self.config.law, space.latent_width, noise))
         metadata = {"law": self.config.law, "dream": str(index)}
-        return self._concept(request, space.template, token, request.subject, metadata)
+        return _concept(request, space.template, token, request.subject, metadata)
 
-    def _concept(
-        self,
-        request: Request,
-        template: str,
-        token: Tensor,
-        subject: str,
-        metadata: Mapping[str, str],
-    ) -> Concept:
-        own = request.prompt and fill(request.prompt, subject="{concept}")
-        return Concept(
-            template=own or template,
-            subject=subject,
-            token_embeds={PLACEHOLDER: token[None]},
-            metadata={"method": NAME, **metadata},
-        )
+
+def _concept(
+    request: Request, template: str, token: Tensor, subject: str, metadata: Mapping[str, str]
+) -> Concept:
+    own = request.prompt and fill(request.prompt, subject="{concept}")
+    return Concept(
+        template=own or template,
+        subject=subject,
+        token_embeds={PLACEHOLDER: token[None]},
+        metadata={"method": NAME, **metadata},
+    )
