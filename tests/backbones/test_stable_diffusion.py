@@ -588,3 +588,16 @@ def test_settings_out_of_range_are_refused(tiny_sd, settings, error):
 def test_a_device_that_is_not_there(tiny_sd_folder):
     with pytest.raises(CheckpointError, match="'nonsense' cannot be used"):
         StableDiffusionBackbone.load(tiny_sd_folder, device="nonsense")
+
+
+@torch.no_grad()
+def test_half_precision_stays_inside(tiny_sd, tiny_sd_folder):
+    half = StableDiffusionBackbone.load(tiny_sd_folder, dtype=torch.bfloat16)
+    text = half.encode_text(["a <x>"], tokens={"<x>": half.token_embed("pig")})
+    images = half.draw_text(text, generator=stream(1), image_embeds=torch.zeros(1, 32))
+    assert text.text_encoder_hidden_states.dtype == images.dtype == torch.float32
+    assert half.encode_image(images).dtype == half.encode_latents(images).dtype == torch.float32
+    assert {p.dtype for p in half.unet.parameters()} == {torch.bfloat16}
+    assert {p.dtype for p in half.vae.parameters()} == {torch.float32}  # it asks for that
+    whole = draw(tiny_sd, "a pig", steps=3, scale=3.0)
+    assert float((draw(half, "a pig", steps=3, scale=3.0) - whole).abs().mean()) < 0.05
