@@ -1,6 +1,7 @@
 # make demo    draw unusual handbags      make check   lint, format, types
 # make test    run the tests              make bench   speed ratios
-# make docs    API pages into site/       make tables  the paper's claims, re-run
+# make docs    API pages into site/       make tables  the papers' claims, re-run
+# make pocket  what CreTok and DisTok learn for pocket, after its weights changed
 # make clean   remove what check, test, docs and builds made
 #
 # Needs Python 3.10 to 3.13; choose one with: make demo PYTHON=python3.12
@@ -14,7 +15,7 @@ override DEMO := out/demo
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := demo
-.PHONY: demo test check bench tables docs clean
+.PHONY: demo test check bench tables pocket docs clean
 
 demo: $(VENV)/.installed
 	@if [ -f $(DEMO)/request.json ]; then rm -rf $(DEMO); fi
@@ -35,6 +36,12 @@ bench: $(VENV)/.installed
 
 tables: $(VENV)/.installed
 	$(BIN)/python -m offbeat.bench exploration out/exploration
+	$(BIN)/python -m offbeat.bench theta out/theta
+	$(BIN)/python -m offbeat.bench fusion out/fusion
+
+# what methods learn once for pocket: made anew when its weights change, for it fits no others
+pocket: $(VENV)/.installed
+	$(BIN)/python -m recipes.pocket.trained
 
 docs: $(VENV)/.installed-dev
 	$(BIN)/pdoc --docformat google --output-directory site offbeat

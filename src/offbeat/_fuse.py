@@ -172,6 +172,7 @@ def _prepared(
     model = loaded(backbone, device)
     chosen = make_method(method, model, config)
     _check_method(chosen, model, layout)
+    reader = _readings.choose_reader(judge, model)
     found, digest = find_trained(chosen, model, trained)
     job = _Job(
         layout=layout,
@@ -180,7 +181,7 @@ def _prepared(
         backbone=model,
         trained=found,
         digest=digest,
-        judge=_readings.choose_reader(judge, model),
+        judge=reader,
         prompt=prompt,
         num_images=num_images,
         seed=seed,
