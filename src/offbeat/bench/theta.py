@@ -18,7 +18,6 @@ from torch import Tensor
 
 from offbeat import vocab
 from offbeat._disk import json_bytes, pack_tensors, unpack_tensors
-from offbeat._pictures_out import draw_embeds
 from offbeat._sources import choose_judge
 from offbeat.backbones.unclip import UnclipBackbone
 from offbeat.formats import decode_trained, encode_trained, to_pil
@@ -27,7 +26,6 @@ from offbeat.judges.classifier import ClassifierJudge
 from offbeat.methods.cretok import CreTok, CreTokConfig, listed
 from offbeat.plots import contact_sheet
 from offbeat.rng import streams
-from offbeat.sampling import sample_concept
 from offbeat.store import write_atomic
 from offbeat.templates import article, fill
 from offbeat.types import Concept, Request, Trained
@@ -35,7 +33,8 @@ from offbeat.types import Concept, Request, Trained
 NUM_SEEDS, SIDE_SEEDS = 4, 1
 NUM_EMBEDS = 4
 """Image embeddings a pair, for its similarity; one of their pictures goes to the judge."""
-DECODING = {"num_inference_steps": 10}
+NUM_DECODING = 10
+"""Steps of the decoder: half of pocket's own."""
 PUBLISHED = "{token} mixture that resembles {words}"
 INSERTED = "{token} mixture of {words}"
 OURS = "{token} of {words}"
@@ -143,14 +142,12 @@ class _Bench:
         file = self.folder / "cells" / f"{name}-{seed}.json"
         if file.exists():
             return
-        arm, rows, pictures = ARMS[name], [], []
+        arm = ARMS[name]
         trained = self._trained(arm, seed) if arm.training is not None else None
-        for pair in self.pairs:
-            row, images = self._look(self._concept(arm, trained, pair), pair, seed)
-            rows.append(row)
-            pictures.append(images)
+        concepts = [self._concept(arm, trained, pair) for pair in self.pairs]
+        rows, images = self._look(concepts, seed)
         if seed == 0:
-            data = pack_tensors({"images": torch.cat(pictures)})
+            data = pack_tensors({"images": images})
             write_atomic(self.folder / "cells" / f"{name}-images.safetensors", data)
         readings = {k: v for k, v in (trained.readings if trained else {}).items()
                     if isinstance(v, (int, float, str))}  # fmt: skip
@@ -173,17 +170,26 @@ class _Bench:
         return method.fuse(self.backbone, request, trained=trained)
 
     @torch.no_grad()
-    def _look(self, concept: Concept, pair: vocab.Pair, seed: int) -> tuple[dict[str, Any], Tensor]:
-        """Return similarity and the judge's probability of both words, and a picture."""
-        noise = streams(seed, "theta", num=NUM_EMBEDS)
-        embeds = sample_concept(self.backbone, concept, noise)
-        near = cosine(embeds, self.own[[self.words.index(word) for word in pair]]).mean(dim=0)
-        images = draw_embeds(self.backbone, concept, seed=seed, num=1, decoding=DECODING)[1]
-        seen = self.judge.class_probabilities(images)[0]
-        judged = [float(seen[self.judge.labels.index(word)]) for word in pair]
-        top = self.judge.labels[int(seen.argmax())]
-        row = {"pair": pair, "near": near.tolist(), "judged": judged, "top": top}
-        return row, images
+    def _look(self, concepts: list[Concept], seed: int) -> tuple[list[dict[str, Any]], Tensor]:
+        """Return both readings of every pair, and a picture of each."""
+        prompts = [concept.prompt() for concept in concepts for _ in range(NUM_EMBEDS)]
+        noise = [one for _ in concepts for one in streams(seed, "theta", num=NUM_EMBEDS)]
+        text = self.backbone.encode_text(prompts, tokens=concepts[0].token_embeds)
+        embeds = self.backbone.sample_prior(text, generator=noise)
+        images = self.backbone.decode_embeds(
+            embeds[::NUM_EMBEDS],
+            generator=streams(seed, "decoder", num=len(concepts)),
+            num_inference_steps=NUM_DECODING,
+        )
+        rows = []
+        seen = self.judge.class_probabilities(images)
+        for pair, four, one in zip(self.pairs, embeds.split(NUM_EMBEDS), seen, strict=True):
+            own = self.own[[self.words.index(word) for word in pair]]
+            judged = [float(one[self.judge.labels.index(word)]) for word in pair]
+            top = self.judge.labels[int(one.argmax())]
+            near = cosine(four, own).mean(dim=0).tolist()
+            rows.append({"pair": pair, "near": near, "judged": judged, "top": top})
+        return rows, images
 
 
 def table(folder: Path) -> str:
