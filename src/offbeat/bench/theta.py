@@ -216,8 +216,9 @@ def sheet(folder: Path, *, every: int = 4) -> bytes:
         rows.append((ARMS[name].label, to_pil(unpack_tensors(data)[0]["images"][::every])))
     first = json.loads((folder / "cells" / f"{SHOWN[0]}-0.json").read_bytes())["pairs"]
     captions = ["\n".join(row["pair"]) for row in first[::every]]
+    picture = contact_sheet(rows, captions=captions, title="A and B, by prompt")
     file = io.BytesIO()
-    contact_sheet(rows, captions=captions, title="A and B, by prompt").save(file, "PNG")
+    picture.reduce(2).quantize(128).save(file, "PNG", optimize=True)
     return file.getvalue()
 
 
