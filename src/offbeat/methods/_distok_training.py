@@ -216,7 +216,7 @@ class Training:
                 "novel": self.pool.num_novel,
                 "watched": list(self.watched),
                 "warnings": warnings_of(
-                    self.watched[-1],
+                    self._watch(),
                     min_token_distance=self.config.min_token_distance,
                     is_pool_empty=self.reader is not None and not self.pool.num_novel,
                 ),
