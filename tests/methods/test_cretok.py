@@ -168,6 +168,21 @@ def test_theta_can_be_a_quantile_of_the_cosines_before_training(pocket):
     assert train(pocket)[0].readings["theta"] == 0.5
 
 
+def test_each_text_encoder_has_its_part_of_the_row(tiny_sd):
+    """Stable Diffusion's forms: one encoder, and two side by side."""
+    config = replace(SMALL, theta=1.0, num_steps=30)
+    steps = []
+    trained = CreTok(config).train(tiny_sd, WORDS, on_step=steps.append)
+    text = tiny_sd.encode_text(["a pig"])
+    before, after = tiny_sd.token_embed("creative"), trained.tensors[WORD][0]
+    parts = max(1, len(text.widths))
+    for old, new in zip(before.chunk(parts), after.chunk(parts), strict=True):
+        assert (new - old).norm() > 0.1
+    assert steps[-1].values["loss_all"] < steps[0].values["loss_all"]
+    concept = CreTok().fuse(tiny_sd, FUSE, trained=trained)
+    assert concept.token_embeds[WORD].shape == (1, len(before))
+
+
 def test_a_flat_loss_ends_it(pocket):
     flat = replace(SMALL, theta=-0.9, flat_steps=2, num_steps=50)
     trained, steps = train(pocket, flat)
