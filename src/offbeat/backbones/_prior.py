@@ -9,13 +9,14 @@ kept, those of "time" once for each timestep, and a step runs two tokens for eac
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from offbeat.backbones._prior_lean import MAX_SAMPLES, Adapter, LeanPrior
 from offbeat.errors import CheckpointError, ShapeError
 from offbeat.functional import guide
 from offbeat.types import TextEmbeds
@@ -159,12 +160,11 @@ class FastPrior:
             if given is not None and len(given) not in (1, num_samples):
                 raise ShapeError(f"text: expected 1 or {num_samples} prompts, got {len(given)}")
         check_streams(generator, num_samples)
-        prefix = self.encode_prefix(text, lora)
-        if guided and negative is not None:
-            prefix = _stack(prefix, self.encode_prefix(negative, lora))
+        texts = [text, negative] if guided and negative is not None else [text]
         self.scheduler.set_timesteps(num_inference_steps, device=device)
         timesteps = self.scheduler.timesteps
-        times = self.encode_times(prefix, timesteps, lora)
+        groups = max(map(len, texts))
+        predict = self._predictor(texts, timesteps, num_samples // groups, lora)
         shape = (num_samples, self.prior.config.embedding_dim)
         noise = list(generator) if isinstance(generator, Sequence) else generator
         latents = randn_tensor(shape, generator=noise, device=device, dtype=torch.float32)
@@ -173,11 +173,9 @@ class FastPrior:
             left = len(timesteps) - index
             tracked = torch.is_grad_enabled() and (gradient_steps is None or left <= gradient_steps)
             with torch.set_grad_enabled(tracked):
-                groups = len(prefix.bias) // (2 if guided else 1)
                 grouped = latents.view(groups, num_samples // groups, -1)
                 doubled = torch.cat([grouped, grouped]) if guided else grouped
-                seen = _append(prefix, times, index)
-                predicted = self.predict(seen, doubled, lora).flatten(0, 1).float()
+                predicted = predict(index, doubled).flatten(0, 1).float()
                 if guided:
                     cond, uncond = predicted.chunk(2)
                     predicted = guide(uncond, cond, prior_guidance_scale)
@@ -187,6 +185,41 @@ class FastPrior:
                 ).prev_sample
         image_embeds: Tensor = self.prior.post_process_latents(latents)
         return image_embeds.float()
+
+    def _predictor(
+        self, texts: list[TextEmbeds], timesteps: Tensor, num_samples: int, lora: Lora | None
+    ) -> Callable[[int, Tensor], Tensor]:
+        """Read the texts; return what predicts at a step of the schedule."""
+        if num_samples <= MAX_SAMPLES and self.prior.dtype == torch.float32:
+            lean = LeanPrior(
+                self.prior,
+                texts,
+                timesteps,
+                num_heads=self.num_heads,
+                num_text=self.num_text,
+                num_samples=num_samples,
+                adapters=self._adapters(lora) if lora else None,
+            )
+            return lean.predict
+        prefix = self.encode_prefix(texts[0], lora)
+        if len(texts) > 1:
+            prefix = _stack(prefix, self.encode_prefix(texts[1], lora))
+        times = self.encode_times(prefix, timesteps, lora)
+        return lambda step, latents: self.predict(_append(prefix, times, step), latents, lora)
+
+    def _adapters(self, lora: Lora) -> list[Adapter]:
+        """Return the factors of every layer on the prior's device, empty where there are none."""
+        found = []
+        for index, block in enumerate(self.prior.transformer_blocks):
+            downs, ups = [], []
+            for target in LORA_TARGETS:
+                weight = block.attn1.get_submodule(target).weight
+                down = lora.get(lora_name(index, target, "A"), weight[:0])
+                up = lora.get(lora_name(index, target, "B"), weight[:, :0])
+                downs.append(down.to(weight))
+                ups.append(up.to(weight))
+            found.append(Adapter(tuple(downs), tuple(ups)))
+        return found
 
     def _attend(
         self,
