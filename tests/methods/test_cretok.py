@@ -212,6 +212,7 @@ def test_articles_and_lists():
     assert with_articles("a {first} {second}", first="owl", second="pig") == "an owl pig"
     assert with_articles("panda {first}", first="owl") == "panda owl"
     assert listed(["pig", "owl"]) == "a pig and an owl"
+    assert listed(["an old owl", "A pig", "my cat"]) == "an old owl, A pig and my cat"
 
 
 @pytest.mark.parametrize(
@@ -241,7 +242,8 @@ def test_a_token_of_another_checkpoint_or_method_is_refused(pocket, trained):
     ("settings", "error"),
     [({"theta": 1.5}, RangeError), ({"theta": float("nan")}, RangeError),
      ({"theta_quantile": -0.1}, RangeError), ({"theta": 0.5, "theta_quantile": 0.5}, ConfigError),
-     ({"num_steps": 0}, RangeError), ({"use_template": "a picture"}, PromptError),
+     ({"num_steps": 0}, RangeError), ({"batch_size": 2.5}, ConfigError),
+     ({"use_template": "a picture"}, PromptError),
      ({"phrase": "{token}"}, PromptError), ({"adaptive_template": "a mixture"}, PromptError)],
 )  # fmt: skip
 def test_settings_out_of_range(settings, error):
@@ -254,7 +256,7 @@ def test_a_card_may_hold_what_suits_it():
     assert CreTokConfig.for_card({}) == CreTokConfig()
     assert CreTokConfig.for_card(card) == CreTokConfig(theta_quantile=0.9, num_steps=5)
     assert CreTokConfig.for_card(card, theta=0.3) == CreTokConfig(theta=0.3, num_steps=5)
-    for bad in ({"thet": 0.3}, {"theta": "high"}):
+    for bad in ({"thet": 0.3}, {"theta": "high"}, {"phrase": 3}):
         with pytest.raises(ConfigError, match="cretok"):
             CreTokConfig.for_card({"methods": {"cretok": bad}})
 

@@ -64,6 +64,9 @@ class CreTokConfig:
         for name, (low, high) in _RANGES.items():
             if (value := getattr(self, name)) is not None:
                 check_range(name, value, low, high)
+        for name in ("num_steps", "batch_size", "num_pairs", "flat_steps"):
+            if not isinstance(value := getattr(self, name), int | None):
+                raise ConfigError(f"{name}: expected a whole number, got {value!r}")
         fill(self.restrictive_template, first="pig", second="owl")
         fill(self.adaptive_template, concept=WORD)
         fill(self.use_template, concept=WORD)
@@ -85,7 +88,7 @@ class CreTokConfig:
                 raise ConfigError(f"{name}: expected a setting of {NAME}, one of {known}")
         try:
             return cls(**{**own, **asked})
-        except TypeError as error:
+        except (TypeError, AttributeError) as error:
             raise ConfigError(f"settings of {NAME}: {error}") from error
 
 
@@ -141,13 +144,16 @@ def with_articles(template: str, **words: str) -> str:
     return fill(template, **words)
 
 
+_DETERMINER = re.compile(r"(an?|the|some|my|your|\d+) ", re.IGNORECASE)
+
+
 def listed(words: Sequence[str]) -> str:
     """Return words as a list in prose.
 
-    >>> listed(["pig", "owl", "snake"])
-    'a pig, an owl and a snake'
+    >>> listed(["pig", "owl", "the moon"])
+    'a pig, an owl and the moon'
     """
-    *first, last = (f"{article(word)} {word}" for word in words)
+    *first, last = (w if _DETERMINER.match(w) else f"{article(w)} {w}" for w in words)
     return f"{', '.join(first)} and {last}" if first else last
 
 
