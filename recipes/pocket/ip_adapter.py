@@ -78,12 +78,8 @@ def plain_attention(model: UNet2DConditionModel) -> None:
 
 @torch.no_grad()
 def read(encoder: nn.Module, images: Tensor) -> Tensor:
-    """Return the image encoder's embeddings of pictures ``[N, 3, 64, 64]`` in bytes."""
-    parts = []
-    for part in images.split(256):
-        with loop.autocast(True):
-            parts.append(encoder(augment.normalise(part.float() / 255)).image_embeds.float())
-    return torch.cat(parts)
+    """Return the image encoder's embeddings of pictures in bytes, ``[N, 256]``."""
+    return encoder(augment.normalise(images.float() / 255)).image_embeds.float()
 
 
 def train(folder: Path, minutes: float) -> None:
@@ -93,7 +89,7 @@ def train(folder: Path, minutes: float) -> None:
         stable_diffusion.Encoder(text.load(folder)),
     )
     latents, noises = cache.load(folder), unet.scheduler()
-    readings = read(vision.load(folder), source.views.views["images"])
+    reader, images = vision.load(folder), source.views.views["images"]
     model = stable_diffusion.load(folder).train()
     model.requires_grad_(False)
     adapter = Adapter(model)
@@ -110,8 +106,8 @@ def train(folder: Path, minutes: float) -> None:
             for view, is_silent in zip(picked.tolist(), silent, strict=True)
         ]
         states = encoder(captions)
-        known = torch.rand(BATCH, 1, generator=generator) < TEACHER_SHARE
-        embeds = torch.where(known, source.views.embeds[picked], readings[picked])
+        embeds, told = source.views.embeds[picked], int(BATCH * TEACHER_SHARE)
+        embeds = torch.cat([embeds[:told], read(reader, images[picked[told:]])])
         spread = unet.EMBED_NOISE * torch.rand(BATCH, 1, generator=generator)
         embeds = embeds + spread * torch.randn(embeds.shape, generator=generator)
         dropped = torch.rand(BATCH, 1, generator=generator) < DROPPED_SHARE

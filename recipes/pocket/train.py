@@ -1,7 +1,7 @@
 """Train one stage: ``python -m recipes.pocket.train STAGE``; run again, it goes on.
 
 Stages, in the order in which they need each other: judge; autoencoder; teacher; text and vision;
-cache; redecode; prior; unet; stable_diffusion.
+cache; redecode; prior; unet; stable_diffusion; ip_adapter.
 """
 
 from __future__ import annotations
@@ -23,7 +23,8 @@ MINUTES = {
     "redecode": 10.0,
     "prior": 10.0,
     "unet": 240.0,
-    "stable_diffusion": 240.0,
+    "stable_diffusion": 70.0,
+    "ip_adapter": 15.0,
 }
 """Budget of each stage on one core of 2026; a stage that needs none is done in one pass."""
 
