@@ -1,5 +1,6 @@
 """DisTok: its laws, losses, pool, alarm and errors; training in a budget of seconds."""
 
+import json
 import math
 from dataclasses import replace
 
@@ -258,6 +259,25 @@ def test_a_dream_depends_on_its_number_seed_and_law_alone(trained, pocket):
     assert torch.equal(dreamt(3), dreamt(3))
     others = [dreamt(4), dreamt(3, "laplace"), dreamt(3, "cauchy"), dreamt(3, seed=1)]
     assert not any(torch.equal(dreamt(3), other) for other in others)
+
+
+def test_a_dream_may_settle_on_the_nearest_classes(trained, pocket):
+    space = Space.of(trained[0], pocket)
+    toward = space.class_tokens[3] + 0.5 * space.class_tokens[5]
+    shares = space.nearest_mixture(toward, num=2)
+    assert shares.argsort(descending=True)[:2].tolist() == [3, 5]
+    assert shares.sum() == pytest.approx(1)
+    settled = DisTok(replace(SMALL, dream_classes=2)).dream(
+        pocket, request(), 0, trained=trained[0]
+    )
+    words = json.loads(settled.metadata["weights"])
+    fused = DisTok(SMALL).fuse(pocket, request(*words.items()), trained=trained[0])
+    torch.testing.assert_close(
+        next(iter(settled.token_embeds.values())),
+        next(iter(fused.token_embeds.values())),
+        rtol=1e-4,
+        atol=1e-5,
+    )
 
 
 def test_another_method_or_width_is_refused(trained, pocket):

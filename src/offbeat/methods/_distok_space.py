@@ -20,7 +20,8 @@ from offbeat.functional import cosine
 from offbeat.methods.distok import NAME, DisTokConfig
 from offbeat.protocols import TextBackbone
 from offbeat.rng import stream
-from offbeat.types import Trained
+from offbeat.templates import fill
+from offbeat.types import PLACEHOLDER, Concept, Request, Trained
 
 NETWORKS = ("encoder", "decoder")
 MAX_ENTROPY = math.log(5)
@@ -146,6 +147,29 @@ class Space:
         """Return the token, ``[E]``, of a latent drawn with spread 1, ``[latent]``."""
         latents = (self.latent_mean + self.latent_std * drawn)[None]
         return decode(self.params, latents, row_norm=self.row_norm)[0]
+
+    def nearest_mixture(self, token: Tensor, *, num: int) -> Tensor:
+        """Return shares, ``[K]``, of the ``num`` classes whose tokens are nearest to one, ``[E]``.
+
+        Ours: most of a latent space lies far from all that a decoder was trained on, and what is
+        decoded there is a little of every class.
+        """
+        near = cosine(token[None], self.class_tokens)[0]
+        best = near.topk(min(num, len(near)))
+        weights = best.values.clamp_min(1e-3).square()
+        return torch.zeros_like(near).index_put((best.indices,), weights / weights.sum())
+
+    def concept(
+        self, request: Request, token: Tensor, subject: str, metadata: Mapping[str, str]
+    ) -> Concept:
+        """Return a token, ``[E]``, in the prompt that was asked for, or in that of the training."""
+        own = request.prompt and fill(request.prompt, subject="{concept}")
+        return Concept(
+            template=own or self.template,
+            subject=subject,
+            token_embeds={PLACEHOLDER: token[None]},
+            metadata={"method": NAME, **metadata},
+        )
 
 
 def mixed(shares: Tensor, class_tokens: Tensor, *, pair_weighting: str = "mean") -> Tensor:

@@ -10,8 +10,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
-from torch import Tensor
-
 from offbeat import vocab
 from offbeat.checks import check_range
 from offbeat.errors import ConfigError
@@ -80,6 +78,8 @@ class DisTokConfig:
     """The alarm rings where decoded tokens are nearer to each other in the mean, 0 to 2."""
     law: str = "gaussian"
     """Of dreams: gaussian, laplace or cauchy."""
+    dream_classes: int | None = None
+    """A dream settles on the nearest mixture of so many known classes; None lets it lie."""
 
     def __post_init__(self) -> None:
         for name, known in _CHOICES.items():
@@ -141,6 +141,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "num_inference_steps": (1, 1000),
     "watch_every": (1, _MANY),
     "min_token_distance": (0, 2),
+    "dream_classes": (1, 1_000_000),
 }
 """What every number must lie in; NaN lies in none."""
 
@@ -177,8 +178,7 @@ class DisTok:
         """
         from offbeat.methods._distok_training import Training  # which needs the losses above
 
-        words = vocab.check_words(vocabulary)
-        training = Training(self.config, backbone, words, seed, judge)
+        training = Training(self.config, backbone, vocab.check_words(vocabulary), seed, judge)
         if resume is not None:
             training.restore(resume)
         while training.index < self.config.num_steps:
@@ -208,7 +208,7 @@ class DisTok:
         shares = distribution_of(request.weights, space.words, space.class_tokens, backbone)
         subject = " + ".join(space.words[i] for i in shares.nonzero()[:, 0].tolist())
         metadata = describe(shares, space.words)
-        return _concept(request, space.template, space.token_of(shares), subject, metadata)
+        return space.concept(request, space.token_of(shares), subject, metadata)
 
     def dream(
         self,
@@ -227,22 +227,13 @@ class DisTok:
             ConfigError: If ``trained`` is absent or of another method.
             FingerprintError: If it belongs to another text encoder.
         """
-        from offbeat.methods._distok_space import Space, draw_latent
+        from offbeat.methods._distok_space import Space, describe, draw_latent
 
-        space = Space.of(trained, backbone)
+        space, cfg = Space.of(trained, backbone), self.config
         noise = stream(request.seed, "dream", index)
-        token = space.dreamt(draw_latent(self.config.law, space.latent_width, noise))
-        metadata = {"law": self.config.law, "dream": str(index)}
-        return _concept(request, space.template, token, request.subject, metadata)
-
-
-def _concept(
-    request: Request, template: str, token: Tensor, subject: str, metadata: Mapping[str, str]
-) -> Concept:
-    own = request.prompt and fill(request.prompt, subject="{concept}")
-    return Concept(
-        template=own or template,
-        subject=subject,
-        token_embeds={PLACEHOLDER: token[None]},
-        metadata={"method": NAME, **metadata},
-    )
+        token = space.dreamt(draw_latent(cfg.law, space.latent_width, noise))
+        metadata = {"law": cfg.law, "dream": str(index)}
+        if cfg.dream_classes is not None:
+            shares = space.nearest_mixture(token, num=cfg.dream_classes)
+            token, metadata = space.token_of(shares), {**metadata, **describe(shares, space.words)}
+        return space.concept(request, token, request.subject, metadata)
