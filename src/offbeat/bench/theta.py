@@ -9,6 +9,7 @@ from __future__ import annotations
 import io
 import json
 import statistics
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -105,7 +106,9 @@ ARMS = {
     ),
 }
 """T is the token; trained for 600 steps where nothing else is said."""
-SHOWN = ("mixture", "creative", "published", "theta-0.5", "quantile-0.5")
+RAW = "mixture"
+"""What the others are held against."""
+SHOWN = ("mixture", "creative", "published", "theta-0.5", "quantile-0.7")
 """Rows of the sheet."""
 
 
@@ -193,19 +196,37 @@ class _Bench:
 
 
 def table(folder: Path) -> str:
-    """Return the cells as Markdown: mean over seeds, and their spread."""
+    """Return the cells as Markdown, mean over seeds and spread: as they are, and against raw."""
+    cells = {name: _cells(folder, name) for name in ARMS}
+    gains = {
+        name: {seed: [a - b for a, b in zip(found[seed], cells[RAW][seed], strict=True)]
+               for seed in found.keys() & cells[RAW].keys()}
+        for name, found in cells.items() if name != RAW
+    }  # fmt: skip
+    return f"{_table(cells)}\nThe same less the raw prompt's, seed by seed:\n\n{_table(gains)}"
+
+
+def _table(cells: dict[str, dict[int, list[float]]]) -> str:
     lines = [
         "| prompt | seeds | similarity: sum | lower | difference | judge: sum | lower | difference "
         "| neither |",
         "| --- | --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
-    for name, arm in ARMS.items():
-        files = sorted((folder / "cells").glob(f"{name}-[0-9].json"))
-        cells = [_summary(json.loads(file.read_bytes())["pairs"]) for file in files]
-        if cells:
-            entries = (_spread([cell[column] for cell in cells]) for column in range(7))
-            lines.append(f"| {arm.label} | {len(cells)} | {' | '.join(entries)} |")
+    for name, found in cells.items():
+        if found:
+            entries = map(_spread, zip(*found.values(), strict=True))
+            lines.append(f"| {ARMS[name].label} | {len(found)} | {' | '.join(entries)} |")
     return "\n".join(lines) + "\n"
+
+
+def _cells(folder: Path, name: str) -> dict[int, list[float]]:
+    """Return the summaries of an arm, by seed."""
+    files = [(seed, folder / "cells" / f"{name}-{seed}.json") for seed in range(NUM_SEEDS)]
+    return {
+        seed: _summary(json.loads(file.read_bytes())["pairs"])
+        for seed, file in files
+        if file.exists()
+    }
 
 
 def sheet(folder: Path, *, every: int = 4) -> bytes:
@@ -232,6 +253,6 @@ def _summary(rows: list[dict[str, Any]]) -> list[float]:
     return [*found, statistics.fmean(row["top"] not in row["pair"] for row in rows)]
 
 
-def _spread(values: list[float]) -> str:
+def _spread(values: Sequence[float]) -> str:
     mean = f"{statistics.fmean(values):.3f}"
     return mean if len(values) < 2 else f"{mean} ± {statistics.stdev(values):.3f}"
