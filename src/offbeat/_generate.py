@@ -103,13 +103,16 @@ def _prior_settings(
     Raises:
         ConfigError: If something is asked of a prior that is not there.
     """
+    own = model.card
+    if isinstance(model, PriorBackbone):
+        return {
+            "prior_num_inference_steps": num_inference_steps or own["prior_num_inference_steps"],
+            "prior_guidance_scale": _or(guidance_scale, own["prior_guidance_scale"]),
+        }
     asked = {
         "prior_num_inference_steps": num_inference_steps,
         "prior_guidance_scale": guidance_scale,
     }
-    if isinstance(model, PriorBackbone):
-        steps, scale = (model.card[name] if asked[name] is None else asked[name] for name in asked)
-        return {"prior_num_inference_steps": steps, "prior_guidance_scale": float(scale)}
     for name, value in asked.items():
         if value is not None:
             raise ConfigError(

@@ -6,19 +6,27 @@ backbone stay frozen. All tensors at these edges are float32.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import torch
 from torch import Tensor
 
-from offbeat.types import Concept, OnStep, Request, TextEmbeds, Trained, Verdict
+from offbeat.types import (
+    AfterStep,
+    AttentionEdit,
+    Concept,
+    OnStep,
+    Request,
+    Sampler,
+    TextEmbeds,
+    Trained,
+    Verdict,
+)
 
 Generators: TypeAlias = "torch.Generator | Sequence[torch.Generator]"
 """One stream for a whole batch, or one for each sample."""
-
-AfterStep: TypeAlias = Callable[[int, Tensor], Tensor]
-"""Given a step's number and the latents after it; returns those to go on with."""
 
 
 class HasCard(Protocol):
@@ -181,11 +189,13 @@ class DenoisesText(Protocol):
         stop: int | None = None,
         gradient_steps: int | None = None,
         after_step: AfterStep | None = None,
+        sampler: Sampler = "own",
     ) -> Tensor:
         """Return ``latents`` after the steps from ``start`` to before ``stop``, ``[B, C, h, w]``.
 
         ``gradient_steps`` lets the gradient pass the last so many steps only; None is all of them.
-        ``after_step`` may replace the latents after a step. The rest is as in ``draw_text``.
+        ``after_step`` may replace the latents after a step. ``sampler`` ``ddim`` walks the way that
+        ``invert`` of ``InvertsImages`` found. The rest is as in ``draw_text``.
         """
         ...
 
@@ -222,6 +232,36 @@ class PriorBackbone(
 @runtime_checkable
 class DrawingBackbone(TextBackbone, DrawsText, Protocol):
     """What drawing a prompt, or a token in one, needs where there is no prior."""
+
+
+@runtime_checkable
+class InvertsImages(Protocol):
+    """Finds the way of denoising that ends at given pictures."""
+
+    def invert(
+        self,
+        images: Tensor,
+        text: TextEmbeds,
+        *,
+        negative: TextEmbeds | None = None,
+        num_inference_steps: int | None = None,
+        guidance_scale: float = 1.0,
+        num_refinements: int = 0,
+    ) -> Tensor:
+        """Return latents before each step and at the end, ``[T + 1, B, C, h, w]``.
+
+        ``denoise(way[0], text, sampler="ddim")`` with the same settings leads to about ``way[-1]``.
+        """
+        ...
+
+
+@runtime_checkable
+class EditsAttention(Protocol):
+    """Lets a method work inside the attention of the denoiser."""
+
+    def edit_attention(self, edit: AttentionEdit) -> AbstractContextManager[None]:
+        """Return a block in which ``edit`` sees and changes every attention."""
+        ...
 
 
 @runtime_checkable

@@ -135,3 +135,39 @@ Observe = Callable[[str, int, int, Mapping[str, Any]], None]
 
 def ignore(stage: str, done: int, total: int, values: Mapping[str, Any]) -> None:
     """Observe nothing."""
+
+
+AfterStep = Callable[[int, Tensor], Tensor]
+"""Given a step's number and the latents after it; returns those to go on with."""
+
+Sampler = Literal["own", "ddim"]
+"""How latents are denoised: by the checkpoint's own scheduler, or by DDIM, which has an inverse."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Attention:
+    """What one attention layer computes with; with guidance B is twice the samples, unguided first.
+
+    An edit changes it by ``dataclasses.replace``.
+    """
+
+    layer: str
+    """Where it is in the U-Net, e.g. ``up_blocks.1.attentions.0.transformer_blocks.0.attn1``."""
+    is_cross: bool
+    """Whether keys and values come from the text."""
+    step: int
+    """Number of the denoising step, 0 first."""
+    guided: bool
+    """Whether guidance doubles the batch."""
+    query: Tensor
+    """``[B, heads, L, d]``."""
+    key: Tensor
+    """``[B, heads, M, d]``."""
+    value: Tensor
+    """``[B, heads, M, d]``."""
+    bias: Tensor | None = None
+    """Added to the logits, of a shape that spreads to ``[B, heads, L, M]``."""
+
+
+AttentionEdit = Callable[[Attention], Attention]
+"""Given what a layer computes with; returns what it is to compute with."""

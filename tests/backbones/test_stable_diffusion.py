@@ -124,10 +124,13 @@ def test_a_card_may_name_the_timesteps_of_a_one_step_model(tmp_path):
 
 
 @torch.no_grad()
-def test_old_settings_of_a_scheduler_are_mended_as_the_pipeline_mends_them(tmp_path):
+@pytest.mark.parametrize("said", [True, False])
+def test_old_settings_of_a_scheduler_are_mended_as_the_pipeline_mends_them(tmp_path, said):
     folder = tiny.build_sd(tmp_path / "model", "sd", adapter=False)
     file = folder / "scheduler" / "scheduler_config.json"
     old = {**json.loads(file.read_text()), "steps_offset": 0, "clip_sample": True}
+    if not said:  # these are the library's defaults
+        del old["steps_offset"], old["clip_sample"]
     file.write_text(json.dumps(old))
     with pytest.warns(FutureWarning, match="outdated|clip_sample"):
         theirs = draw_with(pipeline(folder))

@@ -5,13 +5,15 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from offbeat.backbones._attention import Moment
 from offbeat.errors import ShapeError
+from offbeat.functional import guide
 from offbeat.protocols import Generators
 from offbeat.types import TextEmbeds
 
@@ -45,6 +47,29 @@ def text_conditions(
         "text_embeds": torch.cat(pooled).to(unet.device, unet.dtype),
         "time_ids": sizes.expand(len(attended), -1),
     }
+
+
+@dataclass(frozen=True, slots=True)
+class Predictor:
+    """What a U-Net predicts under a text, guided."""
+
+    unet: Any
+    settings: dict[str, Any]
+    """What it is told at every step."""
+    guidance_scale: float
+    guided: bool
+    """Whether the unguided half is predicted too, first in the batch."""
+    moment: Moment
+
+    def __call__(self, latents: Tensor, timestep: Tensor, step: int) -> Tensor:
+        """Return the prediction, ``[B, C, h, w]``, at a timestep and its number."""
+        self.moment.step, self.moment.guided = step, self.guided
+        doubled = torch.cat([latents, latents]) if self.guided else latents
+        predicted: Tensor = self.unet(doubled, timestep, **self.settings).sample
+        if not self.guided:
+            return predicted
+        uncond, cond = predicted.chunk(2)
+        return guide(uncond, cond, self.guidance_scale)
 
 
 def guidance_embed(unet: Any, scale: float, batch: int) -> Tensor | None:

@@ -101,8 +101,9 @@ class LeanPrior:
         for index in range(last):
             hidden, _ = self._layer(index, hidden, mask, self.pairs[index])
         hidden, _ = self._layer(last, hidden, mask[:, :, 1:], self.pairs[last])
-        predicted: Tensor = prior.proj_to_clip_embeddings(prior.norm_out(hidden[:, -1]))
-        return predicted.unflatten(0, latents.shape[:2])
+        predicted = prior.proj_to_clip_embeddings(prior.norm_out(hidden[:, -1]))
+        shaped: Tensor = predicted.unflatten(0, latents.shape[:2])
+        return shaped
 
     def _layer(
         self, index: int, hidden: Tensor, mask: Tensor, before: Tensor | None = None
@@ -136,7 +137,8 @@ class LeanPrior:
         if self.adapters:
             down, up = self.adapters[index][1]
             hidden = hidden + (attended @ down.T) @ up.T
-        return hidden + block.ff(block.norm3(hidden)), own
+        result: Tensor = hidden + block.ff(block.norm3(hidden))
+        return result, own
 
 
 def _read(

@@ -138,7 +138,7 @@ def _corrected(folder: PipelineFolder) -> Any:
         mended["steps_offset"] = 1
     if getattr(scheduler.config, "clip_sample", False):
         mended["clip_sample"] = False
-    return type(scheduler).from_config({**scheduler.config, **mended}) if mended else scheduler
+    return type(scheduler).from_config(scheduler.config, **mended) if mended else scheduler
 
 
 def load_adapter(

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -17,19 +16,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from offbeat.backbones._base import Checkpoint
 from offbeat.backbones._checkpoints import drawing_settings
-from offbeat.backbones._conditions import (
-    cell_of,
-    check_prompts,
-    cut_text,
-    decode_latents,
-    encode_pictures,
-    guidance_embed,
-    step_settings,
-    text_conditions,
-)
+from offbeat.backbones._conditions import cell_of, check_prompts, cut_text
 from offbeat.backbones._images import clip_pixels, in_batches
+from offbeat.backbones._inversion import ddim_of
+from offbeat.backbones._latents import LatentDenoiser
 from offbeat.backbones._loading import fingerprint
 from offbeat.backbones._prior import check_streams
 from offbeat.backbones._sd_checkpoints import (
@@ -41,14 +32,11 @@ from offbeat.backbones._sd_checkpoints import (
     read_cards,
 )
 from offbeat.backbones._text import Encoder, ReadsText
-from offbeat.checks import check_range, check_shape
-from offbeat.errors import CapabilityError, ShapeError
-from offbeat.functional import guide
-from offbeat.protocols import AfterStep, Generators
+from offbeat.protocols import Generators
 from offbeat.types import TextEmbeds
 
 
-class StableDiffusionBackbone(Checkpoint, ReadsText):
+class StableDiffusionBackbone(LatentDenoiser, ReadsText):
     """A text-to-image latent diffusion model, frozen; gradients reach tokens, text and latents.
 
     A published pipeline's safety checker is not run: what is drawn is for its user to judge.
@@ -72,6 +60,7 @@ class StableDiffusionBackbone(Checkpoint, ReadsText):
         self.vae = parts["vae"]
         # a scheduler keeps its timesteps: two users of one object would disturb each other
         self.scheduler = copy.deepcopy(parts["scheduler"])
+        self._ddim = ddim_of(self.scheduler)
         self.is_xl: bool = self.unet.config.addition_embed_type == "text_time"
         self._zero_empty: bool = parts["zero_empty"]
         self._adapter = parts.get("adapter")
@@ -156,138 +145,6 @@ class StableDiffusionBackbone(Checkpoint, ReadsText):
             widths,
         )
 
-    # --- latents --------------------------------------------------------------------------
-
-    def init_latents(
-        self,
-        generator: Generators,
-        *,
-        num_samples: int | None = None,
-        num_inference_steps: int | None = None,
-    ) -> Tensor:
-        """Return pure noise, ``[B, C, h, w]``, as ``denoise`` starts from it.
-
-        Args:
-            generator: One stream, or one for each sample.
-            num_samples: B; None means the number of streams.
-            num_inference_steps: As it will be denoised: some schedulers scale noise by it.
-        """
-        from diffusers.utils.torch_utils import randn_tensor
-
-        count = len(generator) if isinstance(generator, Sequence) else 1
-        batch = num_samples or count
-        check_streams(generator, batch)
-        self._set_timesteps(num_inference_steps)
-        cell = cell_of(self.vae)
-        height, width = (int(self._card[side]) // cell for side in ("height", "width"))
-        noise = list(generator) if isinstance(generator, Sequence) else generator
-        shape = (batch, self.unet.config.in_channels, height, width)
-        drawn = randn_tensor(shape, generator=noise, device=self.device, dtype=self.unet.dtype)
-        latents: Tensor = drawn * self.scheduler.init_noise_sigma
-        return latents.float()
-
-    def denoise(
-        self,
-        latents: Tensor,
-        text: TextEmbeds,
-        *,
-        generator: Generators,
-        negative: TextEmbeds | None = None,
-        num_inference_steps: int | None = None,
-        guidance_scale: float | None = None,
-        image_embeds: Tensor | None = None,
-        ip_adapter_scale: float | None = None,
-        start: int = 0,
-        stop: int | None = None,
-        gradient_steps: int | None = None,
-        after_step: AfterStep | None = None,
-    ) -> Tensor:
-        """Return ``latents`` denoised, ``[B, C, h, w]``, float32, as diffusers' pipelines do it.
-
-        Args:
-            latents: At the noise level of step ``start``: from ``init_latents`` if that is 0.
-            text: One prompt for all samples, or one for each.
-            generator: One stream, or one for each sample: read by schedulers that add noise.
-            negative: What guidance steers from; None is the empty prompt.
-            num_inference_steps: Of the whole way, 1 or more; None is the checkpoint's own.
-            guidance_scale: 1 or less is off; None is the checkpoint's own.
-            image_embeds: Image prompt, ``[1, D]`` or ``[B, D]``, from ``encode_image``.
-            ip_adapter_scale: Its weight beside the text, 0 to 10; None is the checkpoint's own.
-            start: First denoising step to run, 0 to ``num_inference_steps``.
-            stop: Step before which to stop; None runs to the end.
-            gradient_steps: Let the gradient pass the last so many steps only; None is all.
-            after_step: May replace the latents after a step.
-
-        Raises:
-            CapabilityError: If there is an image prompt and no IP-Adapter.
-            RangeError: If a number is out of its range.
-            ShapeError: If numbers of prompts, pictures and latents do not fit.
-        """
-        batch, dtype = len(latents), self.unet.dtype
-        check_shape("latents", latents, None, self.unet.config.in_channels, None, None)
-        check_streams(generator, batch)
-        timesteps = self._set_timesteps(num_inference_steps)[start:stop]
-        scale = float(self._card["guidance_scale"]) if guidance_scale is None else guidance_scale
-        check_range("guidance_scale", scale, 0, 1000)
-        guided = scale > 1 and self.unet.config.time_cond_proj_dim is None
-        halves = [self._empty() if negative is None else negative, text] if guided else [text]
-        cell = cell_of(self.vae)
-        size = (latents.shape[-2] * cell, latents.shape[-1] * cell)
-        states, told = text_conditions(self.unet, halves, size, batch)
-        prompted: AbstractContextManager[None] = nullcontext()
-        if image_embeds is not None:
-            adapter = self._need("an image prompt", "ip_adapter", self._adapter)
-            told["image_embeds"] = [adapter.conditions(image_embeds, batch, guided, self.unet)]
-            own = float(self._card["ip_adapter_scale"])
-            weight = own if ip_adapter_scale is None else ip_adapter_scale
-            prompted = adapter.prompted(self.unet, weight)
-        settings = {
-            "encoder_hidden_states": states,
-            "added_cond_kwargs": told or None,
-            "timestep_cond": guidance_embed(self.unet, scale, batch),
-        }
-        extra = step_settings(self.scheduler, generator)
-        if hasattr(self.scheduler, "set_begin_index"):
-            self.scheduler.set_begin_index(start)
-        first = 0 if gradient_steps is None else len(timesteps) - gradient_steps
-        with_gradient = torch.is_grad_enabled()
-        latents = latents.to(self.device, dtype)
-        with prompted:
-            for index, timestep in enumerate(timesteps):
-                with torch.set_grad_enabled(with_gradient and index >= first):
-                    doubled = torch.cat([latents, latents]) if guided else latents
-                    scaled = self.scheduler.scale_model_input(doubled, timestep)
-                    noise_pred = self.unet(scaled, timestep, **settings).sample
-                    if guided:
-                        uncond, cond = noise_pred.chunk(2)
-                        noise_pred = guide(uncond, cond, scale)
-                    step = self.scheduler.step(noise_pred, timestep, latents, **extra)
-                    latents = step.prev_sample.to(dtype)
-                    if after_step is not None:
-                        latents = after_step(start + index, latents.float()).to(latents)
-        return latents.float()
-
-    def decode(self, latents: Tensor) -> Tensor:
-        """Return ``images``, ``[B, 3, H, W]``, float32, 0 to 1, of ``latents``."""
-        return decode_latents(self.vae, latents)
-
-    def encode_latents(self, images: Tensor) -> Tensor:
-        """Return ``latents``, ``[B, C, h, w]``, of ``images``, ``[B, 3, H, W]``, 0 to 1.
-
-        They are the most probable ones: nothing is drawn.
-
-        Raises:
-            ShapeError: If a side is no multiple of the latents' cell.
-        """
-        check_shape("images", images, None, 3, None, None)
-        cell = cell_of(self.vae)
-        if any(side % cell for side in images.shape[-2:]):
-            raise ShapeError(
-                f"images: expected sides that are multiples of {cell}, got "
-                f"{list(images.shape[-2:])}; resize or crop them first"
-            )
-        return encode_pictures(self.vae, images)
-
     # --- pictures -------------------------------------------------------------------------
 
     def draw_text(
@@ -359,18 +216,6 @@ class StableDiffusionBackbone(Checkpoint, ReadsText):
 
     # --- parts ----------------------------------------------------------------------------
 
-    def _set_timesteps(self, num_inference_steps: int | None) -> Tensor:
-        """Set the scheduler; a card may name the timesteps themselves, as one-step models need."""
-        steps = num_inference_steps or int(self._card["num_inference_steps"])
-        check_range("num_inference_steps", steps, 1, self.scheduler.config.num_train_timesteps)
-        own = self._card.get("timesteps")
-        if own and len(own) == steps:
-            self.scheduler.set_timesteps(timesteps=list(own), device=self.device)
-        else:
-            self.scheduler.set_timesteps(steps, device=self.device)
-        timesteps: Tensor = self.scheduler.timesteps
-        return timesteps
-
     def _empty(self) -> TextEmbeds:
         """Return what guidance steers from if nothing is said: in SDXL, zeros."""
         with torch.no_grad():
@@ -382,11 +227,6 @@ class StableDiffusionBackbone(Checkpoint, ReadsText):
             text_embeds=torch.zeros_like(empty.text_embeds),
             text_encoder_hidden_states=torch.zeros_like(empty.text_encoder_hidden_states),
         )
-
-    def _need(self, what: str, missing: str, part: Any) -> Any:
-        if part is None:
-            raise CapabilityError(what, self.name, missing, ("pocket-sd",))
-        return part
 
     def _modules(self) -> Iterator[Any]:
         yield self.unet

@@ -1,0 +1,84 @@
+"""DDIM inversion: the noise, and the way to it, from which a picture is drawn again.
+
+A DDIM step is linear in the latents x and the prediction m: x' = a x + b m. So the step before is
+x = (x' - b m) / a, but for m, which depends on x: it is read at x' first, as is usual, and again at
+each better x if asked to.
+Sources: Song et al., arXiv:2010.02502; Dhariwal and Nichol, arXiv:2105.05233; the refinement is
+that of Pan et al., arXiv:2309.04907.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from offbeat.errors import CheckpointError
+
+Predict = Callable[[Tensor, Tensor, int], Tensor]
+"""Given latents, a timestep and its number: the model's prediction, guided."""
+
+
+def ddim_of(scheduler: Any) -> Any:
+    """Return a DDIM scheduler of the same noise levels, without clipping, which has no inverse."""
+    from diffusers import DDIMScheduler
+
+    config = scheduler.config
+    last = config.get("set_alpha_to_one", False)
+    if config.get("prediction_type") == "sample":
+        last = False  # a last step that takes the prediction as it is forgets where it came from
+    return DDIMScheduler.from_config(
+        config, clip_sample=False, thresholding=False, set_alpha_to_one=last
+    )
+
+
+def step_factors(alpha: Tensor, before: Tensor, prediction: str) -> tuple[Tensor, Tensor]:
+    """Return (a, b) of one DDIM step ``a x + b m`` from noise level ``alpha`` to ``before``.
+
+    Args:
+        alpha: Cumulative product of alphas at the step's timestep, 0 to 1.
+        before: The same where the step leads: larger.
+        prediction: What the model predicts: ``epsilon``, ``v_prediction`` or ``sample``.
+
+    Raises:
+        CheckpointError: If it is another.
+    """
+    keep, noise = alpha.sqrt(), (1 - alpha).sqrt()
+    keep_before, noise_before = before.sqrt(), (1 - before).sqrt()
+    if prediction == "epsilon":
+        return keep_before / keep, noise_before - keep_before * noise / keep
+    if prediction == "v_prediction":
+        return (
+            keep_before * keep + noise_before * noise,
+            noise_before * keep - keep_before * noise,
+        )
+    if prediction == "sample":
+        return noise_before / noise, keep_before - noise_before * keep / noise
+    raise CheckpointError(f"prediction_type: expected epsilon, v or sample, got {prediction!r}")
+
+
+def invert(predict: Predict, ddim: Any, latents: Tensor, num_refinements: int) -> Tensor:
+    """Return the trajectory, ``[T + 1, B, C, h, w]``: before each step, and the clean end.
+
+    Args:
+        predict: The model under its text.
+        ddim: From ``ddim_of``, its timesteps set.
+        latents: Of the picture, ``[B, C, h, w]``.
+        num_refinements: Times that each prediction is made again at the better latents.
+    """
+    stride = ddim.config.num_train_timesteps // ddim.num_inference_steps
+    way = [latents]
+    for step in reversed(range(len(ddim.timesteps))):
+        timestep = ddim.timesteps[step]
+        earlier = int(timestep) - stride
+        alpha = ddim.alphas_cumprod[int(timestep)]
+        before = ddim.alphas_cumprod[earlier] if earlier >= 0 else ddim.final_alpha_cumprod
+        a, b = step_factors(alpha.to(latents), before.to(latents), ddim.config.prediction_type)
+        end = way[-1]
+        found = end
+        for _ in range(1 + num_refinements):
+            found = (end - b * predict(found, timestep, step)) / a
+        way.append(found)
+    return torch.stack(way[::-1])

@@ -1,0 +1,263 @@
+"""Latents of a frozen U-Net: noise to picture by its scheduler, and picture to noise by DDIM."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from offbeat.backbones._attention import Moment, edited
+from offbeat.backbones._base import Checkpoint
+from offbeat.backbones._conditions import (
+    Predictor,
+    cell_of,
+    decode_latents,
+    encode_pictures,
+    guidance_embed,
+    step_settings,
+    text_conditions,
+)
+from offbeat.backbones._inversion import invert as invert_latents
+from offbeat.backbones._prior import check_streams
+from offbeat.checks import check_range, check_shape
+from offbeat.errors import CapabilityError, ShapeError
+from offbeat.protocols import Generators
+from offbeat.types import AfterStep, AttentionEdit, Sampler, TextEmbeds
+
+
+class LatentDenoiser(Checkpoint):
+    """The part of an adapter that works on latents; gradients reach them, and the text."""
+
+    unet: Any
+    vae: Any
+    scheduler: Any
+    _ddim: Any
+    _adapter: Any
+    _edits: tuple[AttentionEdit, ...] = ()
+
+    def _empty(self) -> TextEmbeds:
+        """Return what guidance steers from if nothing is said."""
+        raise NotImplementedError
+
+    def init_latents(
+        self,
+        generator: Generators,
+        *,
+        num_samples: int | None = None,
+        num_inference_steps: int | None = None,
+    ) -> Tensor:
+        """Return pure noise, ``[B, C, h, w]``, as ``denoise`` starts from it.
+
+        Args:
+            generator: One stream, or one for each sample.
+            num_samples: B; None means the number of streams.
+            num_inference_steps: As it will be denoised: some schedulers scale noise by it.
+        """
+        from diffusers.utils.torch_utils import randn_tensor
+
+        count = len(generator) if isinstance(generator, Sequence) else 1
+        batch = num_samples or count
+        check_streams(generator, batch)
+        self._set_timesteps(num_inference_steps, self.scheduler)
+        cell = cell_of(self.vae)
+        height, width = (int(self._card[side]) // cell for side in ("height", "width"))
+        noise = list(generator) if isinstance(generator, Sequence) else generator
+        shape = (batch, self.unet.config.in_channels, height, width)
+        drawn = randn_tensor(shape, generator=noise, device=self.device, dtype=self.unet.dtype)
+        latents: Tensor = drawn * self.scheduler.init_noise_sigma
+        return latents.float()
+
+    def denoise(
+        self,
+        latents: Tensor,
+        text: TextEmbeds,
+        *,
+        generator: Generators,
+        negative: TextEmbeds | None = None,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        image_embeds: Tensor | None = None,
+        ip_adapter_scale: float | None = None,
+        start: int = 0,
+        stop: int | None = None,
+        gradient_steps: int | None = None,
+        after_step: AfterStep | None = None,
+        sampler: Sampler = "own",
+    ) -> Tensor:
+        """Return ``latents`` denoised, ``[B, C, h, w]``, float32, as diffusers' pipelines do it.
+
+        Args:
+            latents: At the noise level of step ``start``: from ``init_latents`` if that is 0.
+            text: One prompt for all samples, or one for each.
+            generator: One stream, or one for each sample: read by schedulers that add noise.
+            negative: What guidance steers from; None is the empty prompt.
+            num_inference_steps: Of the whole way, 1 or more; None is the checkpoint's own.
+            guidance_scale: 1 or less is off; None is the checkpoint's own.
+            image_embeds: Image prompt, ``[1, D]`` or ``[B, D]``, from ``encode_image``.
+            ip_adapter_scale: Its weight beside the text, 0 to 10; None is the checkpoint's own.
+            start: First denoising step to run, 0 to ``num_inference_steps``.
+            stop: Step before which to stop; None runs to the end.
+            gradient_steps: Let the gradient pass the last so many steps only; None is all.
+            after_step: May replace the latents after a step.
+            sampler: ``ddim`` walks the way of ``invert``, whatever the checkpoint's scheduler is.
+
+        Raises:
+            CapabilityError: If there is an image prompt and no IP-Adapter.
+            RangeError: If a number is out of its range.
+            ShapeError: If numbers of prompts, pictures and latents do not fit.
+        """
+        check_streams(generator, len(latents))
+        predict, in_place = self._predictor(
+            latents, text, negative, guidance_scale, image_embeds, ip_adapter_scale
+        )
+        scheduler = self.scheduler if sampler == "own" else self._ddim
+        timesteps = self._set_timesteps(num_inference_steps, scheduler)[start:stop]
+        extra = step_settings(scheduler, generator)
+        if hasattr(scheduler, "set_begin_index"):
+            scheduler.set_begin_index(start)
+        first = 0 if gradient_steps is None else len(timesteps) - gradient_steps
+        with_gradient = torch.is_grad_enabled()
+        latents = latents.to(self.device, self.unet.dtype)
+        with in_place:
+            for index, timestep in enumerate(timesteps):
+                with torch.set_grad_enabled(with_gradient and index >= first):
+                    scaled = scheduler.scale_model_input(latents, timestep)
+                    predicted = predict(scaled, timestep, start + index)
+                    step = scheduler.step(predicted, timestep, latents, **extra)
+                    latents = step.prev_sample.to(self.unet.dtype)
+                    if after_step is not None:
+                        latents = after_step(start + index, latents.float()).to(latents)
+        return latents.float()
+
+    def invert(
+        self,
+        images: Tensor,
+        text: TextEmbeds,
+        *,
+        negative: TextEmbeds | None = None,
+        num_inference_steps: int | None = None,
+        guidance_scale: float = 1.0,
+        num_refinements: int = 0,
+    ) -> Tensor:
+        """Return the way of DDIM that ends at ``images``, ``[T + 1, B, C, h, w]``, float32.
+
+        ``way[i]`` is before step i, ``way[-1]`` the picture's own latents; ``denoise`` from
+        ``way[0]`` with ``sampler="ddim"`` and the same settings comes back to about ``way[-1]``.
+
+        Args:
+            images: ``[B, 3, H, W]``, 0 to 1.
+            text: What is on them: one prompt for all, or one for each.
+            negative: What guidance steers from; None is the empty prompt.
+            num_inference_steps: T; None is the checkpoint's own.
+            guidance_scale: 1 is off, and by far the most exact.
+            num_refinements: Times that each prediction is made again: exacter, and slower.
+
+        Raises:
+            RangeError: If a number is out of its range.
+            ShapeError: If a side of the pictures is no multiple of the latents' cell.
+        """
+        check_range("num_refinements", num_refinements, 0, 100)
+        latents = self.encode_latents(images)
+        predict, in_place = self._predictor(latents, text, negative, guidance_scale)
+        self._set_timesteps(num_inference_steps, self._ddim)
+        with in_place:
+            return invert_latents(
+                lambda x, t, step: predict(x.to(self.unet.dtype), t, step).float(),
+                self._ddim,
+                latents.to(self.device),
+                num_refinements,
+            )
+
+    @contextmanager
+    def edit_attention(self, edit: AttentionEdit) -> Iterator[None]:
+        """Let ``edit`` see and change every attention of the U-Net in this block.
+
+        Blocks may be nested: the outermost edits first. The U-Net itself is touched only while it
+        predicts, and put back even after an error.
+        """
+        before = self._edits
+        self._edits = (*before, edit)
+        try:
+            yield
+        finally:
+            self._edits = before
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Return ``images``, ``[B, 3, H, W]``, float32, 0 to 1, of ``latents``."""
+        return decode_latents(self.vae, latents)
+
+    def encode_latents(self, images: Tensor) -> Tensor:
+        """Return ``latents``, ``[B, C, h, w]``, of ``images``, ``[B, 3, H, W]``, 0 to 1.
+
+        They are the most probable ones: nothing is drawn.
+
+        Raises:
+            ShapeError: If a side is no multiple of the latents' cell.
+        """
+        check_shape("images", images, None, 3, None, None)
+        cell = cell_of(self.vae)
+        if any(side % cell for side in images.shape[-2:]):
+            raise ShapeError(
+                f"images: expected sides that are multiples of {cell}, got "
+                f"{list(images.shape[-2:])}; resize or crop them first"
+            )
+        return encode_pictures(self.vae, images)
+
+    def _set_timesteps(self, num_inference_steps: int | None, scheduler: Any) -> Tensor:
+        """Set a scheduler; a card may name the timesteps themselves, as one-step models need."""
+        steps = num_inference_steps or int(self._card["num_inference_steps"])
+        check_range("num_inference_steps", steps, 1, scheduler.config.num_train_timesteps)
+        own = self._card.get("timesteps")
+        if own and len(own) == steps and scheduler is self.scheduler:
+            scheduler.set_timesteps(timesteps=list(own), device=self.device)
+        else:
+            scheduler.set_timesteps(steps, device=self.device)
+        timesteps: Tensor = scheduler.timesteps
+        return timesteps
+
+    def _predictor(
+        self,
+        latents: Tensor,
+        text: TextEmbeds,
+        negative: TextEmbeds | None,
+        guidance_scale: float | None,
+        image_embeds: Tensor | None = None,
+        ip_adapter_scale: float | None = None,
+    ) -> tuple[Predictor, AbstractContextManager[None]]:
+        """Return what predicts, and the block in which it must run: adapter and edits in place."""
+        check_shape("latents", latents, None, self.unet.config.in_channels, None, None)
+        batch, moment = len(latents), Moment()
+        scale = float(self._card["guidance_scale"]) if guidance_scale is None else guidance_scale
+        check_range("guidance_scale", scale, 0, 1000)
+        guided = scale > 1 and self.unet.config.time_cond_proj_dim is None
+        halves = [self._empty() if negative is None else negative, text] if guided else [text]
+        cell = cell_of(self.vae)
+        size = (latents.shape[-2] * cell, latents.shape[-1] * cell)
+        states, told = text_conditions(self.unet, halves, size, batch)
+        prompted: AbstractContextManager[None] = nullcontext()
+        if image_embeds is not None:
+            adapter = self._need("an image prompt", "ip_adapter", self._adapter)
+            told["image_embeds"] = [adapter.conditions(image_embeds, batch, guided, self.unet)]
+            own = float(self._card["ip_adapter_scale"])
+            weight = own if ip_adapter_scale is None else ip_adapter_scale
+            prompted = adapter.prompted(self.unet, weight)
+        settings = {
+            "encoder_hidden_states": states,
+            "added_cond_kwargs": told or None,
+            "timestep_cond": guidance_embed(self.unet, scale, batch),
+        }
+        predictor = Predictor(self.unet, settings, scale, guided, moment)
+        return predictor, self._in_place(prompted, moment)
+
+    @contextmanager
+    def _in_place(self, prompted: AbstractContextManager[None], moment: Moment) -> Iterator[None]:
+        with prompted, edited(self.unet, self._edits, moment):  # edits wrap the adapter
+            yield
+
+    def _need(self, what: str, missing: str, part: Any) -> Any:
+        if part is None:
+            raise CapabilityError(what, self.name, missing, ("pocket-sd",))
+        return part
