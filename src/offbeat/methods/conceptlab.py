@@ -9,7 +9,7 @@ words are encoded by the backbone's own text encoder, not Kandinsky 2.1's second
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 from torch import Tensor
@@ -19,6 +19,7 @@ from offbeat.checks import check_range, check_shape
 from offbeat.errors import ConfigError, ShapeError
 from offbeat.functional import cosine
 from offbeat.methods._conceptlab_templates import check_template
+from offbeat.methods._settings import configured, on_card
 from offbeat.protocols import PriorBackbone
 from offbeat.rng import stream
 from offbeat.types import Concept, OnStep, Request, Trained, ignore_step
@@ -80,18 +81,13 @@ class ConceptLabConfig:
         Raises:
             ConfigError: If a setting is unknown, or of another kind.
         """
-        own, known = card.get("methods", {}).get(NAME, {}), [field.name for field in fields(cls)]
+        own = on_card(card, NAME)
         if asked.get("style"):  # a card's prompts are those of objects
-            own = {name: value for name, value in own.items() if name != "templates"}
-        wanted = {**own, **asked}
-        if unknown := sorted(wanted.keys() - set(known)):
-            raise ConfigError(f"{unknown[0]}: expected a setting of {NAME}, one of {known}")
-        if "templates" in wanted:  # a list in JSON
-            wanted["templates"] = tuple(wanted["templates"])
-        try:
-            return cls(**wanted)
-        except TypeError as error:
-            raise ConfigError(f"settings of {NAME}: {error}") from error
+            own.pop("templates", None)
+        settings = {**own, **asked}
+        if "templates" in settings:  # a list in JSON
+            settings["templates"] = tuple(settings["templates"])
+        return configured(cls, NAME, settings)
 
 
 _RANGES: dict[str, tuple[float, float]] = {
@@ -155,6 +151,7 @@ class ConceptLab:
 
     name = NAME
     config_class = ConceptLabConfig
+    needs = PriorBackbone
     takes_weights = True
 
     def __init__(self, config: ConceptLabConfig | None = None) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -19,6 +19,7 @@ from offbeat import vocab
 from offbeat.checks import check_range
 from offbeat.errors import ConfigError, FingerprintError
 from offbeat.functional import truncated_cosine_loss
+from offbeat.methods._settings import configured, on_card
 from offbeat.protocols import ReadsClasses, TextBackbone
 from offbeat.templates import article, fill
 from offbeat.types import Concept, OnStep, Request, Trained, ignore_step
@@ -79,17 +80,10 @@ class CreTokConfig:
         Raises:
             ConfigError: If a setting is unknown, or of another kind.
         """
-        own = dict(card.get("methods", {}).get(NAME, {}))
+        own = on_card(card, NAME)
         if {"theta", "theta_quantile"} & asked.keys():  # one of them speaks for both
             own = {name: own[name] for name in own.keys() - {"theta", "theta_quantile"}}
-        known = [field.name for field in fields(cls)]
-        for name in {**own, **asked}:
-            if name not in known:
-                raise ConfigError(f"{name}: expected a setting of {NAME}, one of {known}")
-        try:
-            return cls(**{**own, **asked})
-        except (TypeError, AttributeError) as error:
-            raise ConfigError(f"settings of {NAME}: {error}") from error
+        return configured(cls, NAME, {**own, **asked})
 
 
 _RANGES: dict[str, tuple[float, float]] = {

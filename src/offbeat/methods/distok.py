@@ -7,12 +7,13 @@ follow the shares of a mixture; consistency of known classes; an alarm for a dec
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from typing import Any
 
 from offbeat import vocab
 from offbeat.checks import check_range
 from offbeat.errors import ConfigError
+from offbeat.methods._settings import configured, on_card
 from offbeat.protocols import ReadsClasses, TextBackbone
 from offbeat.rng import stream
 from offbeat.templates import fill
@@ -98,15 +99,7 @@ class DisTokConfig:
         Raises:
             ConfigError: If a setting is unknown, or of another kind.
         """
-        settings = {**card.get("methods", {}).get(NAME, {}), **asked}
-        known = [field.name for field in fields(cls)]
-        for name in settings:
-            if name not in known:
-                raise ConfigError(f"{name}: expected a setting of {NAME}, one of {known}")
-        try:
-            return cls(**settings)
-        except TypeError as error:
-            raise ConfigError(f"settings of {NAME}: {error}") from error
+        return configured(cls, NAME, {**on_card(card, NAME), **asked})
 
 
 _CHOICES = {
