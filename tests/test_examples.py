@@ -13,7 +13,10 @@ SETTINGS = {
         "config": LowProbabilityConfig(
             num_baseline=60, num_held_out=20, num_components=4, num_steps=2, lora_rank=2
         )
-    }
+    },
+    "conceptlab": {"config": {"num_steps": 4}},
+    "cretok": {},
+    "distok": {},
 }
 
 

@@ -21,8 +21,17 @@ SHIPPED = {
     "prior": ("prior/prior/diffusion_pytorch_model.safetensors", 1030, 13.2),
     "vision": ("prior/image_encoder/model.safetensors", 913, 16.0),
     "judge": ("judge/model.safetensors", 1087, 6.2),
+    "redecode": ("decoder/movq/diffusion_pytorch_model.safetensors", 142, 0.75),
+    "stable_diffusion": (
+        "stable_diffusion/unet/diffusion_pytorch_model.safetensors",
+        2869,
+        63.1,
+    ),
+    "ip_adapter": ("stable_diffusion/ip_adapter/ip_adapter.safetensors", 0, 0.0),
 }
 """Stage to its file, the steps and the core-minutes that it had."""
+PREFIXES = {"redecode": ("decoder.", "post_quant_conv.")}
+"""The part of a file that a stage trains, where it is not the whole."""
 
 
 def main() -> None:
@@ -32,7 +41,9 @@ def main() -> None:
     folder = parser.parse_args().work / loop.SEEDS
     folder.mkdir(parents=True, exist_ok=True)
     for stage, (file, step, minutes) in SHIPPED.items():
-        seed = {"ema": load_file(POCKET / file), "step": step, "minutes": minutes}
+        weights = load_file(POCKET / file)
+        kept = {k: v for k, v in weights.items() if k.startswith(PREFIXES.get(stage, ""))}
+        seed = {"ema": kept, "step": step, "minutes": minutes}
         loop.save_atomically(seed, folder / f"{stage}.pt")
     for file in sorted(KEPT.glob("*.pt")):
         shutil.copy(file, folder / file.name)

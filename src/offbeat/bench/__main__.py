@@ -1,4 +1,4 @@
-"""``python -m offbeat.bench speed`` and ``python -m offbeat.bench exploration FOLDER``."""
+"""``python -m offbeat.bench speed``, and ``exploration``, ``fusion`` or ``theta FOLDER``."""
 
 from __future__ import annotations
 
@@ -17,8 +17,12 @@ def speed(
 ) -> None:
     """Time ours against the plain way, in turn, on the same weights."""
     from offbeat.bench import speed as module
+    from offbeat.bench import speed_conceptlab, speed_cretok, speed_distok
 
-    typer.echo(module.table(module.measure(runs=runs, threads=threads)))
+    found = module.measure(runs=runs, threads=threads)
+    parts = (speed_cretok.ratios, speed_distok.ratios, speed_conceptlab.ratios)
+    found += module.measure_steps(parts, runs=runs)
+    typer.echo(module.table(found))
 
 
 @app.command()
@@ -34,6 +38,31 @@ def exploration(
 
     index, _, count = part.partition("/")
     module.run(out, seeds=seeds, steps=steps, threads=threads, part=(int(index), int(count)))
+
+
+@app.command()
+def fusion(
+    out: Annotated[Path, typer.Argument(help="Folder for cells, table and sheet; resumable.")],
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
+    part: Annotated[str, typer.Option(help="I/N: this process does cells I of N.")] = "0/1",
+    skip: Annotated[str, typer.Option(help="Ways to leave out, with commas.")] = "",
+) -> None:
+    """Re-run the fusion papers' claims on pocket."""
+    from offbeat.bench import fusion as module
+
+    index, _, count = part.partition("/")
+    ways = tuple(name for name in skip.split(",") if name)
+    module.run(out, threads=threads, part=(int(index), int(count)), skip=ways)
+
+
+@app.command()
+def theta(
+    out: Annotated[Path, typer.Argument(help="Folder for cells, table and sheets; resumable.")],
+) -> None:
+    """Train CreTok with several thetas on pocket, and compare what the tokens do."""
+    from offbeat.bench import theta as module
+
+    module.main(out)
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from offbeat._train import train
 from offbeat._trained import find_trained, make_method
 from offbeat.backbones.unclip import UnclipBackbone
 from offbeat.metrics.fusion import distribution_kl, vendi_score
+from offbeat.pictures import read_picture
 from offbeat.store import write_atomic
 from offbeat.templates import article
 from offbeat.types import Concept, Request
@@ -37,6 +38,8 @@ NUM_DREAMS = 16
 NUM_REPEATS = 8
 """Repeated ConceptLab searches that dreams are compared with."""
 SHEET_PAIRS = 8
+SIDE = 64
+"""Of pocket's pictures, in pixels."""
 TOP = 5
 
 Shares = tuple[tuple[str, float], ...]
@@ -290,8 +293,6 @@ def _spread(values: Sequence[float]) -> str:
 
 def _sheet(lab: _Lab, pairs: Sequence[Shares]) -> bytes:
     """Return a sheet of the first picture of some pairs, a row for each way."""
-    from PIL import Image
-
     rows = []
     for number in range(2):
         alone = [plain_concept_of(shares[number][0], lab.backbone) for shares in pairs]
@@ -301,6 +302,10 @@ def _sheet(lab: _Lab, pairs: Sequence[Shares]) -> bytes:
     for name, way in PAIR_WAYS.items():
         files = [lab.out / "cells" / "pairs" / name / f"{at:02d}.png" for at in range(len(pairs))]
         if all(file.exists() for file in files):
-            rows.append((way.label, [Image.open(file) for file in files]))
+            rows.append((way.label, _opened(files)))
     captions = ["\n+ ".join(word for word, _ in shares) for shares in pairs]
     return plots.png_of(plots.contact_sheet(rows, captions=captions, title="Fusions on pocket"))
+
+
+def _opened(files: Sequence[Path]) -> list[Any]:
+    return formats.to_pil(torch.stack([read_picture(file, size=SIDE) for file in files]))

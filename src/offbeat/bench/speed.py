@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import statistics
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -49,6 +49,18 @@ def measure(*, runs: int, threads: int) -> list[Ratio]:
     steps = [_step(backbone, runs, num=num) for num in (4, 1)]
     torch.set_num_threads(threads)
     return [found[0], *steps, found[1]]
+
+
+def measure_steps(
+    parts: Sequence[Callable[[UnclipBackbone, int], list[Ratio]]], *, runs: int
+) -> list[Ratio]:
+    """Return the comparisons of methods' own steps, on one thread, as commands run them."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    backbone = UnclipBackbone.load("pocket")
+    found = [ratio for part in parts for ratio in part(backbone, runs)]
+    torch.set_num_threads(before)
+    return found
 
 
 def table(ratios: list[Ratio]) -> str:
