@@ -29,6 +29,7 @@ ROWS = [
     {"cli", "studio", "bench", "study"},
 ]
 PARTS = {
+    "_backbone_protocols": "protocols",
     "_cache": "store",
     "_report": "plots",
     "_sheet": "plots",

@@ -62,6 +62,8 @@ STAGES = (
     "stable_diffusion",
     "ip_adapter",
 )
+METHODS = Path(__file__).with_name("methods.json")
+"""What suits the methods on these weights, by measurement: docs/fusion.md, docs/cretok.md."""
 PARTS = ("image_encoder", "stable_diffusion")
 """What can be written on its own."""
 LOG_VARIANCE = -14.0
@@ -88,8 +90,11 @@ def card(steps: int) -> dict:
         "concepts": {name: row["classes"] for name, row in table.items()},
         "subjects": members,
         "styles": list(sources.STYLES),
-        "licence": "Weights Apache-2.0; drawings Apache-2.0, MIT, CC-BY-4.0: ATTRIBUTIONS.md.",
-        "notes": f"Decoder trained for {steps} steps on 131 concepts; see recipes/pocket/NOTES.md.",
+        "licence": "Apache-2.0; drawings that it learnt from: LICENSES.md",
+        "notes": f"64 pixels, {len(table)} concepts; its decoder had {steps} steps.",
+        "explore_prior_guidance_scale": 1.0,
+        "decode_batch_size": 16,
+        "methods": json.loads(METHODS.read_text()),
     }
 
 

@@ -1,272 +1,69 @@
 """What a backbone, a judge or a method must offer: one capability, one Protocol.
 
-Gradients reach everything that is passed in (tokens, LoRA factors, embeddings); the weights of a
-backbone stay frozen. All tensors at these edges are float32.
+Those of backbones are in ``_backbone_protocols``; all are imported from here.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
-import torch
 from torch import Tensor
 
-from offbeat.types import (
-    AfterStep,
-    AttentionEdit,
-    Concept,
-    OnStep,
-    Request,
-    Sampler,
-    TextEmbeds,
-    Trained,
-    Verdict,
+from offbeat._backbone_protocols import (
+    AdaptsPrior,
+    DecodesEmbeds,
+    DenoisesText,
+    DenoisingBackbone,
+    DrawingBackbone,
+    DrawsText,
+    EditsAttention,
+    EncodesImage,
+    EncodesLatents,
+    EncodesText,
+    Generators,
+    HasCard,
+    InvertsImages,
+    PaintingBackbone,
+    PriorBackbone,
+    SamplesPrior,
+    TextBackbone,
 )
+from offbeat.types import Concept, OnStep, Request, Trained, Verdict
 
-Generators: TypeAlias = "torch.Generator | Sequence[torch.Generator]"
-"""One stream for a whole batch, or one for each sample."""
+__all__ = [
+    "AdaptsPrior",
+    "CalibratedJudge",
+    "ChecksSubject",
+    "DecodesEmbeds",
+    "DenoisesText",
+    "DenoisingBackbone",
+    "DrawingBackbone",
+    "DrawsText",
+    "DreamsConcepts",
+    "EditsAttention",
+    "EncodesImage",
+    "EncodesLatents",
+    "EncodesText",
+    "FitsConcept",
+    "FusesConcepts",
+    "Generators",
+    "HasCard",
+    "InvertsImages",
+    "MixesSources",
+    "NamesThings",
+    "PaintingBackbone",
+    "PaintsImages",
+    "PriorBackbone",
+    "ReadsClasses",
+    "SamplesPrior",
+    "Source",
+    "TextBackbone",
+    "TrainsOnce",
+]
 
-
-class HasCard(Protocol):
-    """A checkpoint that says who it is, where it runs and what suits it."""
-
-    @property
-    def device(self) -> torch.device:
-        """Where the weights are."""
-        ...
-
-    @property
-    def name(self) -> str:
-        """The name that it was asked for by."""
-        ...
-
-    @property
-    def fingerprint(self) -> str:
-        """A digest of weights, configuration and the card's settings: equal ones draw the same."""
-        ...
-
-    @property
-    def card(self) -> Mapping[str, Any]:
-        """Its recommended settings and vocabulary, read from ``card.json``."""
-        ...
-
-
-@runtime_checkable
-class EncodesText(Protocol):
-    """Text to embeddings; learned tokens are passed in, never patched in."""
-
-    def token_embed(self, words: str) -> Tensor:
-        """Return the input-side vector of ``words``, ``[E]``: the mean over their tokens."""
-        ...
-
-    def token_embeds(self, words: str) -> Tensor:
-        """Return the input-side vectors of ``words``, ``[K, E]``: one for each of its tokens."""
-        ...
-
-    def num_tokens(self, text: str) -> int:
-        """Return how many tokens ``text`` is cut into, without start and end."""
-        ...
-
-    def encode_text(
-        self, prompts: Sequence[str], *, tokens: Mapping[str, Tensor] | None = None
-    ) -> TextEmbeds:
-        """Encode prompts, words of ``tokens`` replaced by their vectors, ``[E]`` or ``[K, E]``."""
-        ...
-
-
-@runtime_checkable
-class TextBackbone(HasCard, EncodesText, Protocol):
-    """A checkpoint of any form that pictures are drawn with: what every command needs first."""
-
-
-@runtime_checkable
-class SamplesPrior(Protocol):
-    """Maps text to CLIP image space."""
-
-    def sample_prior(
-        self,
-        text: TextEmbeds,
-        *,
-        generator: Generators,
-        num_samples: int | None = None,
-        negative: TextEmbeds | None = None,
-        lora: Mapping[str, Tensor] | None = None,
-        num_inference_steps: int | None = None,
-        prior_guidance_scale: float | None = None,
-        gradient_steps: int | None = None,
-    ) -> Tensor:
-        """Return ``image_embeds``, ``[B, D]``; all noise comes from ``generator``.
-
-        ``text`` holds one prompt for all ``num_samples`` samples, or one for each. ``None`` takes
-        the checkpoint's own setting. ``gradient_steps`` lets the gradient pass the last so many
-        denoising steps only; None is all of them.
-        """
-        ...
-
-
-@runtime_checkable
-class AdaptsPrior(Protocol):
-    """Makes LoRA factors for the prior, which ``sample_prior`` accepts."""
-
-    def init_lora(self, rank: int, *, generator: torch.Generator) -> dict[str, Tensor]:
-        """Return fresh factors in PEFT's names: A random, B zero, alpha = rank."""
-        ...
-
-
-@runtime_checkable
-class DecodesEmbeds(Protocol):
-    """Draws pictures from CLIP image embeddings."""
-
-    def decode_embeds(
-        self,
-        image_embeds: Tensor,
-        *,
-        generator: Generators,
-        num_inference_steps: int | None = None,
-        guidance_scale: float | None = None,
-        negative_image_embeds: Tensor | None = None,
-    ) -> Tensor:
-        """Return ``images``, ``[B, 3, H, W]``, 0 to 1.
-
-        ``negative_image_embeds``, ``[1, D]`` or ``[B, D]``, are what guidance steers from.
-        """
-        ...
-
-
-@runtime_checkable
-class DrawsText(Protocol):
-    """Draws pictures from text itself, without a prior."""
-
-    def draw_text(
-        self,
-        text: TextEmbeds,
-        *,
-        generator: Generators,
-        num_samples: int | None = None,
-        negative: TextEmbeds | None = None,
-        num_inference_steps: int | None = None,
-        guidance_scale: float | None = None,
-        image_embeds: Tensor | None = None,
-        ip_adapter_scale: float | None = None,
-    ) -> Tensor:
-        """Return ``images``, ``[B, 3, H, W]``, 0 to 1; all noise comes from ``generator``.
-
-        ``text`` holds one prompt for all ``num_samples`` pictures, or one for each; guidance steers
-        from ``negative``, the empty prompt if None. ``image_embeds``, ``[1, D]`` or ``[B, D]``, are
-        a picture as prompt. ``None`` takes the checkpoint's own setting.
-        """
-        ...
-
-
-@runtime_checkable
-class DenoisesText(Protocol):
-    """Turns noise into latents under a text, step by step, and latents into pictures."""
-
-    def init_latents(
-        self,
-        generator: Generators,
-        *,
-        num_samples: int | None = None,
-        num_inference_steps: int | None = None,
-    ) -> Tensor:
-        """Return pure noise, ``[B, C, h, w]``, as ``denoise`` starts from it."""
-        ...
-
-    def denoise(
-        self,
-        latents: Tensor,
-        text: TextEmbeds,
-        *,
-        generator: Generators,
-        negative: TextEmbeds | None = None,
-        num_inference_steps: int | None = None,
-        guidance_scale: float | None = None,
-        image_embeds: Tensor | None = None,
-        ip_adapter_scale: float | None = None,
-        start: int = 0,
-        stop: int | None = None,
-        gradient_steps: int | None = None,
-        after_step: AfterStep | None = None,
-        sampler: Sampler = "own",
-    ) -> Tensor:
-        """Return ``latents`` after the steps from ``start`` to before ``stop``, ``[B, C, h, w]``.
-
-        ``gradient_steps`` lets the gradient pass the last so many steps only; None is all of them.
-        ``after_step`` may replace the latents after a step. ``sampler`` ``ddim`` walks the way that
-        ``invert`` of ``InvertsImages`` found. The rest is as in ``draw_text``.
-        """
-        ...
-
-    def decode(self, latents: Tensor) -> Tensor:
-        """Return ``images``, ``[B, 3, H, W]``, 0 to 1; gradients reach ``latents``."""
-        ...
-
-
-@runtime_checkable
-class EncodesLatents(Protocol):
-    """Reads pictures into the space that a denoiser works in."""
-
-    def encode_latents(self, images: Tensor) -> Tensor:
-        """Return ``latents``, ``[B, C, h, w]``, of ``images``, ``[B, 3, H, W]``, 0 to 1."""
-        ...
-
-
-@runtime_checkable
-class EncodesImage(Protocol):
-    """Reads pictures into CLIP image space."""
-
-    def encode_image(self, images: Tensor) -> Tensor:
-        """Return ``image_embeds``, ``[B, D]``, of ``images``, ``[B, 3, H, W]``, 0 to 1."""
-        ...
-
-
-@runtime_checkable
-class PriorBackbone(
-    HasCard, EncodesText, SamplesPrior, AdaptsPrior, DecodesEmbeds, EncodesImage, Protocol
-):
-    """What the low-probability search and ConceptLab need, and nothing more."""
-
-
-@runtime_checkable
-class DrawingBackbone(TextBackbone, DrawsText, Protocol):
-    """What drawing a prompt, or a token in one, needs where there is no prior."""
-
-
-@runtime_checkable
-class InvertsImages(Protocol):
-    """Finds the way of denoising that ends at given pictures."""
-
-    def invert(
-        self,
-        images: Tensor,
-        text: TextEmbeds,
-        *,
-        negative: TextEmbeds | None = None,
-        num_inference_steps: int | None = None,
-        guidance_scale: float = 1.0,
-        num_refinements: int = 0,
-    ) -> Tensor:
-        """Return latents before each step and at the end, ``[T + 1, B, C, h, w]``.
-
-        ``denoise(way[0], text, sampler="ddim")`` with the same settings leads to about ``way[-1]``.
-        """
-        ...
-
-
-@runtime_checkable
-class EditsAttention(Protocol):
-    """Lets a method work inside the attention of the denoiser."""
-
-    def edit_attention(self, edit: AttentionEdit) -> AbstractContextManager[None]:
-        """Return a block in which ``edit`` sees and changes every attention."""
-        ...
-
-
-@runtime_checkable
-class DenoisingBackbone(DrawingBackbone, DenoisesText, Protocol):
-    """What methods need that learn from, or work inside, the denoising of latents."""
+Source: TypeAlias = "str | Tensor"
+"""What is mixed: a word, or a picture, ``[3, H, W]``, 0 to 1."""
 
 
 @runtime_checkable
@@ -399,4 +196,56 @@ class DreamsConcepts(Protocol):
         resume: Mapping[str, Any] | None = None,
     ) -> Concept:
         """Return dream ``index`` of ``request.seed``; the two alone decide every draw."""
+        ...
+
+
+@runtime_checkable
+class MixesSources(Protocol):
+    """A method that draws a mixture itself: what it finds is pictures, and no concept."""
+
+    name: str
+    """The method's name in the registry."""
+    takes_words: bool
+    takes_images: bool
+    takes_weights: bool
+    """Whether the shares of ``request.weights`` matter."""
+
+    def mix(
+        self,
+        backbone: Any,
+        request: Request,
+        sources: Sequence[Source],
+        *,
+        on_step: OnStep = ...,
+    ) -> Tensor:
+        """Return ``request.num_images`` pictures, ``[N, 3, H, W]``, 0 to 1, of two sources.
+
+        ``request.weights`` names each source and gives its share, in the order of ``sources``.
+        Picture i depends on ``request.seed`` and i alone.
+        """
+        ...
+
+
+@runtime_checkable
+class PaintsImages(Protocol):
+    """A method that brings real-world content into an artwork."""
+
+    name: str
+    """The method's name in the registry."""
+
+    def paint(
+        self,
+        backbone: Any,
+        request: Request,
+        art: Tensor,
+        *,
+        content: Tensor | None = None,
+        way: Tensor | None = None,
+        on_step: OnStep = ...,
+    ) -> Tensor:
+        """Return ``request.num_images`` pictures, ``[N, 3, H, W]``, 0 to 1.
+
+        ``art`` and ``content`` are ``[3, H, W]``, 0 to 1; ``request.prompt`` may say more. ``way``
+        is the inversion of ``art``, if it is known already. Picture i depends on the seed and i.
+        """
         ...
