@@ -178,14 +178,16 @@ class DenoisesText(Protocol):
         start: int = 0,
         stop: int | None = None,
         gradient_steps: int | None = None,
+        model_input: AfterStep | None = None,
         after_step: AfterStep | None = None,
         sampler: Sampler = "own",
     ) -> Tensor:
         """Return ``latents`` after the steps from ``start`` to before ``stop``, ``[B, C, h, w]``.
 
         ``gradient_steps`` lets the gradient pass the last so many steps only; None is all of them.
-        ``after_step`` may replace the latents after a step. ``sampler`` ``ddim`` walks the way that
-        ``invert`` of ``InvertsImages`` found. The rest is as in ``draw_text``.
+        ``model_input`` may show the network other latents than a step goes on from, ``after_step``
+        may replace the latents after it. ``sampler`` ``ddim`` walks the way that ``invert`` of
+        ``InvertsImages`` found. The rest is as in ``draw_text``.
         """
         ...
 
@@ -200,6 +202,26 @@ class EncodesLatents(Protocol):
 
     def encode_latents(self, images: Tensor) -> Tensor:
         """Return ``latents``, ``[B, C, h, w]``, of ``images``, ``[B, 3, H, W]``, 0 to 1."""
+        ...
+
+
+@runtime_checkable
+class AddsNoise(Protocol):
+    """Takes clean latents to a denoising step's level of noise."""
+
+    def add_noise(
+        self,
+        latents: Tensor,
+        noise: Tensor,
+        *,
+        step: int,
+        num_inference_steps: int | None = None,
+        sampler: Sampler = "own",
+    ) -> Tensor:
+        """Return ``latents`` with ``noise`` as strong as before ``step``, ``[B, C, h, w]``.
+
+        ``denoise`` with ``start=step`` and the same settings goes on from there.
+        """
         ...
 
 
@@ -260,7 +282,18 @@ class DenoisingBackbone(DrawingBackbone, DenoisesText, Protocol):
 
 
 @runtime_checkable
+class MixingBackbone(DenoisingBackbone, EncodesLatents, AddsNoise, EncodesImage, Protocol):
+    """What methods need that start from a picture with noise on it, or compare pictures."""
+
+
+@runtime_checkable
 class PaintingBackbone(
-    DenoisingBackbone, EncodesLatents, InvertsImages, EditsAttention, EncodesImage, Protocol
+    DenoisingBackbone,
+    EncodesLatents,
+    AddsNoise,
+    InvertsImages,
+    EditsAttention,
+    EncodesImage,
+    Protocol,
 ):
     """What methods need that start from pictures and work inside attention."""

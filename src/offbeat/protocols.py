@@ -12,6 +12,7 @@ from torch import Tensor
 
 from offbeat._backbone_protocols import (
     AdaptsPrior,
+    AddsNoise,
     DecodesEmbeds,
     DenoisesText,
     DenoisingBackbone,
@@ -24,6 +25,7 @@ from offbeat._backbone_protocols import (
     Generators,
     HasCard,
     InvertsImages,
+    MixingBackbone,
     PaintingBackbone,
     PriorBackbone,
     SamplesPrior,
@@ -33,6 +35,7 @@ from offbeat.types import Concept, OnStep, Request, Trained, Verdict
 
 __all__ = [
     "AdaptsPrior",
+    "AddsNoise",
     "CalibratedJudge",
     "ChecksSubject",
     "DecodesEmbeds",
@@ -51,6 +54,7 @@ __all__ = [
     "HasCard",
     "InvertsImages",
     "MixesSources",
+    "MixingBackbone",
     "NamesThings",
     "PaintingBackbone",
     "PaintsImages",

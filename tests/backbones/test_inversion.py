@@ -168,3 +168,33 @@ def test_bad_settings_are_refused(tiny_sd):
         tiny_sd.invert(torch.zeros(1, 3, 16, 16), text, num_refinements=-1)
     with pytest.raises(RangeError, match="num_inference_steps"):
         tiny_sd.invert(torch.zeros(1, 3, 16, 16), text, num_inference_steps=1001)
+
+
+@torch.no_grad()
+def test_noise_is_added_to_the_level_of_a_step(tiny_sd):
+    noise = [stream(3)]
+    clean = torch.randn(1, 4, 8, 8, generator=stream(4))
+    drawn = torch.randn(1, 4, 8, 8, generator=stream(5))
+    tiny_sd.init_latents(noise, num_inference_steps=4)
+    alpha = tiny_sd.scheduler.alphas_cumprod[int(tiny_sd.scheduler.timesteps[2])]
+    expected = alpha.sqrt() * clean + (1 - alpha).sqrt() * drawn
+    found = tiny_sd.add_noise(clean, drawn, step=2, num_inference_steps=4)
+    torch.testing.assert_close(found, expected)
+    assert torch.equal(tiny_sd.add_noise(clean, drawn, step=4, num_inference_steps=4), clean)
+    with pytest.raises(RangeError, match="step"):
+        tiny_sd.add_noise(clean, drawn, step=5, num_inference_steps=4)
+
+
+@torch.no_grad()
+def test_the_network_can_be_shown_other_latents_than_the_step_goes_on_from(tiny_sd):
+    text, noise = tiny_sd.encode_text(["a pig"]), [stream(3)]
+    latents = tiny_sd.init_latents(noise, num_inference_steps=3)
+    other = tiny_sd.init_latents([stream(8)], num_inference_steps=3)
+    common = {"generator": noise, "num_inference_steps": 3, "guidance_scale": 1.0, "stop": 1}
+    plain = tiny_sd.denoise(latents, text, **common)
+    shown = tiny_sd.denoise(latents, text, model_input=lambda step, x: other, **common)
+    moved = tiny_sd.denoise(other, text, **common)
+    assert not torch.equal(shown, plain)
+    # a DDIM step is linear: the same prediction, so what differs is what the step goes on from
+    back = tiny_sd.denoise(other, text, model_input=lambda step, x: latents, **common)
+    torch.testing.assert_close(shown - plain, moved - back, rtol=0, atol=1e-5)

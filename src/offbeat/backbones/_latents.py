@@ -84,6 +84,7 @@ class LatentDenoiser(Checkpoint):
         start: int = 0,
         stop: int | None = None,
         gradient_steps: int | None = None,
+        model_input: AfterStep | None = None,
         after_step: AfterStep | None = None,
         sampler: Sampler = "own",
     ) -> Tensor:
@@ -101,6 +102,7 @@ class LatentDenoiser(Checkpoint):
             start: First denoising step to run, 0 to ``num_inference_steps``.
             stop: Step before which to stop; None runs to the end.
             gradient_steps: Let the gradient pass the last so many steps only; None is all.
+            model_input: May show the U-Net other latents than the step then goes on from.
             after_step: May replace the latents after a step.
             sampler: ``ddim`` walks the way of ``invert``, whatever the checkpoint's scheduler is.
 
@@ -124,13 +126,46 @@ class LatentDenoiser(Checkpoint):
         with in_place:
             for index, timestep in enumerate(timesteps):
                 with torch.set_grad_enabled(with_gradient and index >= first):
-                    scaled = scheduler.scale_model_input(latents, timestep)
+                    shown = latents
+                    if model_input is not None:
+                        shown = model_input(start + index, latents.float()).to(latents)
+                    scaled = scheduler.scale_model_input(shown, timestep)
                     predicted = predict(scaled, timestep, start + index)
                     step = scheduler.step(predicted, timestep, latents, **extra)
                     latents = step.prev_sample.to(self.unet.dtype)
                     if after_step is not None:
                         latents = after_step(start + index, latents.float()).to(latents)
         return latents.float()
+
+    def add_noise(
+        self,
+        latents: Tensor,
+        noise: Tensor,
+        *,
+        step: int,
+        num_inference_steps: int | None = None,
+        sampler: Sampler = "own",
+    ) -> Tensor:
+        """Return clean ``latents`` with noise as strong as before a step, ``[B, C, h, w]``.
+
+        Args:
+            latents: Clean, as ``encode_latents`` gives them.
+            noise: Standard normal, of their shape, or ``[1, C, h, w]``.
+            step: A denoising step, 0 to ``num_inference_steps``, whose level is no noise.
+            num_inference_steps: Of the whole way; None is the checkpoint's own.
+            sampler: Whose noise levels: those of ``denoise`` with the same one.
+
+        Raises:
+            RangeError: If there is no such step.
+        """
+        scheduler = self.scheduler if sampler == "own" else self._ddim
+        timesteps = self._set_timesteps(num_inference_steps, scheduler)
+        check_range("step", step, 0, len(timesteps))
+        if step == len(timesteps):
+            return latents
+        level = timesteps[step : step + 1].expand(len(latents))
+        noised: Tensor = scheduler.add_noise(latents.to(self.device), noise.to(self.device), level)
+        return noised.float()
 
     def invert(
         self,
