@@ -38,6 +38,8 @@ PARTS = {
     "_fuse": "run",
     "_generate": "run",
     "_keeper": "run",
+    "_mix": "run",
+    "_mixture": "run",
     "_outcome": "run",
     "_pictures_out": "run",
     "_readings": "run",

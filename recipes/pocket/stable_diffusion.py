@@ -31,6 +31,9 @@ KNOWN_CAPTIONS = 60_000
 POOL_STEPS, POOL_BATCH = 120, 128
 """Steps and captions of a step in which the pooled text learns the unCLIP decoder's input."""
 
+METHODS = Path(__file__).with_name("stable_diffusion_methods.json")
+"""What suits this checkpoint of each method that works inside its denoising."""
+
 CARD = {
     "name": "pocket-sd",
     "prompt_template": "a picture of a {subject}",
@@ -41,6 +44,7 @@ CARD = {
     "width": 64,
     "ip_adapter_scale": 1.0,
     "notes": "Concepts and subjects are those of the card.json one folder up.",
+    "methods": json.loads(METHODS.read_text(encoding="utf-8")),
 }
 """What the library must know about the weights beyond the checkpoint's own card."""
 

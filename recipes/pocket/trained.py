@@ -10,8 +10,10 @@ import argparse
 import hashlib
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from offbeat import formats
 from offbeat._trained import make_method
@@ -19,6 +21,8 @@ from offbeat.run import load_backbone, train
 
 TARGET = Path(__file__).parents[2] / "src" / "offbeat" / "pocket" / "trained"
 METHODS = ("cretok", "distok")
+AFTERWARDS = {"law", "dream_classes", "share_exponent", "use_template", "phrase"}
+"""Settings of what is done with it: training does not read them."""
 
 
 def main() -> None:
@@ -30,10 +34,13 @@ def main() -> None:
     TARGET.mkdir(parents=True, exist_ok=True)
     for name in METHODS:
         file = TARGET / f"{name}.safetensors"
-        config = json.loads(json.dumps(asdict(make_method(name, backbone, None).config)))
+        config = read_in_training(asdict(make_method(name, backbone, None).config))
         if file.exists():
             found = formats.decode_trained(file.read_bytes(), str(file))
-            if found.fingerprint == backbone.fingerprint and found.config == config:
+            if (
+                found.fingerprint == backbone.fingerprint
+                and read_in_training(found.config) == config
+            ):
                 print(f"{file}: belongs to these weights and settings")
                 continue
         asked = json.dumps([backbone.fingerprint, config], sort_keys=True).encode()
@@ -42,6 +49,12 @@ def main() -> None:
         train(name, backbone=backbone, out=folder, resume=resume, observe=show)
         shutil.copy(folder / file.name, file)
         print(f"{file}: trained; its sheet and report are in {folder}")
+
+
+def read_in_training(config: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the settings that training reads, as JSON keeps them."""
+    kept: dict[str, Any] = json.loads(json.dumps(dict(config)))
+    return {key: value for key, value in kept.items() if key not in AFTERWARDS}
 
 
 def show(stage: str, done: int, total: int, values: object) -> None:

@@ -1,4 +1,7 @@
-"""Fuse words into one concept; sweep from one to another; fill a triangle between three."""
+"""Fuse words into one concept; sweep from one to another; fill a triangle between three.
+
+Methods that draw a mixture themselves, of words or pictures, are handed on to ``_mix``.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from offbeat import _readings, formats, plots, vocab
+from offbeat import _mix, _readings, formats, plots, vocab
 from offbeat._keeper import Keeper, few_threads
-from offbeat._pictures_out import draw, png_files, sheet
-from offbeat._runs import Run, concept_files, kept, load_run, loaded, read_concept
+from offbeat._pictures_out import draw, plain_concept_of, png_files, sheet
+from offbeat._runs import (
+    Run,
+    concept_files,
+    default_backbone,
+    kept,
+    load_run,
+    loaded,
+    read_concept,
+)
 from offbeat._trained import find_trained, make_method
 from offbeat.errors import CapabilityError, ConfigError, VocabularyError
 from offbeat.plots import concept_report
@@ -24,8 +35,10 @@ from offbeat.types import Concept, Observe, Request, Trained, ignore
 if TYPE_CHECKING:
     from PIL import Image
 
-Weights = Mapping[str, float] | Iterable[str] | Iterable[tuple[str, float]]
+Weights = Mapping[str, float] | Iterable[str | Path] | Iterable[tuple[str, float]]
 Shares = tuple[tuple[str, float], ...]
+METHOD = "distok"
+"""What fuses if nothing is said."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,11 +84,11 @@ class _Job:
 
 
 def fuse(weights: Weights, *, num_images: int = 8, **settings: Any) -> Run:
-    """Make one concept of several words, and draw it beside each word alone.
+    """Make one thing of several, and draw it beside each alone.
 
     Args:
         weights: Words, or words with weights, e.g. ``{"pig": 0.55, "sheep": 0.25, "snake": 0.2}``;
-            weights are made to sum to 1.
+            weights are made to sum to 1. Some methods take files of pictures, e.g. ``"cat.png"``.
         num_images: Pictures, 1 or more; picture i of every word shares its noise.
         settings: As of ``sweep``.
 
@@ -83,7 +96,10 @@ def fuse(weights: Weights, *, num_images: int = 8, **settings: Any) -> Run:
         VocabularyError: If a word is unknown to the method, or the weights cannot be used.
         OffbeatError: Each other kind of bad input has its own, see ``offbeat.errors``.
     """
-    return _run("fuse", [vocab.shares(_pairs_of(weights))], num_images, settings)
+    point = vocab.shares(_pairs_of(weights))
+    if _mix.draws_mixtures(settings.setdefault("method", METHOD)):
+        return _mix.mix("fuse", [point], num_images, **settings)
+    return _prepared("fuse", [point], num_images, **settings)
 
 
 def sweep(first: str, second: str, *, num: int = 9, num_images: int = 3, **settings: Any) -> Run:
@@ -100,10 +116,13 @@ def sweep(first: str, second: str, *, num: int = 9, num_images: int = 3, **setti
     """
     if num < 2:
         raise ConfigError(f"num: expected at least 2 points on the path, got {num}")
-    vocab.shares([(first, 1), (second, 1)])
+    first, second = (word for word, _ in vocab.shares([(str(first), 1), (str(second), 1)]))
     ends = [index / (num - 1) for index in range(num)]
+    if _mix.draws_mixtures(settings.setdefault("method", METHOD)):
+        path = [((first, 1 - end), (second, end)) for end in ends]
+        return _mix.mix("sweep", path, num_images, **settings)
     points = [_point([first, second], [1 - end, end]) for end in ends]
-    return _run("sweep", points, num_images, settings)
+    return _prepared("sweep", points, num_images, **settings)
 
 
 def grid(
@@ -122,29 +141,30 @@ def grid(
     if not 2 <= num <= 12:
         raise ConfigError(f"num: expected 2 to 12 points along a side, got {num}")
     words, last = [first, second, third], num - 1
+    if _mix.draws_mixtures(method := settings.setdefault("method", METHOD)):
+        raise ConfigError(f"method: {method} mixes two sources, so it fills no triangle")
     vocab.shares([(word, 1) for word in words])
     points = [
         _point(words, [(last - row) / last, (row - column) / last, column / last])
         for row in range(num)
         for column in range(row + 1)
     ]
-    return _run("grid", points, num_images, settings)
+    return _prepared("grid", points, num_images, **settings)
 
 
 def _pairs_of(weights: Weights) -> list[tuple[str, float]]:
     if isinstance(weights, str):
         raise VocabularyError(f"weights: expected several words, got the one text {weights!r}")
     if isinstance(weights, Mapping):
-        return list(weights.items())
-    return [(item, 1.0) if isinstance(item, str) else (item[0], item[1]) for item in weights]
+        return [(str(name), share) for name, share in weights.items()]
+    return [
+        (str(item), 1.0) if isinstance(item, str | Path) else (str(item[0]), item[1])
+        for item in weights
+    ]
 
 
 def _point(words: Sequence[str], parts: Sequence[float]) -> Shares:
     return tuple((word, part) for word, part in zip(words, parts, strict=True) if part > 1e-9)
-
-
-def _run(layout: str, points: Sequence[Shares], num_images: int, settings: dict[str, Any]) -> Run:
-    return _prepared(layout, points, num_images, **settings)
 
 
 def _prepared(
@@ -152,13 +172,13 @@ def _prepared(
     points: Sequence[Shares],
     num_images: int,
     *,
-    method: str = "distok",
+    method: str,
     config: dict[str, Any] | None = None,
     trained: str | Path | Trained | None = None,
     prompt: str | None = None,
     seed: int = 0,
     judge: str = "auto",
-    backbone: str | Path | TextBackbone = "pocket",
+    backbone: str | Path | TextBackbone | None = None,
     device: str = "cpu",
     out: str | Path | None = None,
     resume: bool = False,
@@ -169,7 +189,10 @@ def _prepared(
         raise ConfigError(f"num_images: expected at least 1, got {num_images}")
     if prompt is not None:
         fill(prompt, concept="")  # a prompt without its place fails first
-    model = loaded(backbone, device)
+    for word in dict(pair for point in points for pair in point):
+        if _mix.is_picture(word):
+            raise VocabularyError(f"{word}: {method} takes words; {_mix.PICTURES}")
+    model = loaded(default_backbone(method) if backbone is None else backbone, device)
     chosen = make_method(method, model, config)
     _check_method(chosen, model, layout)
     reader = _readings.choose_reader(judge, model)
@@ -344,7 +367,8 @@ class _Fusion:
         named = _readings.caption
         labels = job.judge.labels if job.judge else ()
         if job.layout == "fuse":
-            rows = [*zip(job.words, ordinary, strict=True), (label(job.points[0]), pictures[0])]
+            mixed = (_readings.label(job.points[0]), pictures[0])
+            rows = [*zip(job.words, ordinary, strict=True), mixed]
             read = probabilities[0]
             captions = [named(labels, one) for one in read] if read is not None else []
             note = "Each column is drawn from the same noise."
@@ -356,7 +380,7 @@ class _Fusion:
                 ("" if row else f"{job.words[0]} to {job.words[1]}", [p[row] for p in pictures])
                 for row in range(job.num_images)
             ]
-            captions = [label(point).replace(" + ", "\n") for point in job.points]
+            captions = [_readings.label(point).replace(" + ", "\n") for point in job.points]
             return sheet(rows, title=_in_title(job), captions=captions, columns=len(pictures))
         return plots.png_of(
             plots.triangle_sheet(
@@ -365,20 +389,9 @@ class _Fusion:
         )
 
 
-def plain_concept_of(word: str, backbone: TextBackbone, prompt: str | None = None) -> Concept:
-    """Return a word as a concept of which nothing was learned."""
-    own = fill(str(backbone.card["prompt_template"]), subject="{concept}")
-    return Concept(template=own if prompt is None else prompt, subject=word, word=word)
-
-
 def concept_folder(number: int, count: int) -> str:
     """Return where concept ``number`` of ``count`` is kept in a run folder."""
     return f"concepts/{number:04d}/" if count > 1 else ""
-
-
-def label(point: Shares) -> str:
-    """Return a weighting in words, e.g. ``55 % pig + 45 % owl``."""
-    return " + ".join(f"{share:.0%} {word}".replace("%", " %") for word, share in point)
 
 
 def _in_title(job: _Job) -> str:
@@ -390,7 +403,7 @@ def _in_words(job: _Job, rows: Sequence[Mapping[str, Any]]) -> str:
     if job.layout != "fuse":
         return f"{len(rows)} concepts between {' and '.join(job.words)}, by {job.method.name}."
     row = rows[0]
-    text = f"Asked: {label(job.points[0])}."
+    text = f"Asked: {_readings.label(job.points[0])}."
     if row.get("mean"):
         shares = ", ".join(f"{share:.0%} {word}" for word, share in row["mean"].items())
         text += f" Read by the judge, mean of {job.num_images}: {shares}".replace("%", " %")

@@ -13,6 +13,7 @@ from offbeat.errors import CapabilityError
 from offbeat.protocols import DrawingBackbone, HasCard, PriorBackbone, TextBackbone
 from offbeat.rng import streams
 from offbeat.sampling import sample_concept
+from offbeat.templates import fill
 from offbeat.types import Concept, Observe, ignore
 
 if TYPE_CHECKING:
@@ -34,6 +35,12 @@ def prior_settings(concept: Concept) -> dict[str, Any]:
     if "prior_guidance_scale" in found:
         settings["prior_guidance_scale"] = float(found["prior_guidance_scale"])
     return settings
+
+
+def plain_concept_of(word: str, backbone: TextBackbone, prompt: str | None = None) -> Concept:
+    """Return a word as a concept of which nothing was learned."""
+    own = fill(str(backbone.card["prompt_template"]), subject="{concept}")
+    return Concept(template=own if prompt is None else prompt, subject=word, word=word)
 
 
 def draw(

@@ -74,6 +74,11 @@ def caption(labels: Sequence[str], probabilities: Tensor) -> str:
     return "\n".join([first, *([", ".join(others)] if others else [])])
 
 
+def label(point: Sequence[tuple[str, float]]) -> str:
+    """Return a weighting in words, e.g. ``55 % pig + 45 % owl``."""
+    return " + ".join(f"{share:.0%} {word}".replace("%", " %") for word, share in point)
+
+
 def describe(
     labels: Sequence[str], probabilities: Tensor, weights: Mapping[str, float]
 ) -> dict[str, Any]:

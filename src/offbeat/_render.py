@@ -132,6 +132,11 @@ def learned_of(source: Source) -> Learned:
 
 
 def _of_run(run: Run, name: str, index: int) -> Learned:
+    if not run.concepts:
+        raise StoreError(
+            f"{name}: {run.request['method']} drew pictures and learned no concept that a prompt "
+            "could use; give another prompt to `offbeat fuse`"
+        )
     if index >= len(run.concepts):
         raise StoreError(
             f"{name}:{index}: expected a concept from 0 to {len(run.concepts) - 1}, as on the sheet"

@@ -11,7 +11,7 @@ from offbeat import formats, registry
 from offbeat._disk import json_bytes
 from offbeat._pictures_out import PRIORS
 from offbeat.errors import CapabilityError, StoreError
-from offbeat.protocols import HasCard, PriorBackbone, TextBackbone
+from offbeat.protocols import DrawsText, HasCard, PriorBackbone, TextBackbone
 from offbeat.store import RunFolder
 from offbeat.types import Concept
 
@@ -41,7 +41,13 @@ class Run:
 
     @property
     def concept(self) -> Concept:
-        """The first concept: the only one but in a sweep, a grid or a dream."""
+        """The first concept: the only one but in a sweep, a grid or a dream.
+
+        Raises:
+            StoreError: If nothing was learned: some methods draw their mixtures themselves.
+        """
+        if not self.concepts:
+            raise StoreError(f"{self.request['method']} learns no concept; see its images")
         return self.concepts[0]
 
     def save(self, folder: str | Path) -> Path:
@@ -83,9 +89,10 @@ def load_run(folder: str | Path) -> Run:
         raise StoreError(f"{folder}: the run is not finished; go on with it with --resume")
     run.verify()
     names = [name for name in run.names() if not name.startswith("trials/")]
+    learns = "sources" not in run.request  # a mixture of sources is pictures alone
     return Run(
         request=run.request,
-        concepts=[read_concept(run, where)[0] for where in concept_folders(run)],
+        concepts=[read_concept(run, where)[0] for where in concept_folders(run)] if learns else [],
         images=_pictures(run, names, "images/"),
         ordinary=_pictures(run, names, "ordinary/"),
         summary=run.read_json("summary.json"),
@@ -163,6 +170,16 @@ def loaded(backbone: str | Path | TextBackbone, device: str) -> TextBackbone:
         found: TextBackbone = load_backbone(backbone, device=device)
         return found
     return backbone
+
+
+def default_backbone(method: str) -> str:
+    """Return the form of the bundled checkpoint that a method works on, by its ``needs``.
+
+    Raises:
+        UnknownNameError: If there is no such method.
+    """
+    needs = getattr(registry.find("method", method), "needs", None)
+    return "pocket-sd" if needs is not None and DrawsText in needs.__mro__ else "pocket"
 
 
 def loaded_prior(backbone: str | Path | PriorBackbone, device: str) -> PriorBackbone:

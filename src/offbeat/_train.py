@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from offbeat import formats, vocab
 from offbeat._disk import json_bytes
-from offbeat._fuse import plain_concept_of
 from offbeat._keeper import Keeper, few_threads
-from offbeat._pictures_out import draw, sheet
+from offbeat._pictures_out import draw, plain_concept_of, sheet
 from offbeat._runs import loaded
 from offbeat._sources import choose_judge
 from offbeat._trained import SUFFIX, find_trained, make_method

@@ -66,3 +66,11 @@ def truncated_cosine_loss(
     Source: CreTok, arXiv:2410.24160; DisTok, arXiv:2505.03667.
     """
     return 1 - pair_cosine(a, b, widths=widths).clamp(max=threshold)
+
+
+def balance_reward(first: Tensor, second: Tensor, *, penalty: float = 5.0) -> Tensor:
+    """Return S1 + S2 - a |S1 - S2| of both parents' similarities; higher is better.
+
+    Source: RMLer (AAAI 2026), with a = 5.
+    """
+    return first + second - penalty * (first - second).abs()

@@ -6,7 +6,7 @@ Those of backbones are in ``_backbone_protocols``; all are imported from here.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 from torch import Tensor
 
@@ -24,6 +24,7 @@ from offbeat._backbone_protocols import (
     EncodesText,
     Generators,
     HasCard,
+    HasEmptyText,
     InvertsImages,
     MixingBackbone,
     PaintingBackbone,
@@ -52,9 +53,11 @@ __all__ = [
     "FusesConcepts",
     "Generators",
     "HasCard",
+    "HasEmptyText",
     "InvertsImages",
     "MixesSources",
     "MixingBackbone",
+    "MorphsSources",
     "NamesThings",
     "PaintingBackbone",
     "PaintsImages",
@@ -62,12 +65,17 @@ __all__ = [
     "ReadsClasses",
     "SamplesPrior",
     "Source",
+    "SourceKind",
+    "Takes",
     "TextBackbone",
     "TrainsOnce",
 ]
 
 Source: TypeAlias = "str | Tensor"
 """What is mixed: a word, or a picture, ``[3, H, W]``, 0 to 1."""
+SourceKind: TypeAlias = Literal["word", "picture"]
+Takes: TypeAlias = "tuple[tuple[SourceKind, ...], tuple[SourceKind, ...]]"
+"""What the first of two sources may be, and the second."""
 
 
 @runtime_checkable
@@ -209,8 +217,7 @@ class MixesSources(Protocol):
 
     name: str
     """The method's name in the registry."""
-    takes_words: bool
-    takes_images: bool
+    takes: Takes
     takes_weights: bool
     """Whether the shares of ``request.weights`` matter."""
 
@@ -220,12 +227,37 @@ class MixesSources(Protocol):
         request: Request,
         sources: Sequence[Source],
         *,
+        pictures: Sequence[Tensor] | None = None,
+        start: int = 0,
         on_step: OnStep = ...,
     ) -> Tensor:
         """Return ``request.num_images`` pictures, ``[N, 3, H, W]``, 0 to 1, of two sources.
 
         ``request.weights`` names each source and gives its share, in the order of ``sources``.
-        Picture i depends on ``request.seed`` and i alone.
+        ``pictures`` are ordinary ones of each source, ``[N, 3, H, W]``, if they are drawn already.
+        ``start`` is the number of the first picture: picture i depends on the seed and i alone.
+        """
+        ...
+
+
+@runtime_checkable
+class MorphsSources(MixesSources, Protocol):
+    """A method that draws the path between two sources as a whole."""
+
+    def morph(
+        self,
+        backbone: Any,
+        request: Request,
+        sources: Sequence[Source],
+        *,
+        num: int,
+        pictures: Sequence[Tensor] | None = None,
+        start: int = 0,
+        on_step: OnStep = ...,
+    ) -> Tensor:
+        """Return ``num`` frames of each picture, the ends first and last, ``[N, F, 3, H, W]``.
+
+        The shares of ``request.weights`` are not read; the rest is as in ``mix``.
         """
         ...
 

@@ -28,6 +28,7 @@ BUILT_IN: dict[Kind, dict[str, str]] = {
         "cretok": "offbeat.methods.cretok:CreTok",
         "distok": "offbeat.methods.distok:DisTok",
         "conceptlab": "offbeat.methods.conceptlab:ConceptLab",
+        "magicmix": "offbeat.methods.magicmix:MagicMix",
     },
     "backbone": {
         "pocket": _UNCLIP,

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from offbeat.errors import PromptError
-from offbeat.protocols import PriorBackbone
+from offbeat.protocols import HasCard, PriorBackbone
 from offbeat.templates import fill
 from offbeat.types import Concept, Request
 
@@ -19,7 +19,7 @@ def ordinary_prompt(backbone: PriorBackbone, request: Request) -> str:
     return fill(template_of(backbone, request), subject=request.subject)
 
 
-def template_of(backbone: PriorBackbone, request: Request) -> str:
+def template_of(backbone: HasCard, request: Request) -> str:
     """Return the template with ``{subject}``: the request's or the checkpoint's own."""
     return request.prompt or str(backbone.card["prompt_template"])
 

@@ -20,8 +20,7 @@ from torch import Tensor
 
 from offbeat import formats, plots, vocab
 from offbeat._disk import json_bytes
-from offbeat._fuse import plain_concept_of
-from offbeat._pictures_out import draw
+from offbeat._pictures_out import draw, plain_concept_of
 from offbeat._readings import choose_reader, in_words
 from offbeat._train import train
 from offbeat._trained import find_trained, make_method
@@ -53,7 +52,9 @@ class Way:
     method: str = ""
     """Empty: a plain prompt."""
     config: tuple[tuple[str, Any], ...] = ()
-    """Settings that it is trained or searched with, beside the checkpoint's own."""
+    """Settings beside the checkpoint's own."""
+    anew: bool = False
+    """Whether it is trained again with them."""
     form: str = ""
     """Of a plain prompt, ``{words}`` with their articles."""
 
@@ -72,7 +73,10 @@ SHARE_WAYS = {
     "prompt": Way("prompt that lists the words", form="a mixture of {words}"),
     "first": Way("prompt of the largest share alone", form="first"),
     "distok": Way("DisTok", "distok"),
-    "inconsistent": Way("DisTok without consistency", "distok", (("consistency_share", 0.0),)),
+    "inconsistent": Way(
+        "DisTok without consistency", "distok", (("consistency_share", 0.0),), anew=True
+    ),
+    "asked": Way("DisTok, shares as asked", "distok", (("share_exponent", 1.0),)),
 }
 
 
@@ -156,7 +160,7 @@ class _Lab:
             return lambda shares: _plain(way.form, shares, self.backbone)
         method = make_method(way.method, self.backbone, dict(way.config))
         source: Any = None
-        if way.config and hasattr(method, "train"):
+        if way.anew:
             name = "-".join([way.method, *(f"{key}={value}" for key, value in way.config)])
             folder = self.out / name
             source = train(

@@ -22,10 +22,15 @@ from offbeat.cli._show import (
 def fuse(
     words: Annotated[
         list[str],
-        typer.Argument(metavar="WORD[=WEIGHT]...", help="What to mix: `pig=0.55 sheep=0.25 ...`."),
+        typer.Argument(
+            metavar="WORD[=WEIGHT]...",
+            help="What to mix: `pig=0.55 sheep=0.25 ...`; or `cat.png owl`, where a method takes "
+            "pictures.",
+        ),
     ],
     method: Annotated[
-        str, typer.Option(help="`distok`, `cretok`, `conceptlab`, or a plug-in that fuses.")
+        str,
+        typer.Option(help="`distok`, `cretok`, `conceptlab`, `magicmix`, or a plug-in that fuses."),
     ] = "distok",
     sweep: Annotated[
         bool, typer.Option("--sweep", help="Draw the path from the first word to the second.")
@@ -71,8 +76,12 @@ def fuse(
         typer.Option("--set", metavar="NAME=VALUE", help="A setting of the method. Several."),
     ] = None,
     backbone: Annotated[
-        str, typer.Option(help="A checkpoint: name (`offbeat list backbones`), folder or hub id.")
-    ] = "pocket",
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            help="A checkpoint: name (`offbeat list backbones`), folder or hub id; the bundled one "
+            "in the form that the method needs if not given."
+        ),
+    ] = None,
     device: Annotated[str, typer.Option(help="`cpu`, `cuda`, `cuda:1`, `mps`.")] = "cpu",
     out: Annotated[
         Optional[Path],  # noqa: UP045
@@ -94,10 +103,14 @@ def fuse(
 
     `offbeat fuse --grid frog owl bee` fills the triangle between three.
 
-    The run folder holds `contact.png`, `report.html`, the pictures, and `concept.safetensors` for
-    `offbeat render` and for diffusers.
+    `offbeat fuse cat.png teapot --method magicmix` makes a teapot that lies as the cat does.
 
-    Sources: DisTok, arXiv:2505.03667; CreTok, arXiv:2410.24160; ConceptLab, arXiv:2308.02669.
+    The run folder holds `contact.png`, `report.html`, the pictures, and `concept.safetensors` for
+    `offbeat render` and for diffusers. Methods that mix two sources inside the denoising learn no
+    concept, so theirs holds none: `magicmix`.
+
+    Sources: DisTok, arXiv:2505.03667; CreTok, arXiv:2410.24160; ConceptLab, arXiv:2308.02669;
+    MagicMix, arXiv:2210.16056.
     """
     with errors_shown():
         from offbeat import run

@@ -6,6 +6,9 @@ import torch
 from torch import Tensor
 
 from offbeat.checks import check_shape
+from offbeat.functional import balance_reward
+
+__all__ = ["balance_reward", "distribution_kl", "vendi_score"]
 
 SMOOTHING = 1e-6
 """Added to every probability before a divergence, so that none is infinite."""
@@ -33,14 +36,6 @@ def distribution_kl(asked: Tensor, read: Tensor) -> Tensor:
     )
     # rounding can leave a -0
     return (wanted * (wanted.log() - found.log())).sum(dim=-1).clamp_min(0).float()
-
-
-def balance_reward(first: Tensor, second: Tensor, *, penalty: float = 5.0) -> Tensor:
-    """Return S1 + S2 - a |S1 - S2| of both parents' similarities; higher is better.
-
-    Source: RMLer (AAAI 2026), with a = 5.
-    """
-    return first + second - penalty * (first - second).abs()
 
 
 def vendi_score(features: Tensor) -> float:

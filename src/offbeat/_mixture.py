@@ -1,0 +1,339 @@
+"""Draw mixtures of two sources, read them, and write them: the work behind ``_mix``."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, is_dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from offbeat import _readings, formats
+from offbeat._keeper import Keeper
+from offbeat._pictures_out import DRAW_BATCH, draw, plain_concept_of, png_files, sheet
+from offbeat._runs import Run, kept
+from offbeat.errors import CapabilityError
+from offbeat.functional import balance_reward, pair_cosine
+from offbeat.plots import concept_report
+from offbeat.protocols import EncodesImage, MorphsSources, TextBackbone
+from offbeat.store import RunFolder
+from offbeat.templates import fill
+from offbeat.types import Concept, Observe, Request
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+Shares = tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Parent:
+    """One source: a word, or a picture and where it was."""
+
+    name: str
+    """As given, and as the weights name it."""
+    picture: Tensor | None = None
+    digest: str | None = None
+
+    @property
+    def shown(self) -> str:
+        """What it is called on a sheet."""
+        return self.name if self.picture is None else Path(self.name).name
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what the result depends on."""
+        if self.picture is None:
+            return {"word": self.name}
+        return {"picture": self.name, "digest": self.digest}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """Everything that one mixture, or one path of them, is made with."""
+
+    layout: str
+    """``fuse`` or ``sweep``."""
+    points: Sequence[Shares]
+    parents: Sequence[Parent]
+    method: Any
+    backbone: TextBackbone
+    judge: Any
+    prompt: str | None
+    num_images: int
+    seed: int
+
+    @property
+    def subject(self) -> str:
+        """Both sources by name."""
+        return " + ".join(parent.shown for parent in self.parents)
+
+    def as_json(self) -> dict[str, Any]:
+        """Return everything that the result depends on."""
+        config = getattr(self.method, "config", None)
+        return {
+            "verb": "fuse",
+            "layout": self.layout,
+            "subject": self.subject,
+            "sources": [parent.as_json() for parent in self.parents],
+            "weights": [[list(pair) for pair in point] for point in self.points],
+            "method": self.method.name,
+            "config": asdict(config) if is_dataclass(config) else {},  # type: ignore[arg-type]
+            "judge": self.judge.name if self.judge else None,
+            "prompt": self.prompt,
+            "num_images": self.num_images,
+            "seed": self.seed,
+            "checkpoint": self.backbone.name,
+            "fingerprint": self.backbone.fingerprint,
+            "versions": formats.versions(),
+        }
+
+    def request(self, point: Shares, start: int) -> Request:
+        """Return what the method is asked: up to ``DRAW_BATCH`` pictures from number ``start``."""
+        return Request(
+            subject=self.subject,
+            prompt=None if self.prompt is None else fill(self.prompt, concept="{subject}"),
+            weights=point,
+            num_images=min(DRAW_BATCH, self.num_images - start),
+            seed=self.seed,
+        )
+
+
+class Mixture:
+    """Draws the mixtures of a job, and writes them."""
+
+    def __init__(self, job: Job, folder: RunFolder | None, observe: Observe) -> None:
+        self.job, self.folder, self.observe = job, folder, observe
+        self.keeper = Keeper(folder, observe, stage="mixing", label="part", row_every=1)
+
+    def run(self) -> Run:
+        """Return the run, written if it has a folder."""
+        job = self.job
+        ordinary = [self._ordinary(parent) for parent in job.parents]
+        images = self._mixtures(ordinary)
+        rows = [
+            self._row(point, part, ordinary) for point, part in zip(job.points, images, strict=True)
+        ]
+        asked, summary = job.as_json(), self._summary(rows)
+        pictures = [formats.to_pil(part) for part in images]
+        alone = [formats.to_pil(part) for part in ordinary]
+        contact = self._sheet(pictures, alone, rows)
+        report = concept_report(
+            title=f"{job.method.name}: {job.subject}",
+            lead=summary["in_words"],
+            sheet_png=contact,
+            found=summary,
+            settings=asked,
+            warnings=summary["warnings"],
+        )
+        files = {
+            **self._files(pictures, alone, asked),
+            "contact.png": contact,
+            "report.html": report.encode(),
+        }
+        return kept(
+            asked,
+            [],
+            [picture for part in pictures for picture in part],
+            files,
+            self.folder,
+            summary=summary,
+            ordinary=[picture for part in alone for picture in part],
+            trace=self.keeper.rows,
+        )
+
+    def _ordinary(self, parent: Parent) -> Tensor:
+        """Return a source alone, ``[N, 3, H, W]``: drawn, or the same picture N times."""
+        job = self.job
+        if parent.picture is not None:
+            return parent.picture.expand(job.num_images, -1, -1, -1)
+        plain = plain_concept_of(parent.name, job.backbone, job.prompt)
+        return draw(job.backbone, plain, seed=job.seed, num=job.num_images, observe=self.observe)
+
+    def _mixtures(self, ordinary: Sequence[Tensor]) -> list[Tensor]:
+        """Return the pictures of each point, ``[N, 3, H, W]``; what was drawn outlives a kill."""
+        job = self.job
+        whole = job.layout == "sweep" and isinstance(job.method, MorphsSources)
+        starts = range(0, job.num_images, DRAW_BATCH)
+        parts = [(at, start) for at in range(1 if whole else len(job.points)) for start in starts]
+        state = self.folder.load_checkpoint() if self.folder is not None else None
+        done = int(state["part"]) if state is not None else 0
+        found = dict(self.keeper.resume(done) or {})
+        for number, (at, start) in list(enumerate(parts))[done:]:
+            drawn = self._drawn(number, at, start, ordinary, whole)
+            found[f"{number:06d}"] = drawn.cpu()
+            self.observe("mixing", number + 1, len(parts), {})
+            if self.folder is not None and number + 1 < len(parts):
+                rows = len(self.keeper.rows)
+                after = {"part": number + 1, "rows": rows, "search": found}
+                self.folder.save_checkpoint(after)
+        in_order = [found[f"{number:06d}"] for number in range(len(parts))]  # [P, n, 3, H, W]
+        if whole:
+            return list(torch.cat(in_order, dim=1))
+        each = len(starts)
+        return [
+            torch.cat([part[0] for part in in_order[at * each : (at + 1) * each]])
+            for at in range(len(job.points))
+        ]
+
+    def _drawn(
+        self, number: int, at: int, start: int, ordinary: Sequence[Tensor], whole: bool
+    ) -> Tensor:
+        """Return one part, ``[P, n, 3, H, W]``: all points of a path, or one of them."""
+        job = self.job
+        request = job.request(job.points[at], start)
+        rows = slice(start, start + request.num_images)
+        settings: dict[str, Any] = {
+            "pictures": [part[rows] for part in ordinary],
+            "start": start,
+            "on_step": self.keeper.observer(number, getattr(job.method, "num_steps", 1)),
+        }
+        sources = [p.name if p.picture is None else p.picture for p in job.parents]
+        if whole:
+            frames: Tensor = job.method.morph(
+                job.backbone, request, sources, num=len(job.points), **settings
+            )
+            return frames.transpose(0, 1)
+        pictures: Tensor = job.method.mix(job.backbone, request, sources, **settings)
+        return pictures[None]
+
+    def _row(self, point: Shares, images: Tensor, ordinary: Sequence[Tensor]) -> dict[str, Any]:
+        """Return what is read in the pictures of one point."""
+        job = self.job
+        row: dict[str, Any] = {"weights": dict(point)}
+        read = _readings.read(job.judge, images)
+        if read is not None:
+            labels = job.judge.labels
+            row |= _readings.describe(labels, read, dict(point))
+            row["images"] = [", ".join(_readings.in_words(labels, one)) for one in read]
+            row["captions"] = [_readings.caption(labels, one) for one in read]
+        cosines = likeness(job.backbone, images, ordinary)
+        if cosines is not None:
+            first, second = cosines
+            row["likeness"] = [first.tolist(), second.tolist()]
+            row["reward"] = float(balance_reward(first, second).mean())
+        return row
+
+    def _summary(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
+        job, notes = self.job, []
+        if not job.method.takes_weights and len({share for _, share in job.points[0]}) > 1:
+            notes.append(f"{job.method.name} heeds no weights: both sources count the same.")
+        return {
+            "subject": job.subject,
+            "prompt": job.prompt,
+            "seed": job.seed,
+            "judge": job.judge.name if job.judge else None,
+            "concepts": [{k: v for k, v in row.items() if k != "captions"} for row in rows],
+            "warnings": notes,
+            "in_words": _in_words(job, rows),
+        }
+
+    def _sheet(
+        self,
+        pictures: Sequence[list[Image.Image]],
+        alone: Sequence[list[Image.Image]],
+        rows: Sequence[Mapping[str, Any]],
+    ) -> bytes:
+        job = self.job
+        title = f"{job.subject}, by {job.method.name}"
+        if job.layout == "sweep":
+            names = [parent.shown for parent in job.parents]
+            strips = [
+                ("" if row else f"{names[0]} to {names[1]}", [part[row] for part in pictures])
+                for row in range(job.num_images)
+            ]
+            captions = [f"{point[1][1]:.0%} {names[1]}".replace("%", " %") for point in job.points]
+            return sheet(strips, title=title, captions=captions, columns=len(pictures))
+        labels = [parent.shown for parent in job.parents]
+        found = rows[0]
+        captions = list(found.get("captions", [""] * job.num_images))
+        note = "Each column is drawn from the same noise."
+        if job.judge:
+            note += f" Under each: what {job.judge.name} reads"
+        if "likeness" in found:
+            like = zip(captions, *found["likeness"], strict=True)
+            captions = [f"{text}\nlike {a:.2f}, {b:.2f}".strip() for text, a, b in like]
+            note += (", then" if job.judge else " Under each:") + (
+                " its cosine to both sources' pictures, by the checkpoint's image encoder"
+            )
+        mixed = (job.method.name, pictures[0])
+        return sheet(
+            [*zip(labels, alone, strict=True), mixed],
+            title=title,
+            captions=captions,
+            note=note.removesuffix(".") + ".",
+        )
+
+    def _files(
+        self,
+        pictures: Sequence[list[Image.Image]],
+        alone: Sequence[list[Image.Image]],
+        asked: Mapping[str, Any],
+    ) -> dict[str, bytes]:
+        job, each = self.job, self.job.num_images
+        config = getattr(job.method, "config", None)
+        used = {
+            name: getattr(config, name)
+            for name in ("num_inference_steps", "guidance_scale")
+            if getattr(config, name, None) is not None
+        }
+        template = plain_concept_of("", job.backbone, job.prompt).template
+        # brackets mark what no word of a prompt stands for
+        mixture = Concept(
+            template=template,
+            subject=job.subject,
+            word=f"[{job.subject}]",
+            metadata={"method": job.method.name},
+        )
+        files: dict[str, bytes] = {}
+        for index, (point, drawn) in enumerate(zip(job.points, pictures, strict=True)):
+            recipe = {**asked, **used, "weights": [list(pair) for pair in point]}
+            files |= png_files("images", drawn, recipe, mixture, job.backbone, start=index * each)
+        for index, (parent, drawn) in enumerate(zip(job.parents, alone, strict=True)):
+            plain = plain_concept_of(parent.shown, job.backbone, job.prompt)
+            if parent.picture is not None:  # shown, not drawn
+                plain = replace(plain, template="{concept}", metadata={"method": "given"})
+            files |= png_files("ordinary", drawn, asked, plain, job.backbone, start=index * each)
+        return files
+
+
+@torch.no_grad()
+def likeness(
+    backbone: TextBackbone, images: Tensor, parents: Sequence[Tensor]
+) -> tuple[Tensor, Tensor] | None:
+    """Return the cosines of each picture to the two of its parents, ``[N]`` each.
+
+    Args:
+        backbone: Whose image encoder reads; None comes back if it has none.
+        images: ``[N, 3, H, W]``.
+        parents: Two of ``[N, 3, H, W]``.
+    """
+    if not isinstance(backbone, EncodesImage):
+        return None
+    try:
+        mixed, first, second = (
+            torch.cat([backbone.encode_image(chunk).cpu() for chunk in part.split(16)])
+            for part in (images, *parents)
+        )
+    except CapabilityError:
+        return None
+    return pair_cosine(mixed, first), pair_cosine(mixed, second)
+
+
+def _in_words(job: Job, rows: Sequence[Mapping[str, Any]]) -> str:
+    """Return what was found in a sentence or two."""
+    last = f"{job.method.name} learns no concept that another prompt could use."
+    if job.layout == "sweep":
+        return f"{len(rows)} steps from {job.subject.replace(' + ', ' to ')}. {last}"
+    row = rows[0]
+    named = {parent.name: parent.shown for parent in job.parents}
+    point = [(named[name], share) for name, share in job.points[0]]
+    text = f"Asked: {_readings.label(point)}."
+    if row.get("mean"):
+        shares = ", ".join(f"{share:.0%} {word}" for word, share in row["mean"].items())
+        text += f" Read by the judge, mean of {job.num_images}: {shares}.".replace("%", " %")
+    if "likeness" in row:
+        first, second = (sum(values) / len(values) for values in row["likeness"])
+        text += f" Mean cosine to both sources' pictures: {first:.2f}, {second:.2f}."
+    return f"{text} {last}"
