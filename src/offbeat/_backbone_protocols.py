@@ -268,6 +268,15 @@ class InvertsImages(Protocol):
 
 
 @runtime_checkable
+class HasEmptyText(Protocol):
+    """Says what its guidance steers from, to methods that guide streams themselves."""
+
+    def empty_text(self) -> TextEmbeds:
+        """Return one prompt: that of an unguided half if nothing is said."""
+        ...
+
+
+@runtime_checkable
 class EditsAttention(Protocol):
     """Lets a method work inside the attention of the denoiser."""
 
@@ -293,6 +302,7 @@ class PaintingBackbone(
     AddsNoise,
     InvertsImages,
     EditsAttention,
+    HasEmptyText,
     EncodesImage,
     Protocol,
 ):

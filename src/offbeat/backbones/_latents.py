@@ -42,6 +42,10 @@ class LatentDenoiser(Checkpoint):
         """Return what guidance steers from if nothing is said."""
         raise NotImplementedError
 
+    def empty_text(self) -> TextEmbeds:
+        """Return what guidance steers from if nothing is said, one prompt."""
+        return self._empty()
+
     def init_latents(
         self,
         generator: Generators,

@@ -1,0 +1,223 @@
+"""CreativeSynth: content of a photograph or a text, painted into an artwork without training.
+
+Streams are denoised side by side: the artwork, pinned to its own inversion, and the pictures that
+are painted, which take the statistics of its queries and keys, and its keys and values.
+Source: CreativeSynth, arXiv:2401.14066. Ours: the dial ``strength``, ``variety``, and guidance
+after the step, so that the artwork's stream is run once and not twice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from offbeat.checks import check_range, check_shape
+from offbeat.errors import ConfigError
+from offbeat.methods._creativesynth_streams import Painting
+from offbeat.methods._settings import configured, on_card
+from offbeat.protocols import PaintingBackbone
+from offbeat.rng import stream
+from offbeat.types import OnStep, Request, ignore_step
+
+NAME = "creativesynth"
+PARTS = ("down", "mid", "up")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CreativeSynthConfig:
+    """Settings of one painting, saved as they were asked."""
+
+    strength: float = 0.5
+    """0 is the artwork, 0.5 the published way, 1 the content, or the text, in its style."""
+    variety: float = 0.2
+    """Share of each picture's own noise at the start; 0, as published, makes all pictures alike."""
+    num_inference_steps: int = 30
+    guidance_scale: float = 5.0
+    semantic_scale: float = 0.6
+    """Weight of the content, as an image prompt, beside the text."""
+    negative_prompt: str = ""
+    art_prompt: str = ""
+    """What is on the artwork, for its inversion and its stream; most exact if nothing is said."""
+    inversion_guidance_scale: float = 1.0
+    """Of the inversion; where nothing is said of the artwork, any value is the same as 1."""
+    num_refinements: int = 0
+    """Of each step of the inversion: exacter and slower."""
+    trajectory_offset: int = 0
+    """The artwork's stream skips so many of its noisiest latents (StyleAligned's demo: 5)."""
+    with_art_bn: bool = True
+    with_shared_attention: bool = True
+    with_inversion: bool = True
+    """Whether the artwork's trajectory is found; else it is the artwork with noise on it."""
+    with_semantic: bool = True
+    """Whether the content (the artwork itself, if there is none) is an image prompt."""
+    art_bn_direction: str = "art"
+    """``art``: the picture takes the artwork's statistics; ``as_printed``: eq. 6 to the letter."""
+    art_bn_one_input: str = "art"
+    """Without content: ``art`` as above; ``plain``: queries and keys standardised, none shared."""
+    layers: tuple[str, ...] = PARTS
+    """Parts of the U-Net that take and share: ``down``, ``mid``, ``up``."""
+    share_from: float = 0.0
+    """Share of the steps before the first that takes and shares, 0 to 1."""
+    share_until: float = 1.0
+    """Share of the steps up to the last one that does."""
+    key_shift: float = 0.0
+    """Added to the logits of the artwork's keys."""
+    key_scale: float = 1.0
+    """Factor of the artwork's keys."""
+    with_content_stream: bool = False
+    """Whether the content's own inversion is a third stream, whose keys and values are shared."""
+    kept_content: float = 0.5
+    """Share of the steps that the content has behind it at strength 1."""
+
+    def __post_init__(self) -> None:
+        for name, (low, high) in _RANGES.items():
+            check_range(name, getattr(self, name), low, high)
+        for name in ("num_inference_steps", "num_refinements", "trajectory_offset"):
+            if not isinstance(value := getattr(self, name), int):
+                raise ConfigError(f"{name}: expected a whole number, got {value!r}")
+        for name, known in _CHOICES.items():
+            if (value := getattr(self, name)) not in known:
+                raise ConfigError(f"{name}: expected one of {', '.join(known)}, got {value!r}")
+        layers = (self.layers,) if isinstance(self.layers, str) else tuple(self.layers)
+        if not set(layers) <= set(PARTS):
+            raise ConfigError(f"layers: expected some of {', '.join(PARTS)}, got {layers!r}")
+        object.__setattr__(self, "layers", layers)
+        if self.share_from > self.share_until:
+            got = f"{self.share_from} and {self.share_until}"
+            raise ConfigError(f"share_from, share_until: expected the first below, got {got}")
+
+    @classmethod
+    def for_card(cls, card: Mapping[str, Any], **asked: Any) -> CreativeSynthConfig:
+        """Return what suits a checkpoint by its card, with what was ``asked`` before that.
+
+        Raises:
+            ConfigError: If a setting is unknown, or of another kind.
+        """
+        return configured(cls, NAME, {**on_card(card, NAME), **asked})
+
+
+_RANGES: dict[str, tuple[float, float]] = {
+    "strength": (0, 1),
+    "variety": (0, 1),
+    "num_inference_steps": (1, 1000),
+    "guidance_scale": (0, 1000),
+    "semantic_scale": (0, 10),
+    "inversion_guidance_scale": (0, 1000),
+    "num_refinements": (0, 100),
+    "trajectory_offset": (0, 1000),
+    "share_from": (0, 1),
+    "share_until": (0, 1),
+    "key_shift": (-100, 100),
+    "key_scale": (0, 100),
+    "kept_content": (0, 1),
+}
+"""What every number must lie in; NaN lies in none."""
+_CHOICES = {"art_bn_direction": ("art", "as_printed"), "art_bn_one_input": ("art", "plain")}
+
+
+class CreativeSynth:
+    """Paint: a content and a text, in an artwork's hand."""
+
+    name = NAME
+    config_class = CreativeSynthConfig
+    needs = PaintingBackbone
+
+    def __init__(self, config: CreativeSynthConfig | None = None) -> None:
+        self.config = config or CreativeSynthConfig()
+
+    def invert(self, backbone: PaintingBackbone, image: Tensor) -> Tensor:
+        """Return the trajectory of a picture ``[3, H, W]``, 0 to 1: ``[T + 1, 1, C, h, w]``.
+
+        It depends on the picture and on ``num_inference_steps``, ``art_prompt``,
+        ``inversion_guidance_scale`` and ``num_refinements``, and on no seed.
+        """
+        cfg = self.config
+        with torch.no_grad():
+            return backbone.invert(
+                image[None].to(backbone.device),
+                backbone.encode_text([cfg.art_prompt]),
+                num_inference_steps=cfg.num_inference_steps,
+                guidance_scale=cfg.inversion_guidance_scale,
+                num_refinements=cfg.num_refinements,
+            )
+
+    def reconstruct(self, backbone: PaintingBackbone, way: Tensor) -> Tensor:
+        """Return the picture, ``[3, H, W]``, that an unpinned trajectory leads back to."""
+        cfg = self.config
+        with torch.no_grad():
+            latents = backbone.denoise(
+                way[0],
+                backbone.encode_text([cfg.art_prompt]),
+                generator=stream(0, "unused"),
+                num_inference_steps=cfg.num_inference_steps,
+                guidance_scale=cfg.inversion_guidance_scale,
+                sampler="ddim",
+            )
+            return backbone.decode(latents)[0]
+
+    def paint(
+        self,
+        backbone: PaintingBackbone,
+        request: Request,
+        art: Tensor,
+        *,
+        content: Tensor | None = None,
+        way: Tensor | None = None,
+        on_step: OnStep = ignore_step,
+    ) -> Tensor:
+        """Return ``request.num_images`` pictures, ``[N, 3, H, W]``, float32, 0 to 1.
+
+        Picture i depends on the request's seed and i alone. The loss of a step is how far the
+        artwork's stream would have left its trajectory in it (root of the mean square).
+
+        Args:
+            backbone: The checkpoint.
+            request: ``prompt`` is the text, taken as it is; None is none.
+            art: ``[3, H, W]``, 0 to 1, sides that are multiples of the latents' cell.
+            content: The same, of the same size; None is the task without one.
+            way: What ``invert`` returns of ``art``; None finds it now.
+            on_step: Told each step.
+
+        Raises:
+            ShapeError: If a picture or the trajectory has another shape.
+            CapabilityError: If ``with_semantic`` and the checkpoint has no IP-Adapter.
+        """
+        check_shape("art", art, 3, None, None)
+        if content is not None:
+            check_shape("content", content, *art.shape)
+        with torch.no_grad():
+            pinned = self._pinned(backbone, request, art, content, way)
+            painting = Painting(self.config, backbone, request, art, content, pinned)
+            return painting.run(on_step)
+
+    def _pinned(
+        self,
+        backbone: PaintingBackbone,
+        request: Request,
+        art: Tensor,
+        content: Tensor | None,
+        way: Tensor | None,
+    ) -> Tensor:
+        """Return the trajectories of the artwork and, as third stream, of the content."""
+        cfg = self.config
+        steps = cfg.num_inference_steps
+        clean = backbone.encode_latents(art[None].to(backbone.device))
+        if not cfg.with_inversion:
+            noise = torch.randn(clean.shape, generator=stream(request.seed, "art"))
+            found = [
+                backbone.add_noise(
+                    clean, noise, step=step, num_inference_steps=steps, sampler="ddim"
+                )
+                for step in range(steps + 1)
+            ]
+            pinned = [torch.stack(found)]
+        else:
+            pinned = [self.invert(backbone, art) if way is None else way.to(backbone.device)]
+        check_shape("way", pinned[0], steps + 1, *clean.shape)
+        if cfg.with_content_stream and content is not None:
+            pinned.append(self.invert(backbone, content))
+        return torch.cat(pinned, dim=1)
