@@ -81,6 +81,8 @@ class DisTokConfig:
     """Of dreams: gaussian, laplace or cauchy."""
     dream_classes: int | None = None
     """A dream settles on the nearest mixture of so many known classes; None lets it lie."""
+    share_exponent: float = 1.0
+    """A fusion's shares are raised to it, then sum to 1 again: below 1 the lesser show more."""
 
     def __post_init__(self) -> None:
         for name, known in _CHOICES.items():
@@ -135,6 +137,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "watch_every": (1, _MANY),
     "min_token_distance": (0, 2),
     "dream_classes": (1, 1_000_000),
+    "share_exponent": (0.01, 100),
 }
 """What every number must lie in; NaN lies in none."""
 
@@ -201,7 +204,11 @@ class DisTok:
         shares = distribution_of(request.weights, space.words, space.class_tokens, backbone)
         subject = " + ".join(space.words[i] for i in shares.nonzero()[:, 0].tolist())
         metadata = describe(shares, space.words)
-        return space.concept(request, space.token_of(shares), subject, metadata)
+        power = self.config.share_exponent
+        if power != 1:
+            metadata["share_exponent"] = f"{power:g}"
+        mixture = shares.pow(power) / shares.pow(power).sum()
+        return space.concept(request, space.token_of(mixture), subject, metadata)
 
     def dream(
         self,
