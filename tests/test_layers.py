@@ -41,6 +41,8 @@ PARTS = {
     "_mix": "run",
     "_mixture": "run",
     "_outcome": "run",
+    "_paint": "run",
+    "_painting": "run",
     "_pictures_out": "run",
     "_readings": "run",
     "_render": "run",

@@ -13,6 +13,7 @@ from torch import Tensor
 from offbeat._backbone_protocols import (
     AdaptsPrior,
     AddsNoise,
+    ComparingBackbone,
     DecodesEmbeds,
     DenoisesText,
     DenoisingBackbone,
@@ -39,6 +40,7 @@ __all__ = [
     "AddsNoise",
     "CalibratedJudge",
     "ChecksSubject",
+    "ComparingBackbone",
     "DecodesEmbeds",
     "DenoisesText",
     "DenoisingBackbone",
@@ -54,6 +56,7 @@ __all__ = [
     "Generators",
     "HasCard",
     "HasEmptyText",
+    "InvertsArt",
     "InvertsImages",
     "MixesSources",
     "MixingBackbone",
@@ -64,6 +67,7 @@ __all__ = [
     "PriorBackbone",
     "ReadsClasses",
     "SamplesPrior",
+    "Segments",
     "Source",
     "SourceKind",
     "Takes",
@@ -89,6 +93,21 @@ class ChecksSubject(Protocol):
 
     def still_a(self, images: Tensor, subject: str) -> list[Verdict]:
         """Return one verdict for each of ``images``, ``[B, 3, H, W]``, 0 to 1."""
+        ...
+
+
+@runtime_checkable
+class Segments(Protocol):
+    """Cuts pictures into parts without being told what is on them."""
+
+    name: str
+    """The segmenter's name, for settings."""
+
+    def segments(self, images: Tensor) -> list[Tensor]:
+        """Return the parts of each of ``images``, ``[B, 3, H, W]``, 0 to 1.
+
+        Each picture has masks of its own, ``[K, H, W]``, bool, K 1 or more.
+        """
         ...
 
 
@@ -277,11 +296,30 @@ class PaintsImages(Protocol):
         *,
         content: Tensor | None = None,
         way: Tensor | None = None,
+        start: int = 0,
         on_step: OnStep = ...,
     ) -> Tensor:
         """Return ``request.num_images`` pictures, ``[N, 3, H, W]``, 0 to 1.
 
         ``art`` and ``content`` are ``[3, H, W]``, 0 to 1; ``request.prompt`` may say more. ``way``
-        is the inversion of ``art``, if it is known already. Picture i depends on the seed and i.
+        is the inversion of ``art``, if it is known already. ``start`` is the number of the first
+        picture: picture i depends on the seed and i alone.
         """
+        ...
+
+
+@runtime_checkable
+class InvertsArt(Protocol):
+    """A method that paints from an artwork's inversion, which can be kept."""
+
+    def inversion_settings(self) -> Mapping[str, Any]:
+        """Return everything that ``invert`` depends on beside picture and checkpoint, as JSON."""
+        ...
+
+    def invert(self, backbone: Any, image: Tensor) -> Tensor:
+        """Return what ``paint`` takes as ``way``, of a picture ``[3, H, W]``, 0 to 1."""
+        ...
+
+    def reconstruct(self, backbone: Any, way: Tensor) -> Tensor:
+        """Return the picture, ``[3, H, W]``, 0 to 1, that it leads back to if it is not pinned."""
         ...

@@ -28,6 +28,9 @@ BUILT_IN: dict[Kind, dict[str, str]] = {
         "cretok": "offbeat.methods.cretok:CreTok",
         "distok": "offbeat.methods.distok:DisTok",
         "conceptlab": "offbeat.methods.conceptlab:ConceptLab",
+        "creativesynth": "offbeat.methods.creativesynth:CreativeSynth",
+        "agswap": "offbeat.methods.agswap:AGSwap",
+        "bass": "offbeat.methods.bass:BASS",
         "magicmix": "offbeat.methods.magicmix:MagicMix",
     },
     "backbone": {

@@ -11,6 +11,7 @@ from offbeat._explore import Exploration
 from offbeat._fuse import fuse, grid, sweep
 from offbeat._generate import generate
 from offbeat._outcome import Plan
+from offbeat._paint import paint
 from offbeat._render import render
 from offbeat._runs import Run, load_backbone, load_run, loaded_prior
 from offbeat._train import train
@@ -28,6 +29,7 @@ __all__ = [
     "grid",
     "load_backbone",
     "load_run",
+    "paint",
     "render",
     "sweep",
     "train",

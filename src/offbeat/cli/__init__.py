@@ -6,7 +6,7 @@ import os
 
 import typer
 
-from offbeat.cli import dream, explore, fuse, generate, listing, render, train
+from offbeat.cli import dream, explore, fuse, generate, listing, paint, render, train
 
 app = typer.Typer(
     name="offbeat",
@@ -19,6 +19,7 @@ app = typer.Typer(
 app.command("explore")(explore.explore)
 app.command("fuse")(fuse.fuse)
 app.command("dream")(dream.dream)
+app.command("paint")(paint.paint)
 app.command("generate")(generate.generate)
 app.command("render")(render.render)
 app.command("train")(train.train)

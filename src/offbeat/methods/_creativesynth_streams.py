@@ -96,14 +96,14 @@ class Painting:
             key_scale=cfg.key_scale,
         )
 
-    def run(self, on_step: OnStep) -> Tensor:
-        """Return the pictures, ``[N, 3, H, W]``, batch by batch."""
+    def run(self, start: int, on_step: OnStep) -> Tensor:
+        """Return the pictures from number ``start`` on, ``[N, 3, H, W]``, batch by batch."""
         count = self.request.num_images
         size = int(self.backbone.card.get("decode_batch_size", BATCH))
         parts, done = [], 0
         for first in range(0, count, size):
             num = min(size, count - first)
-            parts.append(self._batch(first, num, done, on_step))
+            parts.append(self._batch(start + first, num, done, on_step))
             done += self.cfg.num_inference_steps - self.start
         return torch.cat(parts)
 

@@ -70,7 +70,7 @@ class CreativeSynthConfig:
     """Factor of the artwork's keys."""
     with_content_stream: bool = False
     """Whether the content's own inversion is a third stream, whose keys and values are shared."""
-    kept_content: float = 0.5
+    kept_content: float = 0.35
     """Share of the steps that the content has behind it at strength 1."""
 
     def __post_init__(self) -> None:
@@ -129,11 +129,15 @@ class CreativeSynth:
     def __init__(self, config: CreativeSynthConfig | None = None) -> None:
         self.config = config or CreativeSynthConfig()
 
+    def inversion_settings(self) -> dict[str, Any]:
+        """Return what ``invert`` depends on beside picture and checkpoint, as JSON values."""
+        names = ("num_inference_steps", "inversion_guidance_scale", "num_refinements", "art_prompt")
+        return {name: getattr(self.config, name) for name in names}
+
     def invert(self, backbone: PaintingBackbone, image: Tensor) -> Tensor:
         """Return the trajectory of a picture ``[3, H, W]``, 0 to 1: ``[T + 1, 1, C, h, w]``.
 
-        It depends on the picture and on ``num_inference_steps``, ``art_prompt``,
-        ``inversion_guidance_scale`` and ``num_refinements``, and on no seed.
+        No seed is in it.
         """
         cfg = self.config
         with torch.no_grad():
@@ -167,6 +171,7 @@ class CreativeSynth:
         *,
         content: Tensor | None = None,
         way: Tensor | None = None,
+        start: int = 0,
         on_step: OnStep = ignore_step,
     ) -> Tensor:
         """Return ``request.num_images`` pictures, ``[N, 3, H, W]``, float32, 0 to 1.
@@ -180,6 +185,7 @@ class CreativeSynth:
             art: ``[3, H, W]``, 0 to 1, sides that are multiples of the latents' cell.
             content: The same, of the same size; None is the task without one.
             way: What ``invert`` returns of ``art``; None finds it now.
+            start: Number of the first picture.
             on_step: Told each step.
 
         Raises:
@@ -192,7 +198,7 @@ class CreativeSynth:
         with torch.no_grad():
             pinned = self._pinned(backbone, request, art, content, way)
             painting = Painting(self.config, backbone, request, art, content, pinned)
-            return painting.run(on_step)
+            return painting.run(start, on_step)
 
     def _pinned(
         self,
