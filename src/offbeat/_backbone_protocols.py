@@ -277,6 +277,23 @@ class HasEmptyText(Protocol):
 
 
 @runtime_checkable
+class AdaptsDenoiser(Protocol):
+    """Lets LoRA factors be fitted to a denoiser; they are passed in, and its weights are frozen."""
+
+    def init_unet_lora(self, rank: int, *, generator: torch.Generator) -> dict[str, Tensor]:
+        """Return fresh factors in PEFT's names: A random, B zero, alpha = rank."""
+        ...
+
+    def adapted(self, lora: Mapping[str, Tensor]) -> AbstractContextManager[None]:
+        """Return a block in which the denoiser computes with factors, or with each sample's own."""
+        ...
+
+    def denoising_loss(self, latents: Tensor, text: TextEmbeds, *, generator: Generators) -> Tensor:
+        """Return each sample's error at a timestep and noise drawn for it, ``[B]``."""
+        ...
+
+
+@runtime_checkable
 class EditsAttention(Protocol):
     """Lets a method work inside the attention of the denoiser."""
 
@@ -288,6 +305,11 @@ class EditsAttention(Protocol):
 @runtime_checkable
 class DenoisingBackbone(DrawingBackbone, DenoisesText, Protocol):
     """What methods need that learn from, or work inside, the denoising of latents."""
+
+
+@runtime_checkable
+class ComparingBackbone(DrawingBackbone, EncodesImage, Protocol):
+    """What methods need that draw, and compare what they drew."""
 
 
 @runtime_checkable
@@ -307,3 +329,16 @@ class PaintingBackbone(
     Protocol,
 ):
     """What methods need that start from pictures and work inside attention."""
+
+
+@runtime_checkable
+class MorphingBackbone(
+    DenoisingBackbone,
+    EncodesLatents,
+    InvertsImages,
+    EditsAttention,
+    EncodesImage,
+    AdaptsDenoiser,
+    Protocol,
+):
+    """What DiffMorpher needs: inversion under factors of its own, and attention to blend."""

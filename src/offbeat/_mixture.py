@@ -105,7 +105,7 @@ class Mixture:
 
     def __init__(self, job: Job, folder: RunFolder | None, observe: Observe) -> None:
         self.job, self.folder, self.observe = job, folder, observe
-        self.keeper = Keeper(folder, observe, stage="mixing", label="part", row_every=1)
+        self.keeper = Keeper(folder, observe, stage="searching", label="part", row_every=1)
 
     def run(self) -> Run:
         """Return the run, written if it has a folder."""

@@ -74,3 +74,25 @@ def balance_reward(first: Tensor, second: Tensor, *, penalty: float = 5.0) -> Te
     Source: RMLer (AAAI 2026), with a = 5.
     """
     return first + second - penalty * (first - second).abs()
+
+
+def slerp(first: Tensor, second: Tensor, share: Tensor) -> Tensor:
+    """Return points on the great circle between samples, as noise is interpolated.
+
+    Args:
+        first: ``[B, ...]``.
+        second: Of the same shape.
+        share: The second's, 0 to 1, ``[B]``; its ends return the samples themselves.
+
+    Source: Shoemake, Animating rotation with quaternion curves (1985); near-parallel samples are
+    interpolated linearly.
+    """
+    spread = (len(share), *[1] * (first.ndim - 1))
+    angle = pair_cosine(first.flatten(1), second.flatten(1)).clamp(-1, 1).acos()
+    straight = angle.sin() < 1e-4
+    sine = torch.where(straight, 1.0, angle.sin())
+    one = torch.where(straight, 1 - share, ((1 - share) * angle).sin() / sine)
+    two = torch.where(straight, share, (share * angle).sin() / sine)
+    found = one.view(spread) * first + two.view(spread) * second
+    found = torch.where(share.view(spread) == 0, first, found)
+    return torch.where(share.view(spread) == 1, second, found)

@@ -11,6 +11,7 @@ from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 from torch import Tensor
 
 from offbeat._backbone_protocols import (
+    AdaptsDenoiser,
     AdaptsPrior,
     AddsNoise,
     ComparingBackbone,
@@ -28,6 +29,7 @@ from offbeat._backbone_protocols import (
     HasEmptyText,
     InvertsImages,
     MixingBackbone,
+    MorphingBackbone,
     PaintingBackbone,
     PriorBackbone,
     SamplesPrior,
@@ -36,6 +38,7 @@ from offbeat._backbone_protocols import (
 from offbeat.types import Concept, OnStep, Request, Trained, Verdict
 
 __all__ = [
+    "AdaptsDenoiser",
     "AdaptsPrior",
     "AddsNoise",
     "CalibratedJudge",
@@ -60,6 +63,7 @@ __all__ = [
     "InvertsImages",
     "MixesSources",
     "MixingBackbone",
+    "MorphingBackbone",
     "MorphsSources",
     "NamesThings",
     "PaintingBackbone",

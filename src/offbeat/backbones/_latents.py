@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -22,6 +22,7 @@ from offbeat.backbones._conditions import (
 )
 from offbeat.backbones._inversion import invert as invert_latents
 from offbeat.backbones._prior import check_streams
+from offbeat.backbones._unet_lora import init_lora, lora_in
 from offbeat.checks import check_range, check_shape
 from offbeat.errors import CapabilityError, ShapeError
 from offbeat.protocols import Generators
@@ -37,6 +38,7 @@ class LatentDenoiser(Checkpoint):
     _ddim: Any
     _adapter: Any
     _edits: tuple[AttentionEdit, ...] = ()
+    _lora: Mapping[str, Tensor] | None = None
 
     def _empty(self) -> TextEmbeds:
         """Return what guidance steers from if nothing is said."""
@@ -224,6 +226,59 @@ class LatentDenoiser(Checkpoint):
         finally:
             self._edits = before
 
+    def init_unet_lora(self, rank: int, *, generator: torch.Generator) -> dict[str, Tensor]:
+        """Return fresh LoRA factors for every attention projection of the U-Net.
+
+        A is Kaiming-uniform as in PEFT, B zero, alpha = rank: at the start they change nothing.
+        """
+        return init_lora(self.unet, rank, generator)
+
+    @contextmanager
+    def adapted(self, lora: Mapping[str, Tensor]) -> Iterator[None]:
+        """Let the U-Net compute with LoRA factors in this block.
+
+        Args:
+            lora: In the names of ``init_unet_lora``, for all samples, or with a leading axis for
+                each; gradients reach them. The innermost block's factors count alone. The U-Net
+                itself is touched only while it predicts, and put back even after an error.
+        """
+        before = self._lora
+        self._lora = lora
+        try:
+            yield
+        finally:
+            self._lora = before
+
+    def denoising_loss(self, latents: Tensor, text: TextEmbeds, *, generator: Generators) -> Tensor:
+        """Return what training lowers: the mean squared error of each sample's prediction, ``[B]``.
+
+        The target is what the scheduler asks for: noise, velocity or the sample.
+
+        Args:
+            latents: Clean, ``[B, C, h, w]``.
+            text: One prompt for all samples, or one for each.
+            generator: Draws a timestep and noise for each sample.
+        """
+        check_streams(generator, len(latents))
+        one = [generator] * len(latents) if isinstance(generator, torch.Generator) else generator
+        num = self._ddim.config.num_train_timesteps
+        drawn = [
+            (torch.randint(num, (1,), generator=g), torch.randn(latents.shape[1:], generator=g))
+            for g in one
+        ]
+        timesteps = torch.cat([timestep for timestep, _ in drawn]).to(self.device)
+        noise = torch.stack([part for _, part in drawn]).to(self.device)
+        clean = latents.to(self.device)
+        noised = self._ddim.add_noise(clean, noise, timesteps)
+        target = {"epsilon": noise, "sample": clean}.get(self._ddim.config.prediction_type)
+        if target is None:
+            target = self._ddim.get_velocity(clean, noise, timesteps)
+        predict, in_place = self._predictor(noised, text, None, 1.0)
+        with in_place:
+            predicted = predict(noised.to(self.unet.dtype), timesteps, 0).float()
+        loss: Tensor = (predicted - target).square().flatten(1).mean(dim=1)
+        return loss
+
     def decode(self, latents: Tensor) -> Tensor:
         """Return ``images``, ``[B, 3, H, W]``, float32, 0 to 1, of ``latents``."""
         return decode_latents(self.vae, latents)
@@ -293,7 +348,8 @@ class LatentDenoiser(Checkpoint):
 
     @contextmanager
     def _in_place(self, prompted: AbstractContextManager[None], moment: Moment) -> Iterator[None]:
-        with prompted, edited(self.unet, self._edits, moment):  # edits wrap the adapter
+        # edits wrap the adapter
+        with prompted, edited(self.unet, self._edits, moment), lora_in(self.unet, self._lora):
             yield
 
     def _need(self, what: str, missing: str, part: Any) -> Any:
