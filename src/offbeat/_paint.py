@@ -8,12 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from offbeat._keeper import few_threads
 from offbeat._painting import Job, Painting, Picture
 from offbeat._runs import Run, load_run, loaded
 from offbeat._trained import make_method
+from offbeat.checks import check_shape
 from offbeat.errors import CapabilityError, ConfigError
 from offbeat.protocols import PaintingBackbone, PaintsImages, TextBackbone
 from offbeat.store import RunFolder
@@ -102,12 +104,21 @@ def paint(
         num_images=num_images,
         seed=seed,
     )
-    model.encode_text([prompt or ""])  # too long a text fails before a folder is made
+    _check_inputs(job, model)
     folder = RunFolder.create(Path(out), job.as_json(), resume=resume) if out else None
     if folder is not None and folder.is_finished:
         return load_run(folder.path)
     with few_threads(model):
         return Painting(job, folder, observe).run()
+
+
+def _check_inputs(job: Job, backbone: Any) -> None:
+    """Let a text that is too long and pictures that do not fit fail before a folder is made."""
+    with torch.no_grad():
+        backbone.encode_text([job.prompt or ""])
+        backbone.encode_latents(job.art.image[None].to(backbone.device))
+    if job.content is not None:
+        check_shape("content", job.content.image, *job.art.image.shape)
 
 
 def _check_method(method: Any, backbone: TextBackbone) -> None:

@@ -1,4 +1,4 @@
-"""``python -m offbeat.bench speed``, and ``exploration``, ``fusion`` or ``theta FOLDER``."""
+"""``python -m offbeat.bench speed``, and ``exploration FOLDER`` and the like: see ``--help``."""
 
 from __future__ import annotations
 
@@ -63,6 +63,20 @@ def theta(
     from offbeat.bench import theta as module
 
     module.main(out)
+
+
+@app.command()
+def paint(
+    out: Annotated[Path, typer.Argument(help="Folder for cells, table and sheets; resumable.")],
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
+    part: Annotated[str, typer.Option(help="I/N: this process does cells I of N.")] = "0/1",
+    backbone: Annotated[str, typer.Option(help="A checkpoint that can paint.")] = "pocket-sd",
+) -> None:
+    """Re-run CreativeSynth's claims: each part switched off, beside other ways."""
+    from offbeat.bench import paint as module
+
+    index, _, count = part.partition("/")
+    module.run(out, threads=threads, part=(int(index), int(count)), backbone=backbone)
 
 
 if __name__ == "__main__":

@@ -195,6 +195,17 @@ class ClassifierJudge:
         logits: Tensor = self._model(pixel_values=pixels.to(self._model.dtype)).logits
         return logits.float().softmax(dim=-1).cpu()
 
+    @torch.no_grad()
+    def features(self, images: Tensor) -> list[Tensor]:
+        """Return what each stage of the network makes of ``images``, ``[B, C, h, w]`` each.
+
+        It says more of a picture's manner than its classes do: see Gram matrices.
+        """
+        _rule.check_images(images)
+        pixels = self._pixels.apply(images.to(self._model.device)).to(self._model.dtype)
+        states = self._model(pixel_values=pixels, output_hidden_states=True).hidden_states
+        return [state.float().cpu() for state in states]
+
     def probability(self, images: Tensor, subject: str) -> Tensor:
         """Return the probability of yes, ``[B]``."""
         columns = [self._labels.index(member) for member in self.members(subject)]
