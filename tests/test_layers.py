@@ -29,6 +29,7 @@ ROWS = [
     {"cli", "studio", "bench", "study"},
 ]
 PARTS = {
+    "_animation": "run",
     "_backbone_protocols": "protocols",
     "_cache": "store",
     "_report": "plots",

@@ -81,6 +81,30 @@ def test_a_path_goes_from_layout_to_content(pocket_sd):
         assert one.tobytes() == other.images[0].tobytes()
 
 
+def test_a_morph_is_a_strip_and_moves(pocket_sd, picture, tmp_path, monkeypatch):
+    from PIL import Image
+
+    monkeypatch.setenv("PATH", "")  # no ffmpeg
+    quick = {"num_steps": 2, "num_inference_steps": 4}
+    run = sweep(picture, "owl", num=4, num_images=1, method="diffmorpher", config=quick,
+                backbone=pocket_sd, judge="none", out=tmp_path / "run")  # fmt: skip
+    assert len(run.images) == 4
+    assert len(run.trace) == 2
+    with Image.open(tmp_path / "run" / "path-00.gif") as moving:
+        assert moving.n_frames == 6  # there and back
+        assert moving.size == (256, 256)
+    assert not list((tmp_path / "run").glob("*.mp4"))
+    assert load_run(tmp_path / "run").images[3].tobytes() == run.images[3].tobytes()
+
+
+def test_swaps_have_no_path(pocket_sd):
+    for method in ("bass", "agswap"):
+        with pytest.raises(ConfigError, match="no path"):
+            sweep("owl", "teapot", method=method, backbone=pocket_sd)
+        with pytest.raises(ConfigError, match="a word, then a word"):
+            fuse(["owl", "teapot.png"], method=method, backbone=pocket_sd)
+
+
 def test_a_killed_mixture_goes_on(pocket_sd, tmp_path):
     def killed(stage, done, total, values):
         if stage == "mixing" and done == 2:

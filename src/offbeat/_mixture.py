@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from offbeat import _readings, formats
+from offbeat import _animation, _readings, formats
 from offbeat._keeper import Keeper
 from offbeat._pictures_out import DRAW_BATCH, draw, plain_concept_of, png_files, sheet
 from offbeat._runs import Run, kept
@@ -265,6 +265,17 @@ class Mixture:
             note=note.removesuffix(".") + ".",
         )
 
+    def _moving(self, pictures: Sequence[list[Image.Image]]) -> dict[str, bytes]:
+        """Return each path as a GIF, and as an MP4 where ffmpeg is."""
+        files: dict[str, bytes] = {}
+        for row in range(self.job.num_images):
+            frames = _animation.there_and_back([part[row] for part in pictures])
+            files[f"path-{row:02d}.gif"] = _animation.gif(frames)
+            film = _animation.mp4(frames)
+            if film is not None:
+                files[f"path-{row:02d}.mp4"] = film
+        return files
+
     def _files(
         self,
         pictures: Sequence[list[Image.Image]],
@@ -286,7 +297,7 @@ class Mixture:
             word=f"[{job.subject}]",
             metadata={"method": job.method.name},
         )
-        files: dict[str, bytes] = {}
+        files = self._moving(pictures) if job.layout == "sweep" else {}
         for index, (point, drawn) in enumerate(zip(job.points, pictures, strict=True)):
             recipe = {**asked, **used, "weights": [list(pair) for pair in point]}
             files |= png_files("images", drawn, recipe, mixture, job.backbone, start=index * each)

@@ -31,6 +31,7 @@ BUILT_IN: dict[Kind, dict[str, str]] = {
         "creativesynth": "offbeat.methods.creativesynth:CreativeSynth",
         "agswap": "offbeat.methods.agswap:AGSwap",
         "bass": "offbeat.methods.bass:BASS",
+        "diffmorpher": "offbeat.methods.diffmorpher:DiffMorpher",
         "magicmix": "offbeat.methods.magicmix:MagicMix",
     },
     "backbone": {

@@ -105,12 +105,16 @@ def fuse(
 
     `offbeat fuse cat.png teapot --method magicmix` makes a teapot that lies as the cat does.
 
+    `offbeat fuse --sweep cat.png dog.png --method diffmorpher -n 1` morphs one into the other.
+
     The run folder holds `contact.png`, `report.html`, the pictures, and `concept.safetensors` for
-    `offbeat render` and for diffusers. Methods that mix two sources inside the denoising learn no
-    concept, so theirs holds none: `magicmix`.
+    `offbeat render` and for diffusers. `magicmix`, `diffmorpher`, `bass` and `agswap` mix two
+    sources inside the denoising and learn no concept, so theirs holds none; of a path it holds a
+    GIF, and an MP4 if ffmpeg is installed.
 
     Sources: DisTok, arXiv:2505.03667; CreTok, arXiv:2410.24160; ConceptLab, arXiv:2308.02669;
-    MagicMix, arXiv:2210.16056.
+    MagicMix, arXiv:2210.16056; DiffMorpher, arXiv:2312.07409; BASS, arXiv:2310.01819; AGSwap (our
+    reading), arXiv:2509.18699.
     """
     with errors_shown():
         from offbeat import run
