@@ -27,7 +27,7 @@ SHIPPED = {
         2869,
         63.1,
     ),
-    "ip_adapter": ("stable_diffusion/ip_adapter/ip_adapter.safetensors", 0, 0.0),
+    "ip_adapter": ("stable_diffusion/ip_adapter/ip_adapter.safetensors", 3521, 55.0),
 }
 """Stage to its file, the steps and the core-minutes that it had."""
 PREFIXES = {"redecode": ("decoder.", "post_quant_conv.")}
