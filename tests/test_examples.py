@@ -17,6 +17,10 @@ SETTINGS = {
     "conceptlab": {"config": {"num_steps": 4}},
     "cretok": {},
     "distok": {},
+    "magicmix": {"num_images": 1, "config": {"num_inference_steps": 4}},
+    "diffmorpher": {"num": 3, "config": {"num_steps": 2, "num_inference_steps": 3}},
+    "bass": {"num_images": 1, "config": {"num_swaps": 4, "num_pilot": 2}},
+    "agswap": {"num_images": 1, "config": {"num_draws": 2}},
 }
 
 

@@ -313,8 +313,8 @@ class ComparingBackbone(DrawingBackbone, EncodesImage, Protocol):
 
 
 @runtime_checkable
-class MixingBackbone(DenoisingBackbone, EncodesLatents, AddsNoise, EncodesImage, Protocol):
-    """What methods need that start from a picture with noise on it, or compare pictures."""
+class MixingBackbone(DenoisingBackbone, EncodesLatents, AddsNoise, Protocol):
+    """What methods need that start from a picture with noise on it."""
 
 
 @runtime_checkable
@@ -337,7 +337,6 @@ class MorphingBackbone(
     EncodesLatents,
     InvertsImages,
     EditsAttention,
-    EncodesImage,
     AdaptsDenoiser,
     Protocol,
 ):

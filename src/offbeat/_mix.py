@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from offbeat import _readings, registry
 from offbeat._disk import digest_of
 from offbeat._keeper import few_threads
@@ -18,7 +20,7 @@ from offbeat._runs import Run, default_backbone, load_run, loaded
 from offbeat._trained import make_method
 from offbeat.errors import CapabilityError, ConfigError, ImageError
 from offbeat.pictures import SUFFIXES, read_picture
-from offbeat.protocols import Takes, TextBackbone
+from offbeat.protocols import EncodesImage, Takes, TextBackbone
 from offbeat.store import RunFolder
 from offbeat.templates import fill
 from offbeat.types import Observe, ignore
@@ -142,6 +144,8 @@ def check_sources(method: str, names: Sequence[str]) -> None:
 def _check_backbone(method: Any, backbone: TextBackbone) -> None:
     needs = method.needs
     if isinstance(backbone, needs):
+        if EncodesImage in needs.__mro__ and isinstance(backbone, EncodesImage):
+            backbone.encode_image(torch.zeros(1, 3, 8, 8))  # some checkpoints lack the encoder
         return
     wanted = (name for name in dir(needs) if not name.startswith("_"))
     missing = next((name for name in wanted if not hasattr(backbone, name)), needs.__name__)

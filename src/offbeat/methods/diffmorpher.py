@@ -4,7 +4,8 @@ Each picture gets LoRA factors of its own and is inverted under them. Between th
 noise and text are interpolated; attention in the U-Net's last half takes keys and values from both.
 Source: Zhang et al., DiffMorpher, arXiv:2312.07409, written from an account of it; its code, which
 is not free to use, was not read. Ours: factors are interpolated by their product; AdaIN is of the
-clean latents; steps are made equal by a feature distance, since LPIPS needs weights of its own.
+clean latents; steps are made equal by the distance of the autoencoder's latents, or any other that
+is given: LPIPS needs weights of its own.
 """
 
 from __future__ import annotations
@@ -18,7 +19,6 @@ from torch import Tensor
 
 from offbeat.checks import check_range
 from offbeat.errors import ConfigError
-from offbeat.functional import pair_cosine
 from offbeat.methods._mixing import pictures_of, prompt_of, share_of
 from offbeat.methods._morph_frames import Ends, lora_rows, text_rows
 from offbeat.methods._morphing import PerceptualDistance, equal_steps, fit_lora
@@ -52,8 +52,6 @@ class DiffMorpherConfig:
     """Whether each channel of the latents gets the interpolated mean and spread of both ends."""
     reschedule: bool = True
     """Whether a path is drawn twice, the second time in steps that look equal."""
-    distance: str = "latents"
-    """What looks equal is measured by: ``latents``, of the autoencoder, or ``image-encoder``."""
     prompts: tuple[str, ...] = ()
     """Of the two sources; none: a word's own prompt, and of a picture the empty one."""
     frame_batch_size: int = 8
@@ -67,8 +65,6 @@ class DiffMorpherConfig:
         object.__setattr__(self, "prompts", tuple(self.prompts))  # a list, if read from JSON
         if len(self.prompts) not in (0, 2) or not all(isinstance(p, str) for p in self.prompts):
             raise ConfigError(f"prompts: expected two texts or none, got {self.prompts!r}")
-        if self.distance not in ("latents", "image-encoder"):
-            raise ConfigError(f"distance: expected latents or image-encoder, got {self.distance!r}")
 
     @classmethod
     def for_card(cls, card: Mapping[str, Any], **asked: Any) -> DiffMorpherConfig:
@@ -109,7 +105,7 @@ class DiffMorpher:
         *,
         distance: PerceptualDistance | None = None,
     ) -> None:
-        """Take settings, and a distance of pictures in place of the one that they name."""
+        """Take settings, and a distance of pictures in place of that of their latents."""
         self.config = config or DiffMorpherConfig()
         self._distance = distance
 
@@ -242,9 +238,5 @@ class DiffMorpher:
         """Return how different pictures look, ``[B]``."""
         if self._distance is not None:
             return self._distance(images, others)
-        if self.config.distance == "image-encoder":
-            return 1 - pair_cosine(
-                *(backbone.encode_image(part).cpu() for part in (images, others))
-            )
-        parts = [backbone.encode_latents(part).cpu().flatten(1) for part in (images, others)]
-        return (parts[0] - parts[1]).square().mean(dim=1).sqrt()
+        one, other = (backbone.encode_latents(part).cpu() for part in (images, others))
+        return (one - other).flatten(1).square().mean(dim=1).sqrt()
