@@ -42,6 +42,7 @@ PAIRS = (
     ("clock", "fish"),
 )
 SEED, NUM_SEEDS = 1, 3
+NUM_FRAMES = 8
 WAYS = {
     "first": "the first word alone",
     "second": "the second word alone",
@@ -55,13 +56,14 @@ WAYS = {
 
 
 def run(out: Path, *, threads: int) -> None:
-    """Compute missing cells, then write ``table.md`` and ``mixing.png``."""
+    """Compute missing cells, then write ``table.md``, ``mixing.png`` and ``morph.png``."""
     torch.set_num_threads(threads)
     lab = _Lab(StableDiffusionBackbone.load("pocket-sd"), out)
     for pair in PAIRS:
         for way in WAYS:
             if lab.compute(way, pair):
                 print(f"{way} {' '.join(pair)}", flush=True)
+        lab.morph(pair)
     lab.write()
 
 
@@ -98,10 +100,7 @@ class _Lab:
             "both_in_top_5": both,
             "seconds": seconds,
         }
-        file.parent.mkdir(parents=True, exist_ok=True)
-        for number, picture in enumerate(formats.to_pil(images)):
-            data = formats.encode_png(picture, {"way": way, "pair": list(pair)})
-            write_atomic(file.with_name(f"{file.name}-{number}.png"), data)
+        self._keep(file, images, {"way": way, "pair": list(pair)})
         write_atomic(file.with_suffix(".json"), json_bytes(found))  # last: the cell is whole
         return True
 
@@ -121,6 +120,27 @@ class _Lab:
             for word in pair
         )
         return blended_text(one, two, torch.tensor([0.5]))
+
+    def morph(self, pair: tuple[str, str]) -> None:
+        """Draw the path between two words' pictures, unless it is there."""
+        file = self._file("path", pair)
+        if file.with_suffix(".json").exists():
+            return
+        method = make_method("diffmorpher", self.backbone, None)
+        request = Request(subject=" + ".join(pair), num_images=1, seed=SEED)
+        frames: Tensor = method.morph(self.backbone, request, pair, num=NUM_FRAMES)[0]
+        self._keep(file, frames, {"way": "path", "pair": list(pair)})
+        write_atomic(file.with_suffix(".json"), json_bytes({"frames": NUM_FRAMES}))
+
+    def _keep(self, file: Path, images: Tensor, recipe: dict[str, Any]) -> None:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        for number, picture in enumerate(formats.to_pil(images)):
+            data = formats.encode_png(picture, recipe)
+            write_atomic(file.with_name(f"{file.name}-{number}.png"), data)
+
+    def _pictures(self, way: str, pair: Sequence[str], num: int) -> list[Any]:
+        files = [f"{self._file(way, pair)}-{number}.png" for number in range(num)]
+        return formats.to_pil(torch.stack([read_picture(file, size=64) for file in files]))
 
     def _draw(self, way: str, pair: tuple[str, str], parents: list[Tensor]) -> Tensor:
         if way in ("first", "second"):
@@ -153,19 +173,15 @@ class _Lab:
         rows = "".join(self._row(way) for way in WAYS)
         write_atomic(self.out / "table.md", (head + rows).encode())
         pictures = [
-            (
-                name,
-                [
-                    formats.to_pil(read_picture(f"{self._file(way, pair)}-0.png", size=64)[None])[0]
-                    for pair in PAIRS
-                ],
-            )
+            (name, [self._pictures(way, pair, 1)[0] for pair in PAIRS])
             for way, name in WAYS.items()
         ]
         captions = ["\n".join(pair) for pair in PAIRS]
         note = f"One seed of {NUM_SEEDS}, not chosen; each column is drawn from the same noise."
         found = plots.contact_sheet(pictures, captions=captions, note=note)
         write_atomic(self.out / "mixing.png", plots.png_of(found))
+        paths = [(" to ".join(pair), self._pictures("path", pair, NUM_FRAMES)) for pair in PAIRS]
+        write_atomic(self.out / "morph.png", plots.png_of(plots.contact_sheet(paths)))
 
     def _row(self, way: str) -> str:
         cells = [self._cell(way, pair) for pair in PAIRS]
