@@ -55,7 +55,7 @@ def names(kind: Kind) -> list[str]:
     """Return all known names of one kind, sorted; imports nothing.
 
     >>> names("method")[0]
-    'conceptlab'
+    'agswap'
     """
     return sorted({*BUILT_IN[_checked(kind)], *(point.name for point in _plugins(kind))})
 
