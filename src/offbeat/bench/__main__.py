@@ -17,12 +17,18 @@ def speed(
 ) -> None:
     """Time ours against the plain way, in turn, on the same weights."""
     from offbeat.bench import speed as module
-    from offbeat.bench import speed_conceptlab, speed_cretok, speed_distok
+    from offbeat.bench import speed_conceptlab, speed_cretok, speed_distok, speed_paint
 
     found = module.measure(runs=runs, threads=threads)
-    parts = (speed_cretok.ratios, speed_distok.ratios, speed_conceptlab.ratios)
+    parts = (
+        speed_cretok.ratios,
+        speed_distok.ratios,
+        speed_conceptlab.ratios,
+        speed_paint.ratios,
+    )
     found += module.measure_steps(parts, runs=runs)
     typer.echo(module.table(found))
+    typer.echo(speed_paint.memory())
 
 
 @app.command()
@@ -63,6 +69,17 @@ def theta(
     from offbeat.bench import theta as module
 
     module.main(out)
+
+
+@app.command()
+def mixing(
+    out: Annotated[Path, typer.Argument(help="Folder for cells, table and sheet; resumable.")],
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads.")] = 1,
+) -> None:
+    """Mix eight pairs of words by every method that draws mixtures, beside plain ways."""
+    from offbeat.bench import mixing as module
+
+    module.run(out, threads=threads)
 
 
 @app.command()

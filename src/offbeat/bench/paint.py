@@ -49,13 +49,13 @@ CONTENT_WORDS = ("strawberry", "owl", "car", "cat", "teapot", "pizza", "rocket",
 NUM_TRIPLES = 24
 NUM_ARTWORKS = 32
 NUM_SHOWN = 6
-STRENGTHS = (0.0, 0.15, 0.3, 0.4, 0.45, 0.5, 0.6, 0.8, 1.0)
-IMG2IMG_STRENGTH = 0.7
-"""Share of the steps that plain img2img runs."""
+STRENGTHS = (0.0, 0.1, 0.2, 0.3, 0.35, 0.4, 0.45, 0.5, 0.6, 0.8, 1.0)
+IMG2IMG_STRENGTH = 0.8
+"""Share of the steps that plain img2img runs: as many as painting at pocket's strength, 0.4."""
 
 Way = tuple[str, Mapping[str, Any] | None]
 WAYS: dict[str, Way] = {
-    "full": ("CreativeSynth", {}),
+    "full": ("CreativeSynth, strength 0.4", {}),
     "no-art-bn": ("without ArtBN", {"with_art_bn": False}),
     "no-sharing": ("without shared attention", {"with_shared_attention": False}),
     "neither": (
@@ -66,7 +66,8 @@ WAYS: dict[str, Way] = {
     "no-semantic": ("without the semantic branch", {"with_semantic": False}),
     "as-printed": ("ArtBN as printed", {"art_bn_direction": "as_printed"}),
     "third-stream": ("with the content's own stream", {"with_content_stream": True}),
-    "near": ("strength 0.45", {"strength": 0.45}),
+    "published": ("strength 0.5, the published start", {"strength": 0.5}),
+    "near": ("strength 0.3", {"strength": 0.3}),
     "far": ("strength 1", {"strength": 1.0}),
     "img2img": (f"plain img2img of the artwork, strength {IMG2IMG_STRENGTH:g}", None),
     "ip-adapter": ("IP-Adapter alone, scale 0.6", None),

@@ -1,0 +1,135 @@
+"""What painting costs beside plain generation of the same steps, in time and in memory.
+
+Here "plain" is another thing than "ours": a picture drawn without an artwork. So the ratio is no
+gain; 0.4 means that painting takes two and a half times as long.
+"""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from offbeat.backbones.stable_diffusion import StableDiffusionBackbone
+from offbeat.bench.speed import Ratio
+from offbeat.methods.creativesynth import CreativeSynth, CreativeSynthConfig
+from offbeat.rng import streams
+from offbeat.types import Request
+
+PROMPT = "a picture of a cat"
+NUM_IMAGES = (1, 4)
+MEMORY_IMAGES = 4
+
+
+def ratios(backbone: object, runs: int) -> list[Ratio]:
+    """Return both comparisons for one picture and for four.
+
+    Args:
+        backbone: Not used: painting needs the form of pocket that draws from text.
+        runs: Counted runs of each side.
+    """
+    work = _Work.load()
+    found = []
+    for num in NUM_IMAGES:
+        ways = (
+            ("with inversion and its check, the first time", lambda n=num: work.first(n)),
+            ("the second time", lambda n=num: work.again(n)),
+        )
+        pictures = f"{num} picture{'s' if num > 1 else ''}"
+        for label, paint in ways:
+            what = f"painting {pictures}, {label}; plain: generation of the same steps"
+            found.append(_pair(what, paint, lambda n=num: work.plain(n), runs))
+    return found
+
+
+class _Work:
+    """An artwork, a content, and what is done with them."""
+
+    def __init__(self, backbone: StableDiffusionBackbone) -> None:
+        self.backbone = backbone
+        config = CreativeSynthConfig.for_card(backbone.card)
+        self.method = CreativeSynth(replace(config, with_semantic=backbone.takes_images))
+        self.art, self.content = self.plain(2).clone()
+        self.way: Tensor | None = None
+
+    @classmethod
+    def load(cls) -> _Work:
+        """Return work on pocket."""
+        return cls(StableDiffusionBackbone.load("pocket-sd"))
+
+    @torch.no_grad()
+    def plain(self, num: int) -> Tensor:
+        """Return so many pictures of a prompt, drawn side by side."""
+        cfg, noise = self.method.config, streams(0, "bench", num=num)
+        steps = {"num_inference_steps": cfg.num_inference_steps}
+        latents = self.backbone.denoise(
+            self.backbone.init_latents(noise, **steps),
+            self.backbone.encode_text([PROMPT]),
+            generator=noise,
+            guidance_scale=cfg.guidance_scale,
+            **steps,
+        )
+        return self.backbone.decode(latents)
+
+    @torch.no_grad()
+    def first(self, num: int) -> Tensor:
+        """Do what ``offbeat.paint`` does with an artwork that it has not seen."""
+        way = self.method.invert(self.backbone, self.art)
+        self.method.reconstruct(self.backbone, way)
+        self.backbone.decode(self.backbone.encode_latents(self.art[None]))
+        return self._painted(num, way)
+
+    def again(self, num: int) -> Tensor:
+        """Do what it does with one whose inversion is in the cache."""
+        if self.way is None:
+            self.way = self.method.invert(self.backbone, self.art)
+        return self._painted(num, self.way)
+
+    def _painted(self, num: int, way: Tensor) -> Tensor:
+        request = Request(subject="cat", prompt=PROMPT, num_images=num)
+        return self.method.paint(self.backbone, request, self.art, content=self.content, way=way)
+
+
+def _pair(what: str, ours: Callable[[], Tensor], plain: Callable[[], Tensor], runs: int) -> Ratio:
+    """Time two different works in turn, after a run of each that is not counted."""
+    times: tuple[list[float], list[float]] = ([], [])
+    for run in range(runs + 1):
+        for side, call in zip(times, (ours, plain), strict=True):
+            started = time.perf_counter()
+            call()
+            if run:
+                side.append(time.perf_counter() - started)
+    return Ratio(what, *times, float("nan"))  # they draw different pictures
+
+
+def memory() -> str:
+    """Return how much memory painting takes above the loaded checkpoint, beside generation."""
+    command = [sys.executable, "-m", "offbeat.bench.speed_paint"]
+    plain, ours = (
+        float(subprocess.run([*command, one], check=True, capture_output=True, text=True).stdout)
+        for one in ("plain", "first")
+    )
+    return (
+        f"Peak memory above the loaded checkpoint, {MEMORY_IMAGES} pictures: generation "
+        f"{plain:.0f} MB, painting {ours:.0f} MB."
+    )
+
+
+def _peak() -> float:
+    """Return the most memory that this process has held, MB."""
+    held = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return held / 1e6 if sys.platform == "darwin" else held / 1e3
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    held = _Work(StableDiffusionBackbone.load("pocket-sd"))
+    before = _peak()
+    getattr(held, sys.argv[1])(MEMORY_IMAGES)
+    print(_peak() - before)
