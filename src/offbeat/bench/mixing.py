@@ -24,8 +24,7 @@ from offbeat._pictures_out import plain_concept_of
 from offbeat._readings import choose_reader, read
 from offbeat._trained import make_method
 from offbeat.backbones.stable_diffusion import StableDiffusionBackbone
-from offbeat.functional import balance_reward
-from offbeat.methods._morphing import blended_text
+from offbeat.methods._morphing import blended_text, equal_steps
 from offbeat.pictures import read_picture
 from offbeat.rng import streams
 from offbeat.store import write_atomic
@@ -55,8 +54,14 @@ WAYS = {
 }
 
 
+def psnr(images: Tensor, wanted: Tensor) -> list[float]:
+    """Return the peak signal-to-noise ratio of each picture, in dB."""
+    error = (images.clamp(0, 1) - wanted).square().flatten(1).mean(dim=1)
+    return (-10 * error.clamp_min(1e-10).log10()).tolist()
+
+
 def run(out: Path, *, threads: int) -> None:
-    """Compute missing cells, then write ``table.md``, ``mixing.png`` and ``morph.png``."""
+    """Compute missing cells, then write the tables and the sheets."""
     torch.set_num_threads(threads)
     lab = _Lab(StableDiffusionBackbone.load("pocket-sd"), out)
     for pair in PAIRS:
@@ -64,6 +69,7 @@ def run(out: Path, *, threads: int) -> None:
             if lab.compute(way, pair):
                 print(f"{way} {' '.join(pair)}", flush=True)
         lab.morph(pair)
+        lab.ends(pair)
     lab.write()
 
 
@@ -132,6 +138,34 @@ class _Lab:
         self._keep(file, frames, {"way": "path", "pair": list(pair)})
         write_atomic(file.with_suffix(".json"), json_bytes({"frames": NUM_FRAMES}))
 
+    @torch.no_grad()
+    def ends(self, pair: tuple[str, str]) -> None:
+        """Measure how exactly a path's ends are the pictures again, and how even its steps are."""
+        file = self._file("ends", pair).with_suffix(".json")
+        if file.exists():
+            return
+        pictures = [self._alone(word)[:1] for word in pair]
+        both = torch.cat(pictures)
+        ceiling = self.backbone.decode(self.backbone.encode_latents(both))
+        found: dict[str, Any] = {"autoencoder": psnr(ceiling, both)}
+        request = Request(subject=" + ".join(pair), num_images=1, seed=SEED)
+        for name, settings in (("without LoRA", {"num_steps": 0}), ("with LoRA", {})):
+            method = make_method("diffmorpher", self.backbone, settings)
+            ends = method.ends(self.backbone, request, pair, pictures)
+            shares = torch.linspace(0, 1, NUM_FRAMES)
+            frames = method.frames(self.backbone, ends, shares[None])[0]
+            found[name] = psnr(frames[[0, -1]], both)
+            if not settings:
+                even = equal_steps(shares, self._steps(frames))
+                again = method.frames(self.backbone, ends, even[None])[0]
+                steps = self._steps(frames), self._steps(again)
+                found["unevenness"] = [float(one.max() / one.mean()) for one in steps]
+        write_atomic(file, json_bytes(found))
+
+    def _steps(self, frames: Tensor) -> Tensor:
+        latents = self.backbone.encode_latents(frames)
+        return (latents[1:] - latents[:-1]).flatten(1).square().mean(dim=1).sqrt()
+
     def _keep(self, file: Path, images: Tensor, recipe: dict[str, Any]) -> None:
         file.parent.mkdir(parents=True, exist_ok=True)
         for number, picture in enumerate(formats.to_pil(images)):
@@ -166,12 +200,12 @@ class _Lab:
     def write(self) -> None:
         """Write the table, and a sheet of the first seed."""
         head = (
-            "| way | cosine to the first | to the second | difference | reward | classifier: share "
-            "of both | both in its top 5 | seconds a picture |\n"
-            "| --- | --- | --- | --- | --- | --- | --- | --- |\n"
+            "| way | cosine to the first | to the second | lower | difference | classifier: sum | "
+            "lower | both in its top 5 | seconds a picture |\n" + "| --- " * 9 + "|\n"
         )
         rows = "".join(self._row(way) for way in WAYS)
         write_atomic(self.out / "table.md", (head + rows).encode())
+        write_atomic(self.out / "ends.md", self._ends().encode())
         pictures = [
             (name, [self._pictures(way, pair, 1)[0] for pair in PAIRS])
             for way, name in WAYS.items()
@@ -183,19 +217,31 @@ class _Lab:
         paths = [(" to ".join(pair), self._pictures("path", pair, NUM_FRAMES)) for pair in PAIRS]
         write_atomic(self.out / "morph.png", plots.png_of(plots.contact_sheet(paths)))
 
+    def _ends(self) -> str:
+        cells = [self._cell("ends", pair) for pair in PAIRS]
+        text = "| both ends against their pictures | mean PSNR, dB | worst |\n| --- | --- | --- |\n"
+        for name in ("autoencoder", "without LoRA", "with LoRA"):
+            values = [value for cell in cells for value in cell[name]]
+            text += f"| {name} | {statistics.fmean(values):.1f} | {min(values):.1f} |\n"
+        text += "\n| steps of a path | largest over mean | worst pair |\n| --- | --- | --- |\n"
+        for number, name in enumerate(("even shares", "rescheduled")):
+            values = [cell["unevenness"][number] for cell in cells]
+            text += f"| {name} | {statistics.fmean(values):.2f} | {max(values):.2f} |\n"
+        return text
+
     def _row(self, way: str) -> str:
         cells = [self._cell(way, pair) for pair in PAIRS]
         first, second = (
             torch.tensor([value for cell in cells for value in cell[side]])
             for side in ("first", "second")
         )
-        shares = [sum(pair) for cell in cells for pair in cell["shares"]]
+        shares = torch.tensor([pair for cell in cells for pair in cell["shares"]])
         both = [hit for cell in cells for hit in cell["both_in_top_5"]]
         seconds = statistics.median(cell["seconds"] for cell in cells)
         alone = way in ("first", "second")
         return (
             f"| {WAYS[way]} | {first.mean():.2f} | {second.mean():.2f} | "
-            f"{(first - second).abs().mean():.2f} | {balance_reward(first, second).mean():.2f} | "
-            f"{statistics.fmean(shares):.0%} | {statistics.fmean(both):.0%} | "
-            f"{'' if alone else f'{seconds:.1f}'} |\n"
+            f"{first.minimum(second).mean():.2f} | {(first - second).abs().mean():.2f} | "
+            f"{shares.sum(dim=1).mean():.2f} | {shares.amin(dim=1).mean():.3f} | "
+            f"{statistics.fmean(both):.0%} | {'' if alone else f'{seconds:.1f}'} |\n"
         ).replace("%", " %")
