@@ -16,6 +16,7 @@ SETTINGS = {
     },
     "conceptlab": {"config": {"num_steps": 4}},
     "cretok": {},
+    "creativesynth": {"config": {"num_inference_steps": 6}},
     "distok": {},
     "magicmix": {"num_images": 1, "config": {"num_inference_steps": 4}},
     "diffmorpher": {"num": 3, "config": {"num_steps": 2, "num_inference_steps": 3}},
