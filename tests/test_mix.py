@@ -90,6 +90,8 @@ def test_a_morph_is_a_strip_and_moves(pocket_sd, picture, tmp_path, monkeypatch)
                 backbone=pocket_sd, judge="none", out=tmp_path / "run")  # fmt: skip
     assert len(run.images) == 4
     assert len(run.trace) == 2
+    recipe = formats.read_recipe(tmp_path / "run" / "images" / "0002.png")
+    assert (recipe["frame"], recipe["weights"]) == (2, [])  # the method paces the path
     with Image.open(tmp_path / "run" / "path-00.gif") as moving:
         assert moving.n_frames == 6  # there and back
         assert moving.size == (256, 256)

@@ -65,6 +65,11 @@ class Job:
     seed: int
 
     @property
+    def is_morph(self) -> bool:
+        """Whether the method paces the path itself: then a point's shares are not a frame's."""
+        return self.layout == "sweep" and isinstance(self.method, MorphsSources)
+
+    @property
     def subject(self) -> str:
         """Both sources by name."""
         return " + ".join(parent.shown for parent in self.parents)
@@ -77,17 +82,22 @@ class Job:
             "layout": self.layout,
             "subject": self.subject,
             "sources": [parent.as_json() for parent in self.parents],
-            "weights": [[list(pair) for pair in point] for point in self.points],
+            "weights": [[list(pair) for pair in point] for point in self._asked],
             "method": self.method.name,
             "config": asdict(config) if is_dataclass(config) else {},  # type: ignore[arg-type]
             "judge": self.judge.name if self.judge else None,
             "prompt": self.prompt,
             "num_images": self.num_images,
+            "num_points": len(self.points),
             "seed": self.seed,
             "checkpoint": self.backbone.name,
             "fingerprint": self.backbone.fingerprint,
             "versions": formats.versions(),
         }
+
+    @property
+    def _asked(self) -> Sequence[Shares]:
+        return [] if self.is_morph else self.points
 
     def request(self, point: Shares, start: int) -> Request:
         """Return what the method is asked: up to ``DRAW_BATCH`` pictures from number ``start``."""
@@ -154,7 +164,7 @@ class Mixture:
     def _mixtures(self, ordinary: Sequence[Tensor]) -> list[Tensor]:
         """Return the pictures of each point, ``[N, 3, H, W]``; what was drawn outlives a kill."""
         job = self.job
-        whole = job.layout == "sweep" and isinstance(job.method, MorphsSources)
+        whole = job.is_morph
         starts = range(0, job.num_images, DRAW_BATCH)
         parts = [(at, start) for at in range(1 if whole else len(job.points)) for start in starts]
         state = self.folder.load_checkpoint() if self.folder is not None else None
@@ -201,7 +211,7 @@ class Mixture:
     def _row(self, point: Shares, images: Tensor, ordinary: Sequence[Tensor]) -> dict[str, Any]:
         """Return what is read in the pictures of one point."""
         job = self.job
-        row: dict[str, Any] = {"weights": dict(point)}
+        row: dict[str, Any] = {} if job.is_morph else {"weights": dict(point)}
         read = _readings.read(job.judge, images)
         if read is not None:
             labels = job.judge.labels
@@ -219,6 +229,8 @@ class Mixture:
         job, notes = self.job, []
         if not job.method.takes_weights and len({share for _, share in job.points[0]}) > 1:
             notes.append(f"{job.method.name} heeds no weights: both sources count the same.")
+        if job.num_images > 1 and all(parent.picture is not None for parent in job.parents):
+            notes.append("Of two pictures all mixtures are nearly the same; one is enough.")
         return {
             "subject": job.subject,
             "prompt": job.prompt,
@@ -244,6 +256,8 @@ class Mixture:
                 for row in range(job.num_images)
             ]
             captions = [f"{point[1][1]:.0%} {names[1]}".replace("%", " %") for point in job.points]
+            if job.is_morph:
+                captions = [f"frame {number}" for number in range(1, len(job.points) + 1)]
             return sheet(strips, title=title, captions=captions, columns=len(pictures))
         labels = [parent.shown for parent in job.parents]
         found = rows[0]
@@ -299,7 +313,8 @@ class Mixture:
         )
         files = self._moving(pictures) if job.layout == "sweep" else {}
         for index, (point, drawn) in enumerate(zip(job.points, pictures, strict=True)):
-            recipe = {**asked, **used, "weights": [list(pair) for pair in point]}
+            place = {"frame": index} if job.is_morph else {"weights": [list(p) for p in point]}
+            recipe = {**asked, **used, **place}
             files |= png_files("images", drawn, recipe, mixture, job.backbone, start=index * each)
         for index, (parent, drawn) in enumerate(zip(job.parents, alone, strict=True)):
             plain = plain_concept_of(parent.shown, job.backbone, job.prompt)

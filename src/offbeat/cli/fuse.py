@@ -50,7 +50,8 @@ def fuse(
             "--num-images",
             "-n",
             min=1,
-            help="Pictures of each concept; 8, on a path 3, in a triangle 1 if not given.",
+            help="Pictures of each concept; 8, on a path 3, in a triangle or of two pictures 1 if "
+            "not given.",
         ),
     ] = None,
     prompt: Annotated[
@@ -118,6 +119,7 @@ def fuse(
     """
     with errors_shown():
         from offbeat import run
+        from offbeat._mix import is_picture
         from offbeat.errors import ConfigError
         from offbeat.templates import check_text
 
@@ -136,7 +138,8 @@ def fuse(
         if num is not None and needed is None:
             raise ConfigError("--num: only for --sweep and --grid; pictures are --num-images")
         count = num or (9 if sweep else 5)
-        each = num_images or (3 if sweep else 1 if grid else 8)
+        few = grid or all(is_picture(name) for name in names)
+        each = num_images or (1 if few else 3 if sweep else 8)
         concepts = count if sweep else count * (count + 1) // 2 if grid else 1
         check_num_images(each * concepts)
         folder = out or folder_for(" ".join(names), seed, resume=resume)
