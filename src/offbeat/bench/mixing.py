@@ -38,7 +38,7 @@ PAIRS = (
     ("frog", "teapot"),
     ("handbag", "lion"),
     ("house", "octopus"),
-    ("clock", "fish"),
+    ("mushroom", "penguin"),
 )
 SEED, NUM_SEEDS = 1, 3
 NUM_FRAMES = 8
