@@ -12,6 +12,8 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -38,13 +40,13 @@ def ratios(backbone: object, runs: int) -> list[Ratio]:
     found = []
     for num in NUM_IMAGES:
         ways = (
-            ("with inversion and its check, the first time", lambda n=num: work.first(n)),
-            ("the second time", lambda n=num: work.again(n)),
+            ("with inversion and its check, the first time", partial(work.first, num)),
+            ("the second time", partial(work.again, num)),
         )
         pictures = f"{num} picture{'s' if num > 1 else ''}"
         for label, paint in ways:
             what = f"painting {pictures}, {label}; plain: generation of the same steps"
-            found.append(_pair(what, paint, lambda n=num: work.plain(n), runs))
+            found.append(_pair(what, paint, partial(work.plain, num), runs))
     return found
 
 
@@ -67,7 +69,7 @@ class _Work:
     def plain(self, num: int) -> Tensor:
         """Return so many pictures of a prompt, drawn side by side."""
         cfg, noise = self.method.config, streams(0, "bench", num=num)
-        steps = {"num_inference_steps": cfg.num_inference_steps}
+        steps: dict[str, Any] = {"num_inference_steps": cfg.num_inference_steps}
         latents = self.backbone.denoise(
             self.backbone.init_latents(noise, **steps),
             self.backbone.encode_text([PROMPT]),
@@ -109,15 +111,15 @@ def _pair(what: str, ours: Callable[[], Tensor], plain: Callable[[], Tensor], ru
 
 
 def memory() -> str:
-    """Return how much memory painting takes above the loaded checkpoint, beside generation."""
+    """Return the most memory that a process of painting holds, beside one of generation."""
     command = [sys.executable, "-m", "offbeat.bench.speed_paint"]
-    plain, ours = (
+    idle, plain, ours = (
         float(subprocess.run([*command, one], check=True, capture_output=True, text=True).stdout)
-        for one in ("plain", "first")
+        for one in ("", "plain", "first")
     )
     return (
-        f"Peak memory above the loaded checkpoint, {MEMORY_IMAGES} pictures: generation "
-        f"{plain:.0f} MB, painting {ours:.0f} MB."
+        f"Peak memory of a process that loads pocket-sd: {idle:.0f} MB; that draws {MEMORY_IMAGES} "
+        f"pictures: {plain:.0f} MB; that paints {MEMORY_IMAGES}: {ours:.0f} MB."
     )
 
 
@@ -129,7 +131,7 @@ def _peak() -> float:
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    held = _Work(StableDiffusionBackbone.load("pocket-sd"))
-    before = _peak()
-    getattr(held, sys.argv[1])(MEMORY_IMAGES)
-    print(_peak() - before)
+    loaded = StableDiffusionBackbone.load("pocket-sd")
+    if sys.argv[1]:
+        getattr(_Work(loaded), sys.argv[1])(MEMORY_IMAGES)
+    print(_peak())

@@ -33,7 +33,9 @@ def paint(
     ] = "creativesynth",
     strength: Annotated[
         Optional[float],  # noqa: UP045
-        typer.Option(help="From 0, the artwork, to 1, the content in its style; 0.5 if not given."),
+        typer.Option(
+            help="From 0, the artwork, to 1, the content; what suits the checkpoint if not given."
+        ),
     ] = None,
     sweep: Annotated[
         bool, typer.Option("--sweep", help="Draw a strip of pictures over the strength.")

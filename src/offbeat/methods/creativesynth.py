@@ -41,9 +41,9 @@ class CreativeSynthConfig:
     """Weight of the content, as an image prompt, beside the text."""
     negative_prompt: str = ""
     art_prompt: str = ""
-    """What is on the artwork, for its inversion and its stream; most exact if nothing is said."""
+    """What is on the artwork, as a prompt for its inversion and its stream."""
     inversion_guidance_scale: float = 1.0
-    """Of the inversion; where nothing is said of the artwork, any value is the same as 1."""
+    """Of the inversion (published: 5); with no ``art_prompt`` any value is the same as 1."""
     num_refinements: int = 0
     """Of each step of the inversion: exacter and slower."""
     trajectory_offset: int = 0
