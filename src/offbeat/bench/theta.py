@@ -131,6 +131,8 @@ class _Bench:
 
     def __init__(self, backbone: UnclipBackbone, folder: Path) -> None:
         self.backbone, self.folder = backbone, folder
+        self.fingerprint = backbone.fingerprint
+        """Of the weights that a cell belongs to; one of others is made again."""
         self.words = list(backbone.card["concepts"])
         self.pairs = vocab.evaluation_pairs(self.words)
         judge = choose_judge("classifier", backbone, self.words[0])
@@ -143,7 +145,7 @@ class _Bench:
     def cell(self, name: str, seed: int) -> None:
         """Draw and judge all pairs by one arm, unless its file is there."""
         file = self.folder / "cells" / f"{name}-{seed}.json"
-        if file.exists():
+        if file.exists() and json.loads(file.read_bytes())["fingerprint"] == self.fingerprint:
             return
         arm = ARMS[name]
         trained = self._trained(arm, seed) if arm.training is not None else None
@@ -154,15 +156,23 @@ class _Bench:
             write_atomic(self.folder / "cells" / f"{name}-images.safetensors", data)
         readings = {k: v for k, v in (trained.readings if trained else {}).items()
                     if isinstance(v, (int, float, str))}  # fmt: skip
-        write_atomic(file, json_bytes({"arm": name, "readings": readings, "pairs": rows}))
+        write_atomic(
+            file,
+            json_bytes(
+                {"arm": name, "fingerprint": self.fingerprint, "readings": readings, "pairs": rows}
+            ),
+        )
 
     def _trained(self, arm: Arm, seed: int) -> Trained:
         file = self.folder / "cells" / f"{arm.key}-{seed}.safetensors"
-        if not file.exists():
-            method = CreTok(CreTokConfig(**(arm.training or {})))
-            found = method.train(self.backbone, self.words, seed=seed)
-            write_atomic(file, encode_trained(found))
-        return decode_trained(file.read_bytes(), file.name)
+        if file.exists():
+            found = decode_trained(file.read_bytes(), file.name)
+            if found.fingerprint == self.fingerprint:
+                return found
+        method = CreTok(CreTokConfig(**(arm.training or {})))
+        found = method.train(self.backbone, self.words, seed=seed)
+        write_atomic(file, encode_trained(found))
+        return found
 
     def _concept(self, arm: Arm, trained: Trained | None, pair: vocab.Pair) -> Concept:
         if trained is None:
