@@ -27,8 +27,8 @@ from offbeat.types import Concept, Observe, Request
 if TYPE_CHECKING:
     from PIL import Image
 
-POOR_DB = 6.0
-"""A reconstruction is poor if its PSNR is so far below the autoencoder's own."""
+POOR_DB, POOR_LOSS_DB = 25.0, 6.0
+"""A reconstruction is poor if its PSNR is below the first, and by the second below the ceiling."""
 MAX_DB = 99.0
 """What stands for the PSNR of pictures that are the same."""
 COLUMNS = 9
@@ -147,8 +147,8 @@ class Inversion:
 
     @property
     def is_poor(self) -> bool:
-        """Whether the reconstruction is far from what the autoencoder allows."""
-        return self.ceiling - self.psnr > POOR_DB
+        """Whether the reconstruction is far from the artwork, and from what can be reached."""
+        return self.psnr < POOR_DB and self.ceiling - self.psnr > POOR_LOSS_DB
 
     def in_words(self) -> str:
         """Return both figures in a sentence."""

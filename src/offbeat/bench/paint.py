@@ -50,6 +50,8 @@ NUM_TRIPLES = 24
 NUM_ARTWORKS = 32
 NUM_SHOWN = 6
 STRENGTHS = (0.0, 0.1, 0.2, 0.3, 0.35, 0.4, 0.45, 0.5, 0.6, 0.8, 1.0)
+OTHER_TEXT = "a picture of a crown"
+"""A text that contradicts the content."""
 IMG2IMG_STRENGTH = 0.8
 """Share of the steps that plain img2img runs: as many as painting at pocket's strength, 0.4."""
 
@@ -129,6 +131,7 @@ def run(out: Path, *, threads: int, part: tuple[int, int], backbone: str = "pock
         write_atomic(out / "table.md", table(lab).encode())
         write_atomic(out / "paint.png", _ways_sheet(lab))
         write_atomic(out / "paint-strength.png", _strength_sheet(lab))
+        write_atomic(out / "paint-tasks.png", _tasks_sheet(lab))
 
 
 class Lab:
@@ -388,3 +391,19 @@ def _strength_sheet(lab: Lab) -> bytes:
     return plots.png_of(
         plots.contact_sheet(rows, captions=captions, title="Strength", max_columns=len(captions))
     )
+
+
+def _tasks_sheet(lab: Lab) -> bytes:
+    """Return a sheet of the five tasks: a row for each of some artworks."""
+    rows = []
+    for triple in triples(NUM_TRIPLES)[1 :: NUM_TRIPLES // NUM_SHOWN]:
+        art, content = lab.given(triple)
+        images, method = [art, content], make_method("creativesynth", lab.backbone, {})
+        tasks = ((None, None), (None, triple.text), (content, None), (content, triple.text))
+        for shown, text in (*tasks, (content, OTHER_TEXT)):
+            request = Request(subject="", prompt=text, num_images=1, seed=triple.number)
+            images.append(method.paint(lab.backbone, request, art, content=shown)[0])
+        rows.append((triple.text, formats.to_pil(torch.stack(images))))
+    captions = ["artwork", "content", "varied", "by the text", "by the content", "by both",
+                "content, a crown"]  # fmt: skip
+    return plots.png_of(plots.contact_sheet(rows, captions=captions, title="The five tasks"))
