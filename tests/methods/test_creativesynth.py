@@ -232,6 +232,7 @@ def test_a_trajectory_of_other_settings_is_refused(backbone, art, content):
         ({"strength": 1.1}, RangeError, "strength"),
         ({"variety": float("nan")}, RangeError, "variety"),
         ({"num_inference_steps": 2.5}, ConfigError, "whole"),
+        ({"trajectory_offset": 31}, ConfigError, "trajectory_offset"),
         ({"art_bn_direction": "up"}, ConfigError, "as_printed"),
         ({"layers": ["down", "top"]}, ConfigError, "layers"),
         ({"share_from": 0.5, "share_until": 0.4}, ConfigError, "share_from"),

@@ -86,6 +86,9 @@ class CreativeSynthConfig:
         if not set(layers) <= set(PARTS):
             raise ConfigError(f"layers: expected some of {', '.join(PARTS)}, got {layers!r}")
         object.__setattr__(self, "layers", layers)
+        if self.trajectory_offset > self.num_inference_steps:
+            got = f"{self.trajectory_offset} of {self.num_inference_steps}"
+            raise ConfigError(f"trajectory_offset: expected at most all steps, got {got}")
         if self.share_from > self.share_until:
             got = f"{self.share_from} and {self.share_until}"
             raise ConfigError(f"share_from, share_until: expected the first below, got {got}")
