@@ -34,6 +34,7 @@ PARTS = {
     "_cache": "store",
     "_report": "plots",
     "_sheet": "plots",
+    "_evolve": "run",
     "_explore": "run",
     "_dream": "run",
     "_fuse": "run",

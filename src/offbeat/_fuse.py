@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from offbeat import _mix, _readings, formats, plots, vocab
+from offbeat import _mix, _readings, formats, plots, registry, vocab
+from offbeat._evolve import evolve
 from offbeat._keeper import Keeper, few_threads
 from offbeat._pictures_out import draw, plain_concept_of, png_files, sheet
 from offbeat._runs import (
@@ -99,29 +100,34 @@ def fuse(weights: Weights, *, num_images: int = 8, **settings: Any) -> Run:
     point = vocab.shares(_pairs_of(weights))
     if _mix.draws_mixtures(settings.setdefault("method", METHOD)):
         return _mix.mix("fuse", [point], num_images, **settings)
+    evolves = hasattr(registry.find("method", settings["method"]), "evolve")
+    if evolves and all(_mix.is_picture(name) for name, _ in point):
+        return evolve(point, num_images, **settings)
     return _prepared("fuse", [point], num_images, **settings)
 
 
-def sweep(first: str, second: str, *, num: int = 9, num_images: int = 3, **settings: Any) -> Run:
+def sweep(
+    first: str | Path, second: str | Path, *, num: int = 9, num_images: int = 3, **settings: Any
+) -> Run:
     """Draw the path from one word to another: ``num`` concepts, the ends among them.
 
     Args:
-        first: All of this at the start.
+        first: All of this at the start; some methods take a picture's file.
         second: All of this at the end.
-        num: Concepts, 2 or more.
+        num: Concepts, or frames, 2 or more.
         num_images: Pictures of each; those of one row share their noise.
         settings: ``method``, ``config`` (a dict of its settings), ``trained`` (a folder or file of
-            ``offbeat train``), ``prompt`` with ``{concept}``, ``seed``, ``judge``, ``backbone``,
-            ``device``, ``out``, ``resume``, ``observe``: as of the other verbs.
+            ``offbeat train``), ``prompt`` with ``{concept}``, ``seed``, ``judge``, ``backbone`` (the
+            bundled one in the form that the method needs if not given), ``device``, ``out``, ``resume``, ``observe``: as of the other verbs.
     """
     if num < 2:
         raise ConfigError(f"num: expected at least 2 points on the path, got {num}")
-    first, second = (word for word, _ in vocab.shares([(str(first), 1), (str(second), 1)]))
+    one, other = (word for word, _ in vocab.shares([(str(first), 1), (str(second), 1)]))
     ends = [index / (num - 1) for index in range(num)]
     if _mix.draws_mixtures(settings.setdefault("method", METHOD)):
-        path = [((first, 1 - end), (second, end)) for end in ends]
+        path = [((one, 1 - end), (other, end)) for end in ends]
         return _mix.mix("sweep", path, num_images, **settings)
-    points = [_point([first, second], [1 - end, end]) for end in ends]
+    points = [_point([one, other], [1 - end, end]) for end in ends]
     return _prepared("sweep", points, num_images, **settings)
 
 

@@ -27,7 +27,7 @@ from offbeat.types import Observe, ignore
 
 DRAWERS = ("pocket-sd", "sd-1.5", "sdxl")
 """Built-in checkpoints that such methods work on: what an error points to."""
-PICTURES = "`magicmix` and `diffmorpher` take pictures"
+PICTURES = "`magicmix` and `diffmorpher` take pictures, `conceptlab` pictures alone"
 """What an error says to someone who brings a picture to another method."""
 
 

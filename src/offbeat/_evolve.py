@@ -1,0 +1,187 @@
+"""Evolve pictures: search for a concept that is a child of their parents' image embeddings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from offbeat import _readings, formats
+from offbeat._disk import digest_of
+from offbeat._keeper import Keeper, few_threads
+from offbeat._pictures_out import draw, png_files, sheet
+from offbeat._runs import Run, concept_files, default_backbone, kept, load_run, loaded, read_concept
+from offbeat._trained import make_method
+from offbeat.errors import CapabilityError, ConfigError
+from offbeat.functional import cosine
+from offbeat.pictures import read_picture
+from offbeat.plots import concept_report
+from offbeat.protocols import TextBackbone
+from offbeat.store import RunFolder
+from offbeat.templates import fill
+from offbeat.types import Concept, Observe, Request, ignore
+
+Shares = tuple[tuple[str, float], ...]
+START = "thing"
+"""The word that the token starts from, unless the method's ``initial_word`` names another."""
+
+
+def evolve(
+    point: Shares,
+    num_images: int,
+    *,
+    method: str,
+    config: dict[str, Any] | None = None,
+    trained: object = None,
+    prompt: str | None = None,
+    seed: int = 0,
+    judge: str = "auto",
+    backbone: str | Path | TextBackbone | None = None,
+    device: str = "cpu",
+    out: str | Path | None = None,
+    resume: bool = False,
+    observe: Observe = ignore,
+) -> Run:
+    """Search for a child of picture files, and draw it; arguments as of ``offbeat.fuse``.
+
+    Raises:
+        ImageError: If a picture is not there or cannot be read.
+        CapabilityError: If the checkpoint has no prior, or no image encoder.
+        ConfigError: If something trained is given, or a number is out of its range.
+    """
+    if num_images < 1:
+        raise ConfigError(f"num_images: expected at least 1, got {num_images}")
+    if trained is not None:
+        raise ConfigError(f"trained: {method} learns anew each time and takes nothing trained")
+    if prompt is not None:
+        fill(prompt, concept="")  # a prompt without its place fails first
+    files = [Path(name).expanduser() for name, _ in point]
+    model: Any = loaded(default_backbone(method) if backbone is None else backbone, device)
+    chosen = make_method(method, model, config)
+    if not isinstance(model, chosen.needs):
+        raise CapabilityError(method, model.name, "sample_prior", ("pocket",))
+    size = min(int(model.card["height"]), int(model.card["width"]))
+    pictures = [read_picture(file, size=size) for file in files]
+    with torch.no_grad():
+        parents = [model.encode_image(picture[None]) for picture in pictures]
+    reader = _readings.choose_reader(judge, model)
+    names = [file.name for file in files]
+    asked = {
+        "verb": "fuse",
+        "layout": "evolve",
+        "subject": " + ".join(names),
+        "parents": [
+            {"picture": str(file), "digest": digest_of(file.read_bytes())} for file in files
+        ],
+        "weights": [[list(pair) for pair in point]],
+        "method": method,
+        "config": asdict(chosen.config),
+        "judge": reader.name if reader else None,
+        "prompt": prompt,
+        "num_images": num_images,
+        "seed": seed,
+        "checkpoint": model.name,
+        "fingerprint": model.fingerprint,
+        "versions": formats.versions(),
+    }
+    folder = RunFolder.create(Path(out), asked, resume=resume) if out else None
+    if folder is not None and folder.is_finished:
+        return load_run(folder.path)
+    keeper = Keeper(
+        folder, observe, stage="searching", label="concept", row_every=10, checkpoint_every=50
+    )
+    concept = _child(chosen, model, parents, [share for _, share in point], seed, keeper)
+    if prompt is not None:
+        concept = replace(concept, template=prompt)
+    images = draw(model, concept, seed=seed, num=num_images, observe=observe)
+    return _written(asked, concept, images, pictures, parents, model, reader, folder, keeper)
+
+
+def _child(
+    method: Any,
+    backbone: Any,
+    parents: Sequence[Tensor],
+    weights: Sequence[float],
+    seed: int,
+    keeper: Keeper,
+) -> Concept:
+    """Return the concept, found now or by an earlier process."""
+    folder = keeper.folder
+    if folder is not None and folder.exists(formats.CONCEPT_FILE):
+        keeper.reread()
+        return read_concept(folder, "")[0]
+    state = keeper.resume(0)
+    with few_threads(backbone):
+        concept: Concept = method.evolve(
+            backbone,
+            parents,
+            Request(subject=method.config.initial_word or START, seed=seed),
+            weights=weights,
+            on_step=keeper.observer(0, method.config.num_steps),
+            resume=state,
+        )
+    if folder is not None:  # a search's result outlives a kill
+        folder.write(concept_files([concept], backbone))
+    return concept
+
+
+def _written(
+    asked: dict[str, Any],
+    concept: Concept,
+    images: Tensor,
+    pictures: Sequence[Tensor],
+    parents: Sequence[Tensor],
+    backbone: Any,
+    reader: Any,
+    folder: RunFolder | None,
+    keeper: Keeper,
+) -> Run:
+    """Read the child's pictures, and write what was found."""
+    with torch.no_grad():
+        near = cosine(backbone.encode_image(images), torch.cat(list(parents))).mean(dim=0).tolist()
+    names = [Path(source["picture"]).name for source in asked["parents"]]
+    read = _readings.read(reader, images)
+    labels = reader.labels if reader is not None else ()
+    row: dict[str, Any] = {"weights": dict(asked["weights"][0]), "likeness": near}
+    if read is not None:
+        row["images"] = [", ".join(_readings.in_words(labels, one)) for one in read]
+    likeness = ", ".join(f"{value:.2f} to {name}" for value, name in zip(near, names, strict=True))
+    summary = {
+        "subject": asked["subject"],
+        "prompt": concept.template,
+        "seed": asked["seed"],
+        "judge": asked["judge"],
+        "concepts": [row],
+        "warnings": [],
+        "in_words": f"A child of {' and '.join(names)}. Mean cosine of its pictures: {likeness}.",
+    }
+    drawn = formats.to_pil(images)
+    alone = [formats.to_pil(picture.expand(len(images), -1, -1, -1)) for picture in pictures]
+    title = f"A child of {' + '.join(names)}, by {asked['method']}"
+    captions = [_readings.caption(labels, one) for one in read] if read is not None else []
+    note = f"Under each: what {asked['judge']} reads." if captions else ""
+    rows = [*zip(names, alone, strict=True), ("the child", drawn)]
+    contact = sheet(rows, title=title, captions=captions, note=note)
+    files = concept_files([concept], backbone)
+    files |= png_files("images", drawn, asked, concept, backbone)
+    ordinary = [part[0] for part in alone]
+    given = Concept(template="{concept}", subject="given", word="given")  # shown, not drawn
+    files |= png_files("ordinary", ordinary, asked, given, backbone)
+    files["contact.png"] = contact
+    report = concept_report(
+        title=title,
+        lead=str(summary["in_words"]),
+        sheet_png=contact,
+        found=summary,
+        settings=asked,
+        warnings=[],
+    )
+    files["report.html"] = report.encode()
+    return kept(
+        asked, [concept], drawn, files, folder, summary=summary, ordinary=ordinary,
+        trace=keeper.rows,
+    )  # fmt: skip
