@@ -106,6 +106,8 @@ def fuse(
 
     `offbeat fuse cat.png teapot --method magicmix` makes a teapot that lies as the cat does.
 
+    `offbeat fuse pig.png octopus.png --method conceptlab` learns a child of two pictures.
+
     `offbeat fuse --sweep cat.png dog.png --method diffmorpher -n 1` morphs one into the other.
 
     The run folder holds `contact.png`, `report.html`, the pictures, and `concept.safetensors` for
