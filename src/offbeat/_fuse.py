@@ -117,8 +117,9 @@ def sweep(
         num: Concepts, or frames, 2 or more.
         num_images: Pictures of each; those of one row share their noise.
         settings: ``method``, ``config`` (a dict of its settings), ``trained`` (a folder or file of
-            ``offbeat train``), ``prompt`` with ``{concept}``, ``seed``, ``judge``, ``backbone`` (the
-            bundled one in the form that the method needs if not given), ``device``, ``out``, ``resume``, ``observe``: as of the other verbs.
+            ``offbeat train``), ``prompt`` with ``{concept}``, ``seed``, ``judge``, ``backbone``
+            (None is the bundled one, in the form that the method needs), ``device``, ``out``,
+            ``resume``, ``observe``: as of the other verbs.
     """
     if num < 2:
         raise ConfigError(f"num: expected at least 2 points on the path, got {num}")
