@@ -8,6 +8,7 @@ import torch
 from offbeat.errors import ConfigError, RangeError, ShapeError
 from offbeat.methods._segments import ColourSegmenter, patches
 from offbeat.methods._swaps import half_ones, swapped
+from offbeat.methods.agswap import AGSwap, AGSwapConfig
 from offbeat.methods.bass import BASS, BassConfig, in_balance, segment_score
 from offbeat.protocols import Segments
 from offbeat.rng import stream, streams
@@ -89,6 +90,13 @@ def test_the_picture_returned_was_drawn_and_reported(pocket_sd):
         text = swapped(*texts, torch.stack(columns))
         drawn = pocket_sd.draw_text(text, generator=noise, num_inference_steps=3)
     assert float((drawn - found).abs().amax(dim=(1, 2, 3)).min()) < 2e-3
+
+
+@pytest.mark.parametrize("method", [BASS(CONFIG), AGSwap(AGSwapConfig(num_draws=2))])
+def test_the_swaps_draw_where_the_network_hears_pooled_text_too(tiny_sd, method):
+    found = method.mix(tiny_sd, PAIR, ["pig", "owl"])
+    assert found.shape == (1, 3, 16, 16)
+    assert found.isfinite().all()
 
 
 def test_without_any_in_balance_the_best_balanced_one_comes_back(pocket_sd):
