@@ -197,7 +197,7 @@ def _prepared(
     if prompt is not None:
         fill(prompt, concept="")  # a prompt without its place fails first
     for word in dict(pair for point in points for pair in point):
-        if _mix.is_picture(word):
+        if _mix.has_suffix(word):
             raise VocabularyError(f"{word}: {method} takes words; {_mix.PICTURES}")
     model = loaded(default_backbone(method) if backbone is None else backbone, device)
     chosen = make_method(method, model, config)

@@ -40,9 +40,14 @@ def draws_mixtures(method: str) -> bool:
     return hasattr(registry.find("method", method), "mix")
 
 
+def has_suffix(name: str) -> bool:
+    """Return whether a name ends as a picture's file does."""
+    return Path(name).suffix.lower() in SUFFIXES
+
+
 def is_picture(name: str) -> bool:
     """Return whether a source is meant as a file: by its suffix, or because it names a folder."""
-    return Path(name).suffix.lower() in SUFFIXES or "/" in name or "\\" in name
+    return has_suffix(name) or "/" in name or "\\" in name
 
 
 def mix(
