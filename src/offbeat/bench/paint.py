@@ -306,16 +306,19 @@ def _gram(features: Tensor) -> Tensor:
 def table(lab: Lab) -> str:
     """Return the tables in Markdown, of the cells that are there."""
     lines = [
-        "| way | style: artwork | cosine: text | content | artwork | judge: the word |",
-        "| --- | --- | --- | --- | --- | --- |",
+        "| way | style: artwork | less than the first | cosine: text | content | artwork "
+        "| judge: the word |",
+        f"|{' --- |' * 7}",
     ]
-    notes = []
+    notes, first = [], [row["style"] for row in _rows(lab, "cells", "full")]
     for name, (label, _) in WAYS.items():
         rows = _rows(lab, "cells", name)
         if not rows:
             notes.append(f"{label}: not there.")
             continue
         parts = [_spread([row[key] for row in rows]) for key in _READINGS]
+        less = [one - row["style"] for one, row in zip(first, rows, strict=False)]
+        parts.insert(1, "" if name == "full" else _spread(less))
         lines.append(f"| {label} | {' | '.join(parts)} |")
     lines += [
         "",
