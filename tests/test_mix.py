@@ -99,6 +99,14 @@ def test_a_morph_is_a_strip_and_moves(pocket_sd, picture, tmp_path, monkeypatch)
     assert load_run(tmp_path / "run").images[3].tobytes() == run.images[3].tobytes()
 
 
+def test_a_search_that_found_nothing_says_so(pocket_sd):
+    config = {"num_swaps": 2, "num_pilot": 1, "alpha": 0, "beta": 0, "num_inference_steps": 2}
+    run = fuse(["owl", "bee"], method="bass", config=config, num_images=2, backbone=pocket_sd,
+               judge="none")  # fmt: skip
+    (note,) = run.summary["warnings"]
+    assert note.startswith("2 of 2 pictures: no exchange")
+
+
 def test_swaps_have_no_path(pocket_sd):
     for method in ("bass", "agswap"):
         with pytest.raises(ConfigError, match="no path"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, is_dataclass, replace
 from pathlib import Path
@@ -229,6 +230,8 @@ class Mixture:
         job, notes = self.job, []
         if not job.method.takes_weights and len({share for _, share in job.points[0]}) > 1:
             notes.append(f"{job.method.name} heeds no weights: both sources count the same.")
+        told = Counter(row["note"] for row in self.keeper.rows if "note" in row)
+        notes += [f"{told[note]} of {job.num_images} pictures: {note}." for note in told]
         if job.num_images > 1 and all(parent.picture is not None for parent in job.parents):
             notes.append("Of two pictures all mixtures are nearly the same; one is enough.")
         return {

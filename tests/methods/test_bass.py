@@ -104,6 +104,7 @@ def test_without_any_in_balance_the_best_balanced_one_comes_back(pocket_sd):
     strict = BASS(replace(CONFIG, alpha=0.0, beta=0.0))
     (found,) = strict.mix(pocket_sd, PAIR, ["pig", "owl"], on_step=steps.append)
     assert steps[-1].values["inside"] == 0
+    assert "best-balanced" in steps[-1].values["note"]
     assert found.shape == (3, 64, 64)
 
 

@@ -145,7 +145,7 @@ class BASS:
 
         Returns:
             ``[N, 3, H, W]``, float32, 0 to 1, on the CPU. Where no exchange lies in the region, the
-            best-balanced one of all: its report says ``inside`` 0.
+            best-balanced one of all, and its last report has a ``note``.
 
         Raises:
             ConfigError: If a source is a picture.
@@ -187,12 +187,16 @@ class BASS:
                 beta = float((1 - (one + two) / 2)[: cfg.num_pilot].median())
             inside = in_balance(1 - one, 1 - two, alpha=cfg.alpha, beta=beta)
             rewards = balance_reward(one, two)
-            values = {
+            values: dict[str, Any] = {
                 "picture": swapping.start + row,
                 "drawn": len(one),
                 "inside": int(inside.sum()),
                 "beta": beta,
             }
+            if len(one) == cfg.num_swaps and not values["inside"]:
+                values["note"] = (
+                    "no exchange lies in the balance region; the best-balanced is shown"
+                )
             index = row * self.num_steps + number
             on_step(Step(index=index, loss=-float(rewards.max()), values=values))
         drawn = torch.cat(images)
