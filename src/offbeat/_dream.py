@@ -13,14 +13,13 @@ from torch import Tensor
 from offbeat import _readings, formats
 from offbeat._keeper import Keeper, few_threads
 from offbeat._pictures_out import draw, png_files, sheet
-from offbeat._runs import Run, concept_files, kept, load_run, loaded, read_concept
+from offbeat._runs import Run, concept_files, load_run, loaded, read_concept, reported
 from offbeat._sources import choose_judge
 from offbeat._trained import find_trained, make_method
 from offbeat.checks import check_range
 from offbeat.errors import CapabilityError, ConfigError
 from offbeat.functional import cosine
 from offbeat.metrics.fusion import vendi_score
-from offbeat.plots import concept_report
 from offbeat.protocols import DreamsConcepts, TextBackbone
 from offbeat.store import RunFolder
 from offbeat.templates import fill
@@ -250,16 +249,17 @@ def _written(
     captions = [_readings.caption(labels, one) for one in read] if read is not None else []
     note = f"Under each: what {asked['judge']} reads." if captions else ""
     contact = sheet([("", pictures)], title=_title(asked), captions=captions, note=note)
-    files["contact.png"] = contact
-    files["report.html"] = concept_report(
+    return reported(
+        asked,
+        concepts,
+        pictures,
+        files,
+        folder,
         title=_title(asked),
-        lead=str(summary["in_words"]),
-        sheet_png=contact,
-        found=summary,
-        settings=asked,
-        warnings=summary["warnings"],
-    ).encode()
-    return kept(asked, concepts, pictures, files, folder, summary=summary, trace=keeper.rows)
+        contact=contact,
+        summary=summary,
+        trace=keeper.rows,
+    )
 
 
 def _title(asked: Mapping[str, Any]) -> str:

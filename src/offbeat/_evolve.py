@@ -14,12 +14,19 @@ from offbeat import _readings, formats
 from offbeat._disk import digest_of
 from offbeat._keeper import Keeper, few_threads
 from offbeat._pictures_out import draw, png_files, sheet
-from offbeat._runs import Run, concept_files, default_backbone, kept, load_run, loaded, read_concept
+from offbeat._runs import (
+    Run,
+    concept_files,
+    default_backbone,
+    load_run,
+    loaded,
+    read_concept,
+    reported,
+)
 from offbeat._trained import make_method
 from offbeat.errors import CapabilityError, ConfigError
 from offbeat.functional import cosine
 from offbeat.pictures import read_picture
-from offbeat.plots import concept_report
 from offbeat.protocols import TextBackbone
 from offbeat.store import RunFolder
 from offbeat.templates import fill
@@ -171,17 +178,15 @@ def _written(
     ordinary = [part[0] for part in alone]
     given = Concept(template="{concept}", subject="given", word="given")  # shown, not drawn
     files |= png_files("ordinary", ordinary, asked, given, backbone)
-    files["contact.png"] = contact
-    report = concept_report(
+    return reported(
+        asked,
+        [concept],
+        drawn,
+        files,
+        folder,
         title=title,
-        lead=str(summary["in_words"]),
-        sheet_png=contact,
-        found=summary,
-        settings=asked,
-        warnings=[],
-    )
-    files["report.html"] = report.encode()
-    return kept(
-        asked, [concept], drawn, files, folder, summary=summary, ordinary=ordinary,
+        contact=contact,
+        summary=summary,
+        ordinary=ordinary,
         trace=keeper.rows,
-    )  # fmt: skip
+    )

@@ -20,14 +20,13 @@ from offbeat._runs import (
     Run,
     concept_files,
     default_backbone,
-    kept,
     load_run,
     loaded,
     read_concept,
+    reported,
 )
 from offbeat._trained import find_trained, make_method
 from offbeat.errors import CapabilityError, ConfigError, VocabularyError
-from offbeat.plots import concept_report
 from offbeat.protocols import FusesConcepts, TextBackbone
 from offbeat.store import RunFolder
 from offbeat.templates import fill
@@ -278,23 +277,14 @@ class _Fusion:
             start = index * job.num_images
             plain = self._plain(word)
             files |= png_files("ordinary", drawn, asked, plain, job.backbone, start=start)
-        contact = self._sheet(pictures, ordinary, probabilities)
-        files["contact.png"] = contact
-        report = concept_report(
-            title=f"{job.method.name}: {asked['subject']}",
-            lead=summary["in_words"],
-            sheet_png=contact,
-            found=summary,
-            settings=asked,
-            warnings=summary["warnings"],
-        )
-        files["report.html"] = report.encode()
-        return kept(
+        return reported(
             asked,
             concepts,
             [picture for part in pictures for picture in part],
             files,
             self.folder,
+            title=f"{job.method.name}: {asked['subject']}",
+            contact=self._sheet(pictures, ordinary, probabilities),
             summary=summary,
             ordinary=[picture for part in ordinary for picture in part],
             trace=self.keeper.rows,

@@ -14,10 +14,9 @@ from torch import Tensor
 from offbeat import _animation, _readings, formats
 from offbeat._keeper import Keeper
 from offbeat._pictures_out import DRAW_BATCH, draw, plain_concept_of, png_files, sheet
-from offbeat._runs import Run, kept
+from offbeat._runs import Run, reported
 from offbeat.errors import CapabilityError
 from offbeat.functional import balance_reward, pair_cosine
-from offbeat.plots import concept_report
 from offbeat.protocols import EncodesImage, MorphsSources, TextBackbone
 from offbeat.store import RunFolder
 from offbeat.templates import fill
@@ -130,25 +129,14 @@ class Mixture:
         pictures = [formats.to_pil(part) for part in images]
         alone = [formats.to_pil(part) for part in ordinary]
         contact = self._sheet(pictures, alone, rows)
-        report = concept_report(
-            title=f"{job.method.name}: {job.subject}",
-            lead=summary["in_words"],
-            sheet_png=contact,
-            found=summary,
-            settings=asked,
-            warnings=summary["warnings"],
-        )
-        files = {
-            **self._files(pictures, alone, asked),
-            "contact.png": contact,
-            "report.html": report.encode(),
-        }
-        return kept(
+        return reported(
             asked,
             [],
             [picture for part in pictures for picture in part],
-            files,
+            self._files(pictures, alone, asked),
             self.folder,
+            title=f"{job.method.name}: {job.subject}",
+            contact=contact,
             summary=summary,
             ordinary=[picture for part in alone for picture in part],
             trace=self.keeper.rows,

@@ -15,11 +15,10 @@ from offbeat import formats
 from offbeat._disk import digest_of
 from offbeat._keeper import Keeper
 from offbeat._pictures_out import png_files, sheet
-from offbeat._runs import Run, kept
+from offbeat._runs import Run, reported
 from offbeat.checks import check_finite, check_shape
 from offbeat.errors import RangeError
 from offbeat.pictures import FORMATS, read_picture
-from offbeat.plots import concept_report
 from offbeat.protocols import InvertsArt, PaintingBackbone
 from offbeat.store import RunFolder, cached
 from offbeat.types import Concept, Observe, Request
@@ -208,25 +207,14 @@ class Painting:
         given = [job.art] + ([job.content] if job.content else [])
         sources = formats.to_pil(torch.stack([one.image for one in given]))
         contact = self._sheet(pictures, sources, summary)
-        report = concept_report(
-            title=f"{job.method.name}: {job.subject}",
-            lead=summary["in_words"],
-            sheet_png=contact,
-            found=summary,
-            settings=asked,
-            warnings=summary["warnings"],
-        )
-        files = {
-            **self._files(pictures, sources, asked),
-            "contact.png": contact,
-            "report.html": report.encode(),
-        }
-        return kept(
+        return reported(
             asked,
             [],
             [picture for part in pictures for picture in part],
-            files,
+            self._files(pictures, sources, asked),
             self.folder,
+            title=f"{job.method.name}: {job.subject}",
+            contact=contact,
             summary=summary,
             ordinary=sources,
             trace=self.keeper.rows,

@@ -11,6 +11,7 @@ from offbeat import formats, registry
 from offbeat._disk import json_bytes
 from offbeat._pictures_out import PRIORS
 from offbeat.errors import CapabilityError, StoreError
+from offbeat.plots import concept_report
 from offbeat.protocols import DrawsText, HasCard, PriorBackbone, TextBackbone
 from offbeat.store import RunFolder
 from offbeat.types import Concept
@@ -161,6 +162,41 @@ def kept(
         trace=list(trace),
         files=files,
         folder=folder.path if folder is not None else None,
+    )
+
+
+def reported(
+    request: Mapping[str, Any],
+    concepts: Sequence[Concept],
+    pictures: list[Image.Image],
+    files: Mapping[str, bytes],
+    folder: RunFolder | None,
+    *,
+    title: str,
+    contact: bytes,
+    summary: Mapping[str, Any],
+    ordinary: Sequence[Image.Image] = (),
+    trace: Sequence[dict[str, Any]] = (),
+) -> Run:
+    """Write and return as ``kept`` does, with the contact sheet and a report on the summary."""
+    report = concept_report(
+        title=title,
+        lead=str(summary["in_words"]),
+        sheet_png=contact,
+        found=summary,
+        settings=request,
+        warnings=summary["warnings"],
+    )
+    files = {**files, "contact.png": contact, "report.html": report.encode()}
+    return kept(
+        request,
+        concepts,
+        pictures,
+        files,
+        folder,
+        summary=summary,
+        ordinary=ordinary,
+        trace=trace,
     )
 
 
