@@ -38,6 +38,8 @@ tables: $(VENV)/.installed
 	$(BIN)/python -m offbeat.bench exploration out/exploration
 	$(BIN)/python -m offbeat.bench theta out/theta
 	$(BIN)/python -m offbeat.bench fusion out/fusion
+	$(BIN)/python -m offbeat.bench mixing out/mixing
+	$(BIN)/python -m offbeat.bench paint out/paint
 
 # what methods learn once for pocket: made anew when its weights change, for it fits no others
 pocket: $(VENV)/.installed
