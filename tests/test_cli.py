@@ -1,5 +1,6 @@
 """The command line: quick help, one line for an error, and a run from end to end."""
 
+import json
 import os
 import signal
 import subprocess
@@ -73,6 +74,11 @@ def test_generate_draws_a_prompt_and_its_recipe_is_inside(tmp_path):
     assert recipe["prompt"] == "a red castle"
     assert recipe["negative_prompt"] == "blue"
     assert (recipe["num_inference_steps"], recipe["guidance_scale"]) == (4, 2.0)
+    picture = str(out / "images" / "0000.png")
+    shown = RUNNER.invoke(cli.app, ["show", picture])
+    assert shown.stdout.startswith("a red castle\nNegative prompt: blue\nSteps: 4, ")
+    assert json.loads(RUNNER.invoke(cli.app, ["show", "--json", picture]).stdout) == recipe
+    assert "no settings" in RUNNER.invoke(cli.app, ["show", str(out / "contact.png")]).stderr
     long = RUNNER.invoke(cli.app, ["generate", "pig " * 100, "--out", str(tmp_path / "long")])
     assert long.exit_code == 2
     assert "at most" in long.stderr

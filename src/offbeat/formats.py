@@ -315,6 +315,19 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
     return recipe
 
 
+def read_infotext(path: str | Path) -> str:
+    """Return what AUTOMATIC1111 and the tools after it keep in a picture: prompt and settings.
+
+    Raises:
+        ImageError: If the file is no picture, or keeps nothing.
+    """
+    with _opened(path) as picture:
+        text = picture.info.get(PARAMETERS_KEY)
+    if not text:
+        raise ImageError(f"{path}: holds no settings; a site or an editor may have removed them")
+    return str(text)
+
+
 def _opened(path: str | Path) -> Image.Image:
     """Open a picture without decoding it; its size is checked first."""
     import warnings

@@ -6,7 +6,7 @@ import os
 
 import typer
 
-from offbeat.cli import dream, explore, fuse, generate, listing, paint, render, train
+from offbeat.cli import dream, explore, fuse, generate, listing, paint, render, show, train
 
 app = typer.Typer(
     name="offbeat",
@@ -23,6 +23,7 @@ app.command("paint")(paint.paint)
 app.command("generate")(generate.generate)
 app.command("render")(render.render)
 app.command("train")(train.train)
+app.command("show")(show.show)
 app.command("list")(listing.listing)
 
 

@@ -1,0 +1,37 @@
+"""``offbeat show``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from offbeat.cli._show import errors_shown
+
+
+def show(
+    pictures: Annotated[
+        list[Path], typer.Argument(metavar="PICTURE...", help="PNG files; ours hold all.")
+    ],
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Everything that the picture depends on, as JSON.")
+    ] = False,
+) -> None:
+    """Say how pictures were made, from what is kept inside them.
+
+    Of a picture of AUTOMATIC1111 or ComfyUI's savers it shows prompt and settings too.
+    """
+    with errors_shown():
+        import json
+
+        from offbeat import formats
+
+        for number, picture in enumerate(pictures):
+            if as_json:
+                recipe = formats.read_recipe(picture)
+                typer.echo(json.dumps(recipe, indent=1, ensure_ascii=False, sort_keys=True))
+                continue
+            if len(pictures) > 1:
+                typer.secho(("\n" if number else "") + str(picture), bold=True)
+            typer.echo(formats.read_infotext(picture))
