@@ -36,6 +36,7 @@ PARTS = {
     "_sheet": "plots",
     "_evolve": "run",
     "_explore": "run",
+    "_doctor": "run",
     "_dream": "run",
     "_fuse": "run",
     "_generate": "run",

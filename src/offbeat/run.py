@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from offbeat._doctor import doctor
 from offbeat._dream import dream
 from offbeat._explore import Exploration
 from offbeat._fuse import fuse, grid, sweep
@@ -22,6 +23,7 @@ from offbeat.types import Observe, ignore
 
 __all__ = [
     "Run",
+    "doctor",
     "dream",
     "explore",
     "fuse",

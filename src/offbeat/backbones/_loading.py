@@ -143,6 +143,13 @@ def locate(source: str | Path, *, only: tuple[str, ...] = ALL_FILES) -> Path:
         ) from error
 
 
+def hub_state() -> tuple[bool, Path]:
+    """Return whether the model hub is switched off, and the folder of what came from it."""
+    from huggingface_hub import constants
+
+    return bool(constants.HF_HUB_OFFLINE), Path(constants.HF_HUB_CACHE)
+
+
 def fingerprint(*folders: Path, settings: str = "") -> str:
     """Return a digest of every weight and configuration file and of ``settings``, 16 hex digits.
 

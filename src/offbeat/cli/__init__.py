@@ -6,7 +6,7 @@ import os
 
 import typer
 
-from offbeat.cli import dream, explore, fuse, generate, listing, paint, render, show, train
+from offbeat.cli import doctor, dream, explore, fuse, generate, listing, paint, render, show, train
 
 app = typer.Typer(
     name="offbeat",
@@ -24,6 +24,7 @@ app.command("generate")(generate.generate)
 app.command("render")(render.render)
 app.command("train")(train.train)
 app.command("show")(show.show)
+app.command("doctor")(doctor.doctor)
 app.command("list")(listing.listing)
 
 

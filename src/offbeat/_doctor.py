@@ -1,0 +1,168 @@
+"""What this machine and this installation can do, and what is wrong with them."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+from typing import Literal
+
+from offbeat._cache import cache_folder
+from offbeat.backbones._loading import hub_state
+from offbeat.errors import OffbeatError
+
+OLDEST, NEWEST = (3, 10), (3, 13)
+"""Versions of Python that are tested."""
+NUM_STEPS = 4
+"""Of the trial picture."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at."""
+
+    what: str
+    found: str
+    level: Literal["fine", "note", "wrong"] = "fine"
+    advice: str = ""
+    """What to do, if there is something to do."""
+
+
+def doctor() -> list[Finding]:
+    """Look at versions, devices, memory, folders and the bundled checkpoints.
+
+    Nothing is changed, and no network is used; a picture is drawn by each form of pocket.
+    """
+    return [
+        _python(),
+        *_packages(),
+        *_torchvision(),
+        *_devices(),
+        _memory(),
+        _cache(),
+        _hub(),
+        _ffmpeg(),
+        *(_draws(name) for name in ("pocket", "pocket-sd")),
+    ]
+
+
+def _python() -> Finding:
+    found = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
+    if OLDEST <= sys.version_info[:2] <= NEWEST:
+        return Finding("Python", found)
+    return Finding("Python", found, "note", "3.10 to 3.13 are tested")
+
+
+def _packages() -> Iterator[Finding]:
+    """Yield what is installed of each dependency, held against what offbeat asks for."""
+    from packaging.requirements import Requirement
+
+    try:
+        yield Finding("offbeat", f"{version('offbeat')}, {Path(__file__).parent}")
+        asked = [Requirement(line) for line in requires("offbeat") or ()]
+    except PackageNotFoundError:
+        advice = "install it: python -m pip install ."
+        yield Finding("offbeat", f"not installed, {Path(__file__).parent}", "wrong", advice)
+        return
+    for one in asked:
+        if one.marker is not None and not one.marker.evaluate({"extra": ""}):
+            continue
+        install = f"python -m pip install '{one}'"
+        try:
+            found = version(one.name)
+        except PackageNotFoundError:
+            yield Finding(one.name, "not installed", "wrong", install)
+            continue
+        fits = one.specifier.contains(found, prereleases=True)
+        yield Finding(one.name, found, "fine" if fits else "wrong", "" if fits else install)
+
+
+def _torchvision() -> Iterator[Finding]:
+    """Yield nothing where it is absent: it is not needed, and a broken one breaks transformers."""
+    try:
+        found = version("torchvision")
+    except PackageNotFoundError:
+        return
+    tried = [sys.executable, "-c", "import torchvision"]
+    done = subprocess.run(tried, capture_output=True, text=True, check=False)
+    if done.returncode == 0:
+        yield Finding("torchvision", found)
+        return
+    said = (done.stderr.strip().splitlines() or ["it cannot be imported"])[-1]
+    advice = "transformers fails with it: python -m pip uninstall torchvision"
+    yield Finding("torchvision", f"{found}: {said}", "wrong", advice)
+
+
+def _devices() -> Iterator[Finding]:
+    import torch
+
+    count = os.cpu_count() or 1
+    yield Finding("cpu", f"{count} cores, torch uses {torch.get_num_threads()} threads")
+    if torch.cuda.is_available():
+        for index in range(torch.cuda.device_count()):
+            free, total = torch.cuda.mem_get_info(index)
+            name = torch.cuda.get_device_name(index)
+            yield Finding(f"cuda:{index}", f"{name}, {free / 1e9:.1f} of {total / 1e9:.1f} GB free")
+    elif torch.version.cuda:
+        advice = "if this machine has an NVIDIA GPU, its driver is missing or too old"
+        yield Finding("cuda", f"built for {torch.version.cuda}, no device", "note", advice)
+    if torch.backends.mps.is_available():
+        yield Finding("mps", "available")
+
+
+def _memory() -> Finding:
+    import psutil
+
+    memory = psutil.virtual_memory()
+    found = f"{memory.available / 1e9:.1f} of {memory.total / 1e9:.1f} GB free"
+    if memory.available < 1e9:
+        return Finding("memory", found, "note", "pocket takes about 0.7 GB")
+    return Finding("memory", found)
+
+
+def _cache() -> Finding:
+    try:
+        folder = cache_folder()
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except (OffbeatError, OSError) as error:
+        advice = "set OFFBEAT_CACHE to a folder that can be written"
+        return Finding("cache", str(error), "wrong", advice)
+    held = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    return Finding("cache", f"{folder}, {held / 1e6:.0f} MB")
+
+
+def _hub() -> Finding:
+    offline, folder = hub_state()
+    state = "offline" if offline else "online, if there is a network"
+    return Finding("hub", f"{state}; downloads lie in {folder}")
+
+
+def _ffmpeg() -> Finding:
+    found = shutil.which("ffmpeg")
+    if found:
+        return Finding("ffmpeg", found)
+    return Finding("ffmpeg", "not found", "note", "paths of `fuse --sweep` become GIF, and no MP4")
+
+
+def _draws(name: str) -> Finding:
+    """Draw one picture by a bundled checkpoint."""
+    from offbeat._generate import generate
+
+    started = time.perf_counter()
+    try:
+        generate("a pig", num_images=1, num_inference_steps=NUM_STEPS, backbone=name)
+    except Exception as error:  # whatever it is, it is the finding
+        advice = "install offbeat again"
+        return Finding(name, f"{type(error).__name__}: {error}", "wrong", advice)
+    seconds = time.perf_counter() - started
+    return Finding(name, f"loads, and draws in {NUM_STEPS} steps, {seconds:.1f} s")
