@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 import statistics
 import time
@@ -71,11 +72,14 @@ def table(ratios: list[Ratio]) -> str:
     ]
     for ratio in ratios:
         ours, plain = (1e3 * statistics.median(part) for part in (ratio.ours, ratio.plain))
-        spread = f"{statistics.median(ratio.ratios):.1f} ({min(ratio.ratios):.1f} to "
-        spread += f"{max(ratio.ratios):.1f})"
-        rows.append(
-            f"| {ratio.what} | {ours:.1f} | {plain:.1f} | {spread} | {ratio.difference:.1e} |"
+        middle, *ends = (
+            f"{value:.3g}"
+            for value in (statistics.median(ratio.ratios), min(ratio.ratios), max(ratio.ratios))
         )
+        # another thing was drawn: there is nothing to hold against each other
+        gap = "-" if math.isnan(ratio.difference) else f"{ratio.difference:.1e}"
+        spread = f"{middle} ({' to '.join(ends)})"
+        rows.append(f"| {ratio.what} | {ours:.1f} | {plain:.1f} | {spread} | {gap} |")
     machine = f"{torch.get_num_threads()} threads, {platform.machine()}, torch {torch.__version__}"
     return "\n".join([*rows, "", f"Measured in one process, in turn; {machine}."])
 
