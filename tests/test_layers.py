@@ -39,6 +39,7 @@ PARTS = {
     "_doctor": "run",
     "_dream": "run",
     "_fuse": "run",
+    "_fusion": "run",
     "_generate": "run",
     "_keeper": "run",
     "_mix": "run",

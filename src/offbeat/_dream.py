@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, is_dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +13,11 @@ from torch import Tensor
 from offbeat import _readings, formats
 from offbeat._keeper import Keeper, few_threads
 from offbeat._pictures_out import draw, png_files, sheet
-from offbeat._runs import Run, concept_files, load_run, loaded, read_concept, reported
+from offbeat._runs import Run, check_needs, concept_files, load_run, loaded, read_concept, reported
 from offbeat._sources import choose_judge
-from offbeat._trained import find_trained, make_method
+from offbeat._trained import config_of, find_trained, make_method
 from offbeat.checks import check_range
-from offbeat.errors import CapabilityError, ConfigError
+from offbeat.errors import ConfigError
 from offbeat.functional import cosine
 from offbeat.metrics.fusion import vendi_score
 from offbeat.protocols import DreamsConcepts, TextBackbone
@@ -87,21 +87,18 @@ def dream(
     chosen = make_method(method, model, settings)
     if not isinstance(chosen, DreamsConcepts):
         raise ConfigError(f"method: {method} does not dream; choose one that does")
-    needs = getattr(chosen, "needs", None)
-    if needs is not None and not isinstance(model, needs):
-        raise CapabilityError(method, model.name, "sample_prior", ("pocket",))
+    check_needs(method, getattr(chosen, "needs", None), model)
     found, digest = find_trained(chosen, model, trained)
     if found is not None and subject is not None:
         raise ConfigError(f"subject: {method} dreams of nothing in particular; leave it out")
     kind = subject or ("" if found is not None else "animal")
     reader = _readings.choose_reader(judge, model)
-    own = getattr(chosen, "config", None)
     asked = {
         "verb": "dream",
         "subject": kind or "dreams",
         "num": num,
         "method": method,
-        "config": asdict(own) if is_dataclass(own) else {},  # type: ignore[arg-type]
+        "config": config_of(chosen),
         "trained": digest,
         "max_cosine": max_cosine,
         "prompt": prompt,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from offbeat._keeper import Keeper, few_threads
 from offbeat._pictures_out import draw, png_files, sheet
 from offbeat._runs import (
     Run,
+    check_needs,
     concept_files,
     default_backbone,
     load_run,
@@ -23,8 +24,8 @@ from offbeat._runs import (
     read_concept,
     reported,
 )
-from offbeat._trained import make_method
-from offbeat.errors import CapabilityError, ConfigError
+from offbeat._trained import config_of, make_method
+from offbeat.errors import ConfigError
 from offbeat.functional import cosine
 from offbeat.pictures import read_picture
 from offbeat.protocols import TextBackbone
@@ -69,8 +70,7 @@ def evolve(
     files = [Path(name).expanduser() for name, _ in point]
     model: Any = loaded(default_backbone(method) if backbone is None else backbone, device)
     chosen = make_method(method, model, config)
-    if not isinstance(model, chosen.needs):
-        raise CapabilityError(method, model.name, "sample_prior", ("pocket",))
+    check_needs(method, chosen.needs, model)
     size = min(int(model.card["height"]), int(model.card["width"]))
     pictures = [read_picture(file, size=size) for file in files]
     with torch.no_grad():
@@ -86,7 +86,7 @@ def evolve(
         ],
         "weights": [[list(pair) for pair in point]],
         "method": method,
-        "config": asdict(chosen.config),
+        "config": config_of(chosen),
         "judge": reader.name if reader else None,
         "prompt": prompt,
         "num_images": num_images,

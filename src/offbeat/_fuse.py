@@ -6,81 +6,23 @@ Methods that draw a mixture themselves, of words or pictures, are handed on to `
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, is_dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from torch import Tensor
-
-from offbeat import _mix, _readings, formats, plots, registry, vocab
+from offbeat import _mix, _readings, registry, vocab
 from offbeat._evolve import evolve
-from offbeat._keeper import Keeper, few_threads
-from offbeat._pictures_out import draw, plain_concept_of, png_files, sheet
-from offbeat._runs import (
-    Run,
-    concept_files,
-    default_backbone,
-    load_run,
-    loaded,
-    read_concept,
-    reported,
-)
+from offbeat._fusion import Fusion, Job, Shares, request_of
+from offbeat._runs import Run, check_needs, default_backbone, load_run, loaded
 from offbeat._trained import find_trained, make_method
-from offbeat.errors import CapabilityError, ConfigError, VocabularyError
+from offbeat.errors import ConfigError, VocabularyError
 from offbeat.protocols import FusesConcepts, TextBackbone
 from offbeat.store import RunFolder
 from offbeat.templates import fill
-from offbeat.types import Concept, Observe, Request, Trained, ignore
-
-if TYPE_CHECKING:
-    from PIL import Image
+from offbeat.types import Observe, Trained, ignore
 
 Weights = Mapping[str, float] | Iterable[str | Path] | Iterable[tuple[str, float]]
-Shares = tuple[tuple[str, float], ...]
 METHOD = "distok"
 """What fuses if nothing is said."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Job:
-    """Everything that one fusion, sweep or grid is made with."""
-
-    layout: str
-    """``fuse``, ``sweep`` or ``grid``."""
-    points: Sequence[Shares]
-    method: Any
-    backbone: TextBackbone
-    trained: Trained | None
-    digest: str | None
-    judge: Any
-    prompt: str | None
-    num_images: int
-    seed: int
-
-    @property
-    def words(self) -> list[str]:
-        """The words that are fused, in the order given."""
-        return list(dict.fromkeys(word for point in self.points for word, _ in point))
-
-    def as_json(self) -> dict[str, Any]:
-        """Return everything that the result depends on."""
-        config = getattr(self.method, "config", None)
-        return {
-            "verb": "fuse",
-            "layout": self.layout,
-            "subject": " + ".join(self.words),
-            "weights": [[list(pair) for pair in point] for point in self.points],
-            "method": self.method.name,
-            "config": asdict(config) if is_dataclass(config) else {},  # type: ignore[arg-type]
-            "trained": self.digest,
-            "judge": self.judge.name if self.judge else None,
-            "prompt": self.prompt,
-            "num_images": self.num_images,
-            "seed": self.seed,
-            "checkpoint": self.backbone.name,
-            "fingerprint": self.backbone.fingerprint,
-            "versions": formats.versions(),
-        }
 
 
 def fuse(weights: Weights, *, num_images: int = 8, **settings: Any) -> Run:
@@ -203,7 +145,7 @@ def _prepared(
     _check_method(chosen, model, layout)
     reader = _readings.choose_reader(judge, model)
     found, digest = find_trained(chosen, model, trained)
-    job = _Job(
+    job = Job(
         layout=layout,
         points=points,
         method=chosen,
@@ -218,191 +160,20 @@ def _prepared(
     if found is not None:  # an unknown word fails before a folder is made
         for point in points[:1] if layout == "fuse" else points:
             if len(point) > 1:
-                chosen.fuse(model, _request(job, point), trained=found)
+                chosen.fuse(model, request_of(job, point), trained=found)
     folder = RunFolder.create(Path(out), job.as_json(), resume=resume) if out else None
     if folder is not None and folder.is_finished:
         return load_run(folder.path)
-    return _Fusion(job, folder, observe).run()
+    return Fusion(job, folder, observe).run()
 
 
 def _check_method(method: Any, backbone: TextBackbone, layout: str) -> None:
     """Refuse a method that cannot fuse, not on this checkpoint, or not by weights."""
     if not isinstance(method, FusesConcepts):
         raise ConfigError(f"method: {method.name} fuses nothing; choose one that does")
-    needs = getattr(method, "needs", None)
-    if needs is not None and not isinstance(backbone, needs):
-        raise CapabilityError(method.name, backbone.name, "sample_prior", ("pocket",))
+    check_needs(method.name, getattr(method, "needs", None), backbone)
     if layout != "fuse" and not method.takes_weights:
         raise ConfigError(
             f"method: {method.name} takes words without weights, so there is no path between "
             "them; choose another --method"
         )
-
-
-def _request(job: _Job, point: Shares) -> Request:
-    return Request(
-        subject=" + ".join(word for word, _ in point),
-        weights=point,
-        num_images=job.num_images,
-        seed=job.seed,
-    )
-
-
-class _Fusion:
-    """Makes the concepts of a job, draws them, and writes what was found."""
-
-    def __init__(self, job: _Job, folder: RunFolder | None, observe: Observe) -> None:
-        self.job, self.folder, self.observe = job, folder, observe
-        self.keeper = Keeper(
-            folder, observe, stage="searching", label="concept", row_every=10, checkpoint_every=50
-        )
-
-    def run(self) -> Run:
-        """Return the run, written if it has a folder."""
-        job = self.job
-        concepts = [self._concept(number, point) for number, point in enumerate(job.points)]
-        images = [self._drawn(concept) for concept in concepts]
-        parents = [self._drawn(self._plain(word)) for word in job.words]
-        probabilities = [_readings.read(job.judge, part) for part in images]
-        summary = self._summary(concepts, probabilities)
-        asked = job.as_json()
-        pictures = [formats.to_pil(part) for part in images]
-        ordinary = [formats.to_pil(part) for part in parents]
-        files = concept_files(concepts, job.backbone)
-        for index, (concept, drawn) in enumerate(zip(concepts, pictures, strict=True)):
-            recipe = {**asked, "weights": [list(pair) for pair in job.points[index]]}
-            start = index * job.num_images
-            files |= png_files("images", drawn, recipe, concept, job.backbone, start=start)
-        for index, (word, drawn) in enumerate(zip(job.words, ordinary, strict=True)):
-            start = index * job.num_images
-            plain = self._plain(word)
-            files |= png_files("ordinary", drawn, asked, plain, job.backbone, start=start)
-        return reported(
-            asked,
-            concepts,
-            [picture for part in pictures for picture in part],
-            files,
-            self.folder,
-            title=f"{job.method.name}: {asked['subject']}",
-            contact=self._sheet(pictures, ordinary, probabilities),
-            summary=summary,
-            ordinary=[picture for part in ordinary for picture in part],
-            trace=self.keeper.rows,
-        )
-
-    def _concept(self, number: int, point: Shares) -> Concept:
-        """Return the concept of one weighting; a corner of a path is the word itself."""
-        job, folder = self.job, self.folder
-        if len(point) == 1 and job.trained is None:
-            return self._plain(point[0][0])
-        where = concept_folder(number, len(job.points))
-        if folder is not None and folder.exists(where + formats.CONCEPT_FILE):
-            self.keeper.reread()
-            return self._in_prompt(read_concept(folder, where)[0])
-        state = self.keeper.resume(number)
-        total = int(getattr(getattr(job.method, "config", None), "num_steps", 1))
-        with few_threads(job.backbone):
-            concept: Concept = job.method.fuse(
-                job.backbone,
-                _request(job, point),
-                trained=job.trained,
-                on_step=self.keeper.observer(number, total),
-                resume=state,
-            )
-        concept = self._in_prompt(concept)
-        if folder is not None and self.keeper.rows:  # a search's result outlives a kill
-            files = concept_files([concept], job.backbone)
-            folder.write({where + name: data for name, data in files.items()})
-        return concept
-
-    def _in_prompt(self, concept: Concept) -> Concept:
-        prompt = self.job.prompt
-        return concept if prompt is None else replace(concept, template=prompt)
-
-    def _plain(self, word: str) -> Concept:
-        """Return a word as it is, in the prompt of the run."""
-        return plain_concept_of(word, self.job.backbone, self.job.prompt)
-
-    def _drawn(self, concept: Concept) -> Tensor:
-        job = self.job
-        return draw(job.backbone, concept, seed=job.seed, num=job.num_images, observe=self.observe)
-
-    def _summary(
-        self, concepts: Sequence[Concept], probabilities: Sequence[Tensor | None]
-    ) -> dict[str, Any]:
-        job = self.job
-        rows = []
-        for point, read in zip(job.points, probabilities, strict=True):
-            row: dict[str, Any] = {"weights": dict(point)}
-            if read is not None:
-                labels = job.judge.labels
-                row |= _readings.describe(labels, read, dict(point))
-                row["images"] = [", ".join(_readings.in_words(labels, one)) for one in read]
-            rows.append(row)
-        notes = [concept.metadata.get("warning", "") for concept in concepts]
-        if not job.method.takes_weights:
-            notes.append(
-                f"{job.method.name} takes words without weights: they set the order alone."
-            )
-        return {
-            "subject": " + ".join(job.words),
-            "prompt": concepts[0].template,
-            "seed": job.seed,
-            "judge": job.judge.name if job.judge else None,
-            "concepts": rows,
-            "warnings": list(dict.fromkeys(note for note in notes if note)),
-            "in_words": _in_words(job, rows),
-        }
-
-    def _sheet(
-        self,
-        pictures: Sequence[list[Image.Image]],
-        ordinary: Sequence[list[Image.Image]],
-        probabilities: Sequence[Tensor | None],
-    ) -> bytes:
-        job = self.job
-        named = _readings.caption
-        labels = job.judge.labels if job.judge else ()
-        if job.layout == "fuse":
-            mixed = (_readings.label(job.points[0]), pictures[0])
-            rows = [*zip(job.words, ordinary, strict=True), mixed]
-            read = probabilities[0]
-            captions = [named(labels, one) for one in read] if read is not None else []
-            note = "Each column is drawn from the same noise."
-            if job.judge:
-                note += f" Under each: what {job.judge.name} reads."
-            return sheet(rows, title=_in_title(job), captions=captions, note=note)
-        if job.layout == "sweep":
-            rows = [
-                ("" if row else f"{job.words[0]} to {job.words[1]}", [p[row] for p in pictures])
-                for row in range(job.num_images)
-            ]
-            captions = [_readings.label(point).replace(" + ", "\n") for point in job.points]
-            return sheet(rows, title=_in_title(job), captions=captions, columns=len(pictures))
-        return plots.png_of(
-            plots.triangle_sheet(
-                [part[0] for part in pictures], corners=job.words, title=_in_title(job)
-            )
-        )
-
-
-def concept_folder(number: int, count: int) -> str:
-    """Return where concept ``number`` of ``count`` is kept in a run folder."""
-    return f"concepts/{number:04d}/" if count > 1 else ""
-
-
-def _in_title(job: _Job) -> str:
-    return f"{' + '.join(job.words)}, by {job.method.name}"
-
-
-def _in_words(job: _Job, rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return what was found in a sentence or two."""
-    if job.layout != "fuse":
-        return f"{len(rows)} concepts between {' and '.join(job.words)}, by {job.method.name}."
-    row = rows[0]
-    text = f"Asked: {_readings.label(job.points[0])}."
-    if row.get("mean"):
-        shares = ", ".join(f"{share:.0%} {word}" for word, share in row["mean"].items())
-        text += f" Read by the judge, mean of {job.num_images}: {shares}".replace("%", " %")
-        text += f"; divergence {row['kl']:.2f} nats." if "kl" in row else "."
-    return text

@@ -9,24 +9,20 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from offbeat import _readings, registry
 from offbeat._disk import digest_of
 from offbeat._keeper import few_threads
 from offbeat._mixture import Job, Mixture, Parent, Shares
 from offbeat._pictures_out import plain_concept_of
-from offbeat._runs import Run, default_backbone, load_run, loaded
+from offbeat._runs import Run, check_needs, default_backbone, load_run, loaded
 from offbeat._trained import make_method
-from offbeat.errors import CapabilityError, ConfigError, ImageError
+from offbeat.errors import ConfigError, ImageError
 from offbeat.pictures import SUFFIXES, read_picture
-from offbeat.protocols import EncodesImage, Takes, TextBackbone
+from offbeat.protocols import Takes, TextBackbone
 from offbeat.store import RunFolder
 from offbeat.templates import fill
 from offbeat.types import Observe, ignore
 
-DRAWERS = ("pocket-sd", "sd-1.5", "sdxl")
-"""Built-in checkpoints that such methods work on: what an error points to."""
 PICTURES = "`magicmix` and `diffmorpher` take pictures, `conceptlab` pictures alone"
 """What an error says to someone who brings a picture to another method."""
 
@@ -99,7 +95,7 @@ def mix(
     check_sources(method, [name for name, _ in points[0]])
     model = loaded(default_backbone(method) if backbone is None else backbone, device)
     chosen = make_method(method, model, config)
-    _check_backbone(chosen, model)
+    check_needs(method, chosen.needs, model)
     if layout == "sweep" and not chosen.takes_weights:
         raise ConfigError(f"method: {method} heeds no weights, so it draws no path")
     size = min(int(model.card["height"]), int(model.card["width"]))
@@ -144,17 +140,6 @@ def check_sources(method: str, names: Sequence[str]) -> None:
             raise ConfigError(f"sources: {method} takes {taken}; {name!r} is a {kind}")
         if kind == "picture" and not Path(name).expanduser().is_file():
             raise ImageError(f"{name}: expected a picture file, and there is none")
-
-
-def _check_backbone(method: Any, backbone: TextBackbone) -> None:
-    needs = method.needs
-    if isinstance(backbone, needs):
-        if EncodesImage in needs.__mro__ and isinstance(backbone, EncodesImage):
-            backbone.encode_image(torch.zeros(1, 3, 8, 8))  # some checkpoints lack the encoder
-        return
-    wanted = (name for name in dir(needs) if not name.startswith("_"))
-    missing = next((name for name in wanted if not hasattr(backbone, name)), needs.__name__)
-    raise CapabilityError(method.name, backbone.name, missing, DRAWERS)
 
 
 def _parent(name: str, size: int) -> Parent:

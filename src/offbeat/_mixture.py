@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, is_dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,6 +15,7 @@ from offbeat import _animation, _readings, formats
 from offbeat._keeper import Keeper
 from offbeat._pictures_out import DRAW_BATCH, draw, plain_concept_of, png_files, sheet
 from offbeat._runs import Run, reported
+from offbeat._trained import config_of
 from offbeat.errors import CapabilityError
 from offbeat.functional import balance_reward, pair_cosine
 from offbeat.protocols import EncodesImage, MorphsSources, TextBackbone
@@ -76,7 +77,6 @@ class Job:
 
     def as_json(self) -> dict[str, Any]:
         """Return everything that the result depends on."""
-        config = getattr(self.method, "config", None)
         return {
             "verb": "fuse",
             "layout": self.layout,
@@ -84,7 +84,7 @@ class Job:
             "sources": [parent.as_json() for parent in self.parents],
             "weights": [[list(pair) for pair in point] for point in self._asked],
             "method": self.method.name,
-            "config": asdict(config) if is_dataclass(config) else {},  # type: ignore[arg-type]
+            "config": config_of(self.method),
             "judge": self.judge.name if self.judge else None,
             "prompt": self.prompt,
             "num_images": self.num_images,
@@ -246,7 +246,7 @@ class Mixture:
                 ("" if row else f"{names[0]} to {names[1]}", [part[row] for part in pictures])
                 for row in range(job.num_images)
             ]
-            captions = [f"{point[1][1]:.0%} {names[1]}".replace("%", " %") for point in job.points]
+            captions = [f"{_readings.in_percent(point[1][1])} {names[1]}" for point in job.points]
             if job.is_morph:
                 captions = [f"frame {number}" for number in range(1, len(job.points) + 1)]
             return sheet(strips, title=title, captions=captions, columns=len(pictures))
@@ -348,8 +348,8 @@ def _in_words(job: Job, rows: Sequence[Mapping[str, Any]]) -> str:
     point = [(named[name], share) for name, share in job.points[0]]
     text = f"Asked: {_readings.label(point)}."
     if row.get("mean"):
-        shares = ", ".join(f"{share:.0%} {word}" for word, share in row["mean"].items())
-        text += f" Read by the judge, mean of {job.num_images}: {shares}.".replace("%", " %")
+        shares = ", ".join(f"{_readings.in_percent(p)} {word}" for word, p in row["mean"].items())
+        text += f" Read by the judge, mean of {job.num_images}: {shares}."
     if "likeness" in row:
         first, second = (sum(values) / len(values) for values in row["likeness"])
         text += f" Mean cosine to both sources' pictures: {first:.2f}, {second:.2f}."

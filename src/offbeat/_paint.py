@@ -13,7 +13,7 @@ from torch import Tensor
 
 from offbeat._keeper import few_threads
 from offbeat._painting import Job, Painting, Picture
-from offbeat._runs import Run, load_run, loaded
+from offbeat._runs import DRAWERS, Run, check_needs, load_run, loaded
 from offbeat._trained import make_method
 from offbeat.checks import check_shape
 from offbeat.errors import CapabilityError, ConfigError
@@ -22,8 +22,6 @@ from offbeat.store import RunFolder
 from offbeat.templates import check_text
 from offbeat.types import Observe, ignore
 
-PAINTERS = ("pocket-sd", "sd-1.5", "sdxl")
-"""Built-in checkpoints that can paint: what an error points to."""
 MAX_SWEEP = 64
 
 PictureLike = str | Path | Tensor
@@ -125,15 +123,11 @@ def _check_method(method: Any, backbone: TextBackbone) -> None:
     """Refuse a method that does not paint, or not on this checkpoint."""
     if not isinstance(method, PaintsImages):
         raise ConfigError(f"method: {method.name} paints nothing; choose one that does")
-    needs = getattr(method, "needs", PaintingBackbone)
-    if not isinstance(backbone, needs):
-        wanted = (name for name in dir(needs) if not name.startswith("_"))
-        missing = next((name for name in wanted if not hasattr(backbone, name)), needs.__name__)
-        raise CapabilityError(method.name, backbone.name, missing, PAINTERS)
+    check_needs(method.name, getattr(method, "needs", PaintingBackbone), backbone)
     prompted = getattr(getattr(method, "config", None), "with_semantic", False)
     if prompted and not getattr(backbone, "takes_images", True):
         who = f"{method.name}, unless with_semantic is false,"
-        raise CapabilityError(who, backbone.name, "ip_adapter", PAINTERS)
+        raise CapabilityError(who, backbone.name, "ip_adapter", DRAWERS)
 
 
 def _points(method: Any, sweep: int | Sequence[float] | None) -> list[tuple[float | None, Any]]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +16,7 @@ from offbeat._disk import digest_of
 from offbeat._keeper import Keeper
 from offbeat._pictures_out import png_files, sheet
 from offbeat._runs import Run, reported
+from offbeat._trained import config_of
 from offbeat.checks import check_finite, check_shape
 from offbeat.errors import RangeError
 from offbeat.pictures import FORMATS, read_picture
@@ -115,7 +116,6 @@ class Job:
 
     def as_json(self) -> dict[str, Any]:
         """Return everything that the result depends on."""
-        config = getattr(self.method, "config", None)
         pictures = [self.art] + ([self.content] if self.content else [])
         return {
             "verb": "paint",
@@ -125,7 +125,7 @@ class Job:
             "prompt": self.prompt,
             "strengths": [strength for strength, _ in self.points],
             "method": self.method.name,
-            "config": asdict(config) if is_dataclass(config) else {},  # type: ignore[arg-type]
+            "config": config_of(self.method),
             "num_images": self.num_images,
             "seed": self.seed,
             "checkpoint": self.backbone.name,

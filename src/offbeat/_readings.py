@@ -61,11 +61,20 @@ def read(judge: ReadsClasses | None, images: Tensor) -> Tensor | None:
     )
 
 
+def in_percent(share: float) -> str:
+    """Return a share, 0 to 1, in whole percent.
+
+    >>> in_percent(0.414)
+    '41 %'
+    """
+    return f"{share:.0%}".replace("%", " %")
+
+
 def in_words(labels: Sequence[str], probabilities: Tensor, num: int = NUM_SHOWN) -> list[str]:
     """Return the largest shares of one picture, ``[K]``, e.g. ``["41 % frog", "30 % owl"]``."""
     top = probabilities.topk(min(num, len(labels)))
     shares = zip(top.values.tolist(), top.indices.tolist(), strict=True)
-    return [f"{share:.0%} {labels[index]}" for share, index in shares if share >= 0.01]
+    return [f"{in_percent(share)} {labels[index]}" for share, index in shares if share >= 0.01]
 
 
 def caption(labels: Sequence[str], probabilities: Tensor) -> str:
@@ -76,7 +85,7 @@ def caption(labels: Sequence[str], probabilities: Tensor) -> str:
 
 def label(point: Sequence[tuple[str, float]]) -> str:
     """Return a weighting in words, e.g. ``55 % pig + 45 % owl``."""
-    return " + ".join(f"{share:.0%} {word}".replace("%", " %") for word, share in point)
+    return " + ".join(f"{in_percent(share)} {word}" for word, share in point)
 
 
 def describe(

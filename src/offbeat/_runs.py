@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from PIL import Image
 
 
+DRAWERS = ("pocket-sd", "sd-1.5", "sdxl")
+"""Built-in checkpoints that draw from text itself: what an error points to."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
     """What a command made: pictures, the concept behind them, and how it was found."""
@@ -215,7 +219,7 @@ def default_backbone(method: str) -> str:
         UnknownNameError: If there is no such method.
     """
     needs = getattr(registry.find("method", method), "needs", None)
-    return "pocket-sd" if needs is not None and DrawsText in needs.__mro__ else "pocket"
+    return "pocket-sd" if needs is not None and _draws(needs) else "pocket"
 
 
 def loaded_prior(backbone: str | Path | PriorBackbone, device: str) -> PriorBackbone:
@@ -227,16 +231,33 @@ def loaded_prior(backbone: str | Path | PriorBackbone, device: str) -> PriorBack
     found: Any = backbone
     if isinstance(backbone, str | Path):
         found = load_backbone(backbone, device=device)
-    if not isinstance(found, PriorBackbone):
-        name = str(getattr(found, "name", type(found).__name__))
-        raise CapabilityError("low-probability", name, _missing(found), PRIORS)
-    return found
+    check_needs("low-probability", PriorBackbone, found)
+    prior: PriorBackbone = found
+    return prior
 
 
-def _missing(backbone: object) -> str:
-    """Return the first thing that the search needs and the backbone lacks."""
-    needed = ("encode_text", "sample_prior", "init_lora", "decode_embeds", "encode_image")
-    return next((name for name in needed if not hasattr(backbone, name)), "card")
+def check_needs(method: str, needs: Any, backbone: object) -> None:
+    """Refuse a backbone that lacks what a method needs.
+
+    Args:
+        method: Its name.
+        needs: A protocol; None is nothing beyond what every backbone has.
+        backbone: A loaded one.
+
+    Raises:
+        CapabilityError: With the first capability that it lacks, and bundled forms that have it.
+    """
+    if needs is None or isinstance(backbone, needs):
+        return
+    wanted = (name for part in needs.__mro__ for name in vars(part) if not name.startswith("_"))
+    missing = next((name for name in wanted if not hasattr(backbone, name)), needs.__name__)
+    own = str(getattr(backbone, "name", type(backbone).__name__))
+    raise CapabilityError(method, own, missing, DRAWERS if _draws(needs) else PRIORS)
+
+
+def _draws(needs: Any) -> bool:
+    """Return whether a protocol asks for the form of checkpoint that draws from text itself."""
+    return DrawsText in needs.__mro__
 
 
 def _pictures(run: RunFolder, names: Sequence[str], under: str) -> list[Image.Image]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,7 +12,7 @@ from offbeat._keeper import Keeper, few_threads
 from offbeat._pictures_out import draw, plain_concept_of, sheet
 from offbeat._runs import loaded
 from offbeat._sources import choose_judge
-from offbeat._trained import SUFFIX, find_trained, make_method
+from offbeat._trained import SUFFIX, config_of, find_trained, make_method
 from offbeat.errors import ConfigError, StoreError, VocabularyError
 from offbeat.plots import concept_report, lines_over_steps
 from offbeat.protocols import EncodesImage, FusesConcepts, TextBackbone, TrainsOnce
@@ -68,7 +67,7 @@ def train(
     asked = {
         "verb": "train",
         "method": method,
-        "config": asdict(own) if is_dataclass(own) else {},  # type: ignore[arg-type]
+        "config": config_of(chosen),
         "vocabulary": list(words),
         "seed": seed,
         "checkpoint": model.name,

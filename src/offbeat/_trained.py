@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,12 @@ def make_method(name: str, backbone: HasCard, settings: dict[str, Any] | None) -
             raise ConfigError(f"settings: {name} takes none, got {', '.join(settings)}")
         return found()
     return found(config.for_card(backbone.card, **(settings or {})))
+
+
+def config_of(method: Any) -> dict[str, Any]:
+    """Return a method's settings as a run keeps them; none of a plug-in that has none."""
+    config = getattr(method, "config", None)
+    return asdict(config) if is_dataclass(config) else {}  # type: ignore[arg-type]
 
 
 def find_trained(

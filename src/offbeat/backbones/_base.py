@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -13,16 +14,16 @@ if TYPE_CHECKING:
     from typing_extensions import Self
 
 
-class Checkpoint:
+class Checkpoint(ABC):
     """A name, a fingerprint, a card, and frozen modules on one device."""
 
     _name: str
     _fingerprint: str
     _card: dict[str, Any]
 
+    @abstractmethod
     def _modules(self) -> Iterable[Any]:
         """Return the modules that hold its weights, one at least."""
-        raise NotImplementedError
 
     def _freeze(self) -> None:
         for module in self._modules():

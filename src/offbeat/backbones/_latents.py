@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -40,9 +41,9 @@ class LatentDenoiser(Checkpoint):
     _edits: tuple[AttentionEdit, ...] = ()
     _lora: Mapping[str, Tensor] | None = None
 
+    @abstractmethod
     def _empty(self) -> TextEmbeds:
         """Return what guidance steers from if nothing is said."""
-        raise NotImplementedError
 
     def empty_text(self) -> TextEmbeds:
         """Return what guidance steers from if nothing is said, one prompt."""

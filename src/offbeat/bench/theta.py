@@ -145,7 +145,7 @@ class _Bench:
     def cell(self, name: str, seed: int) -> None:
         """Draw and judge all pairs by one arm, unless its file is there."""
         file = self.folder / "cells" / f"{name}-{seed}.json"
-        if file.exists() and json.loads(file.read_bytes())["fingerprint"] == self.fingerprint:
+        if file.exists() and json.loads(file.read_bytes()).get("fingerprint") == self.fingerprint:
             return
         arm = ARMS[name]
         trained = self._trained(arm, seed) if arm.training is not None else None

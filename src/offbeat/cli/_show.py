@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -121,6 +122,25 @@ def stopped_shown(advice: str) -> Iterator[None]:
         typer.echo(file=sys.stderr)
         typer.echo(f"stopped; {advice}", err=True)
         raise typer.Exit(130) from None
+
+
+@contextmanager
+def resumable(folder: Path) -> Iterator[ProgressLine]:
+    """Give the progress line of a run in ``folder``; an interrupt says how to go on with it."""
+    progress = ProgressLine()
+    again = f"to go on, add --resume --out {shlex.quote(str(folder))} to the same command"
+    with stopped_shown(again):
+        yield progress
+    progress.close()
+
+
+def show_result(summary: Mapping[str, Any], *files: Path) -> None:
+    """Say what a run found, its warnings first, and where to look."""
+    for warning in summary["warnings"]:
+        typer.secho(f"note: {warning}", fg="yellow", err=True)
+    typer.echo(summary["in_words"])
+    for file in files:
+        typer.echo(str(file))
 
 
 @contextmanager

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import Annotated, Literal, Optional
 
 import typer
 
+from offbeat.cli._options import Checkpoint, Device, Reader, Settings, TrainedFile
 from offbeat.cli._show import (
-    ProgressLine,
     check_num_images,
     errors_shown,
     folder_for,
+    resumable,
     settings_of,
-    stopped_shown,
+    show_result,
 )
 
 
@@ -40,27 +40,11 @@ def dream(
         typer.Option(help="With `{concept}` where it stands; the method's own if not given."),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Same seed, same dreams.")] = 0,
-    trained: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(
-            help="What `offbeat train` wrote: its folder or file. What comes with the checkpoint "
-            "if not given."
-        ),
-    ] = None,
-    judge: Annotated[
-        str,
-        typer.Option(
-            help="Who reads the pictures: `auto`, `none`, `clip`, `classifier` or a folder."
-        ),
-    ] = "auto",
-    settings: Annotated[
-        Optional[list[str]],  # noqa: UP045
-        typer.Option("--set", metavar="NAME=VALUE", help="A setting of the method. Several."),
-    ] = None,
-    backbone: Annotated[
-        str, typer.Option(help="A checkpoint: name (`offbeat list backbones`), folder or hub id.")
-    ] = "pocket",
-    device: Annotated[str, typer.Option(help="`cpu`, `cuda`, `cuda:1`, `mps`.")] = "cpu",
+    trained: TrainedFile = None,
+    judge: Reader = "auto",
+    settings: Settings = None,
+    backbone: Checkpoint = "pocket",
+    device: Device = "cpu",
     out: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(help="Run folder; `runs/dream-SEED` and a number if not given."),
@@ -75,7 +59,7 @@ def dream(
 
     `offbeat dream -n 16 --law laplace` draws sixteen, near-duplicates dropped.
 
-    `offbeat dream -n 4 --method conceptlab --subject pet` searches for new pets, a minute each.
+    `offbeat dream -n 4 --method conceptlab --subject pet` searches for new pets, some seconds each.
 
     `offbeat render runs/dream-0:3 --prompt "an outline drawing of a {concept}"` reuses the fourth.
 
@@ -86,9 +70,7 @@ def dream(
         from offbeat import run
 
         folder = out or folder_for("dream", seed, resume=resume)
-        progress = ProgressLine()
-        again = f"to go on, add --resume --out {shlex.quote(str(folder))} to the same command"
-        with stopped_shown(again):
+        with resumable(folder) as progress:
             result = run.dream(
                 num,
                 method=method,
@@ -106,8 +88,4 @@ def dream(
                 resume=resume,
                 observe=progress,
             )
-        progress.close()
-    for warning in result.summary["warnings"]:
-        typer.secho(f"note: {warning}", fg="yellow", err=True)
-    typer.echo(result.summary["in_words"])
-    typer.echo(f"{folder / 'contact.png'}")
+    show_result(result.summary, folder / "contact.png")

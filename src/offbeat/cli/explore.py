@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import Annotated, Literal, Optional
 
 import typer
 
+from offbeat.cli._options import Checkpoint, Device
 from offbeat.cli._show import (
-    ProgressLine,
     check_num_images,
     errors_shown,
     folder_for,
-    stopped_shown,
+    resumable,
+    show_result,
 )
 
 Space = Literal["subject", "adjective", "lora", "token+lora", "direct"]
@@ -131,10 +131,8 @@ def explore(
         Literal["alternate", "sum"],
         typer.Option(help="One loss a step, or their sum.", rich_help_panel=ABLATE),
     ] = "alternate",
-    backbone: Annotated[
-        str, typer.Option(help="A checkpoint: name (`offbeat list backbones`), folder or hub id.")
-    ] = "pocket",
-    device: Annotated[str, typer.Option(help="`cpu`, `cuda`, `cuda:1`, `mps`.")] = "cpu",
+    backbone: Checkpoint = "pocket",
+    device: Device = "cpu",
     out: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(help="Run folder; `runs/SUBJECT-SEED` and a number if not given."),
@@ -183,9 +181,7 @@ def explore(
             rule=rule,
         )
         folder = out or folder_for(subject, seed, resume=resume)
-        progress = ProgressLine()
-        again = f"to go on, add --resume --out {shlex.quote(str(folder))} to the same command"
-        with stopped_shown(again):
+        with resumable(folder) as progress:
             result = run.explore(
                 subject,
                 novelty=novelty,
@@ -206,9 +202,4 @@ def explore(
                 resume=resume,
                 observe=progress,
             )
-        progress.close()
-    for warning in result.summary["warnings"]:
-        typer.secho(f"note: {warning}", fg="yellow", err=True)
-    typer.echo(result.summary["in_words"])
-    typer.echo(f"{folder / 'contact.png'}")
-    typer.echo(f"{folder / 'report.html'}")
+    show_result(result.summary, folder / "contact.png", folder / "report.html")

@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import Annotated, Any, Optional
 
 import typer
 
+from offbeat.cli._options import Device, Reader, Settings, TrainedFile
 from offbeat.cli._show import (
-    ProgressLine,
     check_num_images,
     errors_shown,
     folder_for,
+    resumable,
     settings_of,
-    stopped_shown,
+    show_result,
     weights_of,
 )
 
@@ -59,23 +59,9 @@ def fuse(
         typer.Option(help="With `{concept}` where it stands; the method's own if not given."),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Same seed, same pictures.")] = 0,
-    trained: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(
-            help="What `offbeat train` wrote: its folder or file. What comes with the checkpoint "
-            "if not given."
-        ),
-    ] = None,
-    judge: Annotated[
-        str,
-        typer.Option(
-            help="Who reads the pictures: `auto`, `none`, `clip`, `classifier` or a folder."
-        ),
-    ] = "auto",
-    settings: Annotated[
-        Optional[list[str]],  # noqa: UP045
-        typer.Option("--set", metavar="NAME=VALUE", help="A setting of the method. Several."),
-    ] = None,
+    trained: TrainedFile = None,
+    judge: Reader = "auto",
+    settings: Settings = None,
     backbone: Annotated[
         Optional[str],  # noqa: UP045
         typer.Option(
@@ -83,7 +69,7 @@ def fuse(
             "in the form that the method needs if not given."
         ),
     ] = None,
-    device: Annotated[str, typer.Option(help="`cpu`, `cuda`, `cuda:1`, `mps`.")] = "cpu",
+    device: Device = "cpu",
     out: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(help="Run folder; `runs/WORDS-SEED` and a number if not given."),
@@ -145,7 +131,6 @@ def fuse(
         concepts = count if sweep else count * (count + 1) // 2 if grid else 1
         check_num_images(each * concepts)
         folder = out or folder_for(" ".join(names), seed, resume=resume)
-        progress = ProgressLine()
         common: dict[str, Any] = {
             "method": method,
             "config": settings_of(settings),
@@ -157,19 +142,14 @@ def fuse(
             "device": device,
             "out": folder,
             "resume": resume,
-            "observe": progress,
             "num_images": each,
         }
-        again = f"to go on, add --resume --out {shlex.quote(str(folder))} to the same command"
-        with stopped_shown(again):
+        with resumable(folder) as progress:
+            common["observe"] = progress
             if sweep:
                 result = run.sweep(*names, num=count, **common)
             elif grid:
                 result = run.grid(*names, num=count, **common)
             else:
                 result = run.fuse(weights, **common)
-        progress.close()
-    for warning in result.summary["warnings"]:
-        typer.secho(f"note: {warning}", fg="yellow", err=True)
-    typer.echo(result.summary["in_words"])
-    typer.echo(f"{folder / 'contact.png'}")
+    show_result(result.summary, folder / "contact.png")

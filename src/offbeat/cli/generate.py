@@ -7,6 +7,7 @@ from typing import Annotated, Optional
 
 import typer
 
+from offbeat.cli._options import Checkpoint, Device
 from offbeat.cli._show import (
     ProgressLine,
     check_num_images,
@@ -39,10 +40,8 @@ def generate(
         typer.Option(min=1, help="Guidance scale of the prior; 1 is off; as above."),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Same seed, same pictures.")] = 0,
-    backbone: Annotated[
-        str, typer.Option(help="A checkpoint: name (`offbeat list backbones`), folder or hub id.")
-    ] = "pocket",
-    device: Annotated[str, typer.Option(help="`cpu`, `cuda`, `cuda:1`, `mps`.")] = "cpu",
+    backbone: Checkpoint = "pocket",
+    device: Device = "cpu",
     out: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(help="Run folder; `runs/generate` and a number if not given."),

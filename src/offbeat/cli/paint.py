@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
 
+from offbeat.cli._options import Checkpoint, Device, Settings
 from offbeat.cli._show import (
-    ProgressLine,
     check_num_images,
     errors_shown,
     folder_for,
+    resumable,
     settings_of,
-    stopped_shown,
+    show_result,
 )
 
 
@@ -54,14 +54,9 @@ def paint(
         ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Same seed, same pictures.")] = 0,
-    settings: Annotated[
-        Optional[list[str]],  # noqa: UP045
-        typer.Option("--set", metavar="NAME=VALUE", help="A setting of the method. Several."),
-    ] = None,
-    backbone: Annotated[
-        str, typer.Option(help="A checkpoint: name (`offbeat list backbones`), folder or hub id.")
-    ] = "pocket-sd",
-    device: Annotated[str, typer.Option(help="`cpu`, `cuda`, `cuda:1`, `mps`.")] = "cpu",
+    settings: Settings = None,
+    backbone: Checkpoint = "pocket-sd",
+    device: Device = "cpu",
     out: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(help="Run folder; `runs/ARTWORK-SEED` and a number if not given."),
@@ -97,9 +92,7 @@ def paint(
         each = num_images or (1 if sweep else 4)
         check_num_images(each * (strengths or 1))
         folder = out or folder_for(art.stem, seed, resume=resume)
-        progress = ProgressLine()
-        again = f"to go on, add --resume --out {shlex.quote(str(folder))} to the same command"
-        with stopped_shown(again):
+        with resumable(folder) as progress:
             result = run.paint(
                 art,
                 content,
@@ -116,8 +109,4 @@ def paint(
                 resume=resume,
                 observe=progress,
             )
-        progress.close()
-    for warning in result.summary["warnings"]:
-        typer.secho(f"note: {warning}", fg="yellow", err=True)
-    typer.echo(result.summary["in_words"])
-    typer.echo(f"{folder / 'contact.png'}")
+    show_result(result.summary, folder / "contact.png")

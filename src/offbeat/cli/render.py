@@ -7,6 +7,7 @@ from typing import Annotated, Optional
 
 import typer
 
+from offbeat.cli._options import Device
 from offbeat.cli._show import (
     ProgressLine,
     check_num_images,
@@ -39,7 +40,7 @@ def render(
         Optional[str],  # noqa: UP045
         typer.Option(help="The checkpoint that it was learned on, if it now lies elsewhere."),
     ] = None,
-    device: Annotated[str, typer.Option(help="`cpu`, `cuda`, `cuda:1`, `mps`.")] = "cpu",
+    device: Device = "cpu",
     out: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(help="Run folder; `RUN-render` and a number if not given."),

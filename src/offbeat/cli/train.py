@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import shlex
 from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
 
+from offbeat.cli._options import Checkpoint, Device, Settings
 from offbeat.cli._show import (
-    ProgressLine,
     errors_shown,
     folder_for,
+    resumable,
     settings_of,
-    stopped_shown,
 )
 
 
@@ -29,14 +28,9 @@ def train(
         ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Same seed, same result.")] = 0,
-    settings: Annotated[
-        Optional[list[str]],  # noqa: UP045
-        typer.Option("--set", metavar="NAME=VALUE", help="A setting of the method. Several."),
-    ] = None,
-    backbone: Annotated[
-        str, typer.Option(help="A checkpoint: name (`offbeat list backbones`), folder or hub id.")
-    ] = "pocket",
-    device: Annotated[str, typer.Option(help="`cpu`, `cuda`, `cuda:1`, `mps`.")] = "cpu",
+    settings: Settings = None,
+    backbone: Checkpoint = "pocket",
+    device: Device = "cpu",
     out: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(help="Run folder; `runs/METHOD-SEED` and a number if not given."),
@@ -62,9 +56,7 @@ def train(
         from offbeat import run
 
         folder = out or folder_for(method, seed, resume=resume)
-        progress = ProgressLine()
-        again = f"to go on, add --resume --out {shlex.quote(str(folder))} to the same command"
-        with stopped_shown(again):
+        with resumable(folder) as progress:
             trained = run.train(
                 method,
                 vocabulary=vocabulary,
@@ -76,7 +68,6 @@ def train(
                 resume=resume,
                 observe=progress,
             )
-        progress.close()
     for warning in trained.readings.get("warnings", ()):
         typer.secho(f"note: {warning}", fg="yellow", err=True)
     typer.echo(f"{folder / f'{method}.safetensors'}")
