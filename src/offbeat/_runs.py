@@ -249,7 +249,9 @@ def check_needs(method: str, needs: Any, backbone: object) -> None:
     """
     if needs is None or isinstance(backbone, needs):
         return
-    wanted = (name for part in needs.__mro__ for name in vars(part) if not name.startswith("_"))
+    # what it does before what it is called: a capability tells a reader more than `device`
+    parts = sorted(needs.__mro__, key=lambda part: part is HasCard)
+    wanted = (name for part in parts for name in vars(part) if not name.startswith("_"))
     missing = next((name for name in wanted if not hasattr(backbone, name)), needs.__name__)
     own = str(getattr(backbone, "name", type(backbone).__name__))
     raise CapabilityError(method, own, missing, DRAWERS if _draws(needs) else PRIORS)
