@@ -35,12 +35,13 @@ from offbeat._backbone_protocols import (
     SamplesPrior,
     TextBackbone,
 )
-from offbeat.types import Concept, OnStep, Request, Trained, Verdict
+from offbeat.types import Better, Concept, OnStep, Request, Scores, Trained, Verdict
 
 __all__ = [
     "AdaptsDenoiser",
     "AdaptsPrior",
     "AddsNoise",
+    "AnswersYes",
     "CalibratedJudge",
     "ChecksSubject",
     "ComparingBackbone",
@@ -61,11 +62,13 @@ __all__ = [
     "HasEmptyText",
     "InvertsArt",
     "InvertsImages",
+    "Metric",
     "MixesSources",
     "MixingBackbone",
     "MorphingBackbone",
     "MorphsSources",
     "NamesThings",
+    "Need",
     "PaintingBackbone",
     "PaintsImages",
     "PriorBackbone",
@@ -84,6 +87,8 @@ Source: TypeAlias = "str | Tensor"
 SourceKind: TypeAlias = Literal["word", "picture"]
 Takes: TypeAlias = "tuple[tuple[SourceKind, ...], tuple[SourceKind, ...]]"
 """What the first of two sources may be, and the second."""
+Need: TypeAlias = Literal["texts", "references", "judge"]
+"""What a metric wants beside pictures; a judge is given to its ``load``."""
 
 
 @runtime_checkable
@@ -156,6 +161,20 @@ class ReadsClasses(Protocol):
 
     def class_probabilities(self, images: Tensor) -> Tensor:
         """Return ``[B, K]`` over ``labels``, of ``images``, ``[B, 3, H, W]``, 0 to 1."""
+        ...
+
+
+@runtime_checkable
+class AnswersYes(Protocol):
+    """A judge that answers any question about pictures by yes or no."""
+
+    @property
+    def name(self) -> str:
+        """The judge's name, with its checkpoint."""
+        ...
+
+    def probability_of_yes(self, images: Tensor, question: str) -> Tensor:
+        """Return the probability of yes, ``[B]``, of ``images``, ``[B, 3, H, W]``, 0 to 1."""
         ...
 
 
@@ -326,4 +345,45 @@ class InvertsArt(Protocol):
 
     def reconstruct(self, backbone: Any, way: Tensor) -> Tensor:
         """Return the picture, ``[3, H, W]``, 0 to 1, that it leads back to if it is not pinned."""
+        ...
+
+
+@runtime_checkable
+class Metric(Protocol):
+    """Measures pictures.
+
+    The registry names classes that have, beside this, ``load(source=None, *, backbone=None,
+    device="cpu")``: ``source`` is a folder or hub id of weights of its own; without one it runs on
+    the encoders of ``backbone`` and says so in its name. One that needs a judge takes ``judge=``.
+    """
+
+    @property
+    def name(self) -> str:
+        """The metric's name, with whose encoders it runs where they are not its own."""
+        ...
+
+    @property
+    def better(self) -> Better:
+        """Which direction is the better one."""
+        ...
+
+    @property
+    def needs(self) -> tuple[Need, ...]:
+        """What it cannot do without beside pictures."""
+        ...
+
+    def score(
+        self,
+        images: Sequence[Tensor] | Tensor,
+        *,
+        texts: Sequence[str] | None = None,
+        references: Sequence[Tensor] | Tensor | None = None,
+    ) -> Scores:
+        """Return the scores of ``images``, ``[3, H, W]`` each, 0 to 1, of any sizes.
+
+        Args:
+            images: Pictures, 1 or more.
+            texts: One for all pictures, or one for each.
+            references: Pictures to compare with, ``[3, H, W]`` each, 0 to 1.
+        """
         ...

@@ -107,6 +107,30 @@ class Verdict:
         return self.answer == "yes"
 
 
+Better = Literal["higher", "lower", "neither"]
+"""Which direction of a score is the better one."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scores:
+    """What a metric measured of some pictures."""
+
+    name: str
+    """The metric, with whose encoders it ran where they are not its own: ``clip_t[pocket]``."""
+    values: tuple[float, ...]
+    """One for each picture, in their order; exactly one where all pictures are measured at once."""
+    per_image: bool
+    """Whether ``values`` has one for each picture."""
+    mean: float
+    interval: tuple[float, float]
+    """95 % bootstrap interval of the mean over pictures; NaN twice where there is one value."""
+    better: Better
+    checkpoint: str
+    """Of the weights that it was measured with: equal ones can be compared."""
+    note: str = ""
+    """What a reader must know to weigh it."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Step:
     """One optimizer step, as reported to observers; they cannot disturb the search."""
