@@ -1,12 +1,13 @@
-"""Text through CLIP encoders, with learned tokens placed where their words stand.
+"""Text through CLIP and T5 encoders, with learned tokens placed where their words stand.
 
-Nothing is added to a tokenizer or written into a table: a learned token stands in the prompt as the
-start token, and its vector replaces that place in the embedding layer's output while the text is
-encoded. Gradients reach the vector.
+Nothing is added to a tokenizer or written into a table: a learned token stands in the prompt as a
+token that every table has, and its vector replaces that place in the embedding layer's output while
+the text is encoded. Gradients reach the vector.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from offbeat.errors import PromptError, ShapeError
 
@@ -21,15 +23,27 @@ from offbeat.errors import PromptError, ShapeError
 class Encoder:
     """One tokenizer and the CLIP text encoder that reads it; it holds no copy of the weights."""
 
-    def __init__(self, tokenizer: Any, module: Any, name: str) -> None:
+    kind = "clip"
+    unit = 1.0
+    """What a learned vector is multiplied by before it is read."""
+
+    def __init__(self, tokenizer: Any, module: Any, name: str, *, cuts: bool = False) -> None:
         self.tokenizer = tokenizer
         self.module = module
         self.name = name
+        self.cuts = cuts
+        """Whether a prompt beyond its limit is cut, as where another encoder reads it all."""
+
+    @property
+    def table(self) -> Tensor:
+        """The input-side vectors of its whole vocabulary."""
+        weight: Tensor = self.module.get_input_embeddings().weight
+        return weight
 
     @property
     def width(self) -> int:
         """Width E of the input-side vectors."""
-        return int(self.module.get_input_embeddings().weight.shape[1])
+        return int(self.table.shape[1])
 
     @property
     def limit(self) -> int:
@@ -41,7 +55,7 @@ class Encoder:
         return list(self.tokenizer(text, add_special_tokens=False).input_ids)
 
     def rows(self, words: str) -> Tensor:
-        """Return the input-side vectors of ``words``, ``[K, E]``, on the CPU.
+        """Return the input-side vectors of ``words``, ``[K, E]``, in its unit, on the CPU.
 
         Raises:
             PromptError: If ``words`` holds nothing to encode.
@@ -49,9 +63,8 @@ class Encoder:
         ids = self.ids(words)
         if not ids:
             raise PromptError(f"token: expected a word, got {words!r}")
-        table = self.module.get_input_embeddings().weight
-        rows: Tensor = table[torch.tensor(ids, device=table.device)]
-        return rows.float().cpu()
+        rows: Tensor = self.table[torch.tensor(ids, device=self.table.device)]
+        return rows.float().cpu() / self.unit
 
     def read(
         self,
@@ -74,15 +87,33 @@ class Encoder:
         """
         rows = [self._cut(prompt, tokens) for prompt in prompts]
         length = self.limit if to_limit else max(len(ids) for ids, _ in rows)
-        pad = self.tokenizer.pad_token_id
-        device = self.module.get_input_embeddings().weight.device
-        input_ids = torch.tensor([ids + [pad] * (length - len(ids)) for ids, _ in rows])
+        filler = self.tokenizer.pad_token_id
+        device = self.table.device
+        input_ids = torch.tensor([ids + [filler] * (length - len(ids)) for ids, _ in rows])
         text_mask = torch.tensor([[at < len(ids) for at in range(length)] for ids, _ in rows])
         places = [(row, at) for row, (_, found) in enumerate(rows) for at, _ in found]
-        vectors = [vector for _, found in rows for _, vector in found]
-        with _placed(self.module.get_input_embeddings(), places, vectors):
-            output = self.module(input_ids.to(device), **settings)
+        vectors = [vector * self.unit for _, found in rows for _, vector in found]
+        with _placed(self._embedding(), places, vectors):
+            output = self._run(input_ids.to(device), settings)
         return output, text_mask.to(device)
+
+    def _embedding(self) -> Any:
+        """Return the layer whose output learned vectors replace."""
+        return self.module.get_input_embeddings()
+
+    def _run(self, input_ids: Tensor, settings: Mapping[str, Any]) -> Any:
+        return self.module(input_ids, **settings)
+
+    def _frame(self) -> tuple[list[int], int]:
+        """Return the ids before a prompt, and the one that a learned token stands in the prompt as.
+
+        The start token stands in: its id is in every table and is never read as the end.
+        """
+        return [self.tokenizer.bos_token_id], self.tokenizer.bos_token_id
+
+    def _after_token(self, part: str) -> list[int]:
+        """Return the ids of what follows a learned token."""
+        return self.ids(part)
 
     def _cut(
         self, prompt: str, tokens: Mapping[str, Tensor]
@@ -90,23 +121,77 @@ class Encoder:
         """Return a prompt's ids and where each learned vector stands among them."""
         words = sorted(tokens, key=len, reverse=True)
         parts = re.split("(" + "|".join(map(re.escape, words)) + ")", prompt) if words else [prompt]
-        # the start token stands in: its id is in every table and is never read as the end
-        stand_in = self.tokenizer.bos_token_id
-        ids, found = [stand_in], []
+        start, stand_in = self._frame()
+        ids: list[int] = list(start)
+        found: list[tuple[int, Tensor]] = []
         for part in parts:
             if part in tokens:
                 for vector in tokens[part]:
                     found.append((len(ids), vector))
                     ids.append(stand_in)
             elif part.strip():
-                ids += self.ids(part)
-        ids.append(self.tokenizer.eos_token_id)
-        if len(ids) > self.limit:
+                ids += self._after_token(part) if found else self.ids(part)
+        room = self.limit - 1
+        if len(ids) > room and not self.cuts:
             raise PromptError(
-                f"prompt: expected at most {self.limit - 2} tokens for {self.name}, got "
-                f"{len(ids) - 2}: {prompt[:80]!r}. Use fewer words or a shorter --template."
+                f"prompt: expected at most {room - len(start)} tokens for {self.name}, got "
+                f"{len(ids) - len(start)}: {prompt[:80]!r}. Use fewer words or a shorter --template."
             )
-        return ids, found
+        kept = [(at, vector) for at, vector in found if at < room]
+        return [*ids[:room], self.tokenizer.eos_token_id], kept
+
+
+class T5Encoder(Encoder):
+    """A T5 encoder and its tokenizer: pieces of words, no start token, as long as is asked for.
+
+    Its table has far larger numbers than CLIP's. A learning rate, or a norm that rows are held to,
+    must suit both: so its rows are given in a unit that makes them alike, a power of two, which
+    loses nothing.
+    """
+
+    kind = "t5"
+
+    def __init__(self, tokenizer: Any, module: Any, name: str, *, limit: int, like: Encoder) -> None:
+        super().__init__(tokenizer, module, name)
+        self._limit = limit
+        ratio = _spread(self.table) / _spread(like.table)
+        self.unit = 2.0 ** round(math.log2(ratio))
+
+    @property
+    def limit(self) -> int:
+        """Positions L of every prompt, its end included."""
+        return self._limit
+
+    def _embedding(self) -> Any:
+        return self.module.encoder.embed_tokens  # it shares the table's weights, and is what runs
+
+    def _run(self, input_ids: Tensor, settings: Mapping[str, Any]) -> Any:
+        return self.module(input_ids)
+
+    def _frame(self) -> tuple[list[int], int]:
+        return [], self.tokenizer.pad_token_id
+
+    def _after_token(self, part: str) -> list[int]:
+        """Return the ids; a comma that touches a learned word begins no word of its own."""
+        ids = self.ids(part)
+        if not part[0].isspace() and ids[:1] == [self.tokenizer.convert_tokens_to_ids("\u2581")]:
+            return ids[1:]
+        return ids
+
+    @staticmethod
+    def pooled(states: Tensor, text_mask: Tensor) -> Tensor:
+        """Return the mean over each prompt's own tokens, ``[B, E]``, of ``[B, L, E]``.
+
+        Source: Ni et al., Sentence-T5, arXiv:2108.08877, for an encoder that was trained without a
+        pooled vector.
+        """
+        mask = text_mask[..., None].to(states)
+        return (states * mask).sum(dim=1) / mask.sum(dim=1)
+
+
+def _spread(table: Tensor) -> float:
+    """Return the root mean square of a table's numbers, by some of its rows."""
+    return float(table[:: max(1, len(table) // 1000)].float().square().mean().sqrt())
 
 
 class ReadsText:
@@ -124,17 +209,36 @@ class ReadsText:
         Raises:
             PromptError: If ``words`` holds nothing to encode.
         """
-        return self.token_embeds(words).mean(dim=0)
+        return torch.cat([encoder.rows(words).mean(dim=0) for encoder in self._encoders])
 
     def token_embeds(self, words: str) -> Tensor:
         """Return the input-side vectors of ``words``, ``[K, E]``: one for each of its tokens.
 
-        With two encoders a row is theirs side by side, E the sum of their widths.
+        With several encoders a row is theirs side by side, E the sum of their widths. Where one
+        cuts the words into fewer tokens, its part of the last rows is zero: it reads no token there.
 
         Raises:
             PromptError: If ``words`` holds nothing to encode.
         """
-        return torch.cat([encoder.rows(words) for encoder in self._encoders], dim=-1)
+        rows = [encoder.rows(words) for encoder in self._encoders]
+        most = max(len(part) for part in rows)
+        return torch.cat([pad(part, (0, 0, 0, most - len(part))) for part in rows], dim=-1)
+
+    def token_parts(self, vectors: Tensor) -> list[tuple[str, Tensor]]:
+        """Return the kind of each encoder and its own vectors, ``[K', E']``, as its table has them.
+
+        Args:
+            vectors: ``[E]`` or ``[K, E]``, as ``encode_text`` takes them.
+
+        Raises:
+            ShapeError: If their width is not that of the encoders.
+        """
+        widths = [encoder.width for encoder in self._encoders]
+        parts = _rows("token", vectors, sum(widths)).split(widths, dim=-1)
+        return [
+            (encoder.kind, _own(part) * encoder.unit)
+            for encoder, part in zip(self._encoders, parts, strict=True)
+        ]
 
     def _read(
         self,
@@ -160,7 +264,7 @@ class ReadsText:
         return [
             encoder.read(
                 prompts,
-                {word: parts[number] for word, parts in split.items()},
+                {word: _own(parts[number]) for word, parts in split.items()},
                 to_limit=to_limit,
                 **settings,
             )
@@ -175,6 +279,12 @@ def _rows(word: str, vectors: Tensor, width: int) -> Tensor:
             f"got {list(vectors.shape)}; was it learned on another checkpoint?"
         )
     return vectors.reshape(-1, width)
+
+
+def _own(part: Tensor) -> Tensor:
+    """Return the rows of one encoder without the zeros that fill it up to another's number."""
+    filled = part.detach().any(dim=-1).nonzero()
+    return part[: max(1, int(filled.max()) + 1 if len(filled) else 1)]
 
 
 @contextmanager
