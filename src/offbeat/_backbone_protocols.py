@@ -197,6 +197,39 @@ class DenoisesText(Protocol):
 
 
 @runtime_checkable
+class PredictsClean(Protocol):
+    """Says, in the middle of a denoising, where it would end if the network were right."""
+
+    def predict_clean(
+        self,
+        latents: Tensor,
+        text: TextEmbeds,
+        *,
+        step: int,
+        negative: TextEmbeds | None = None,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        sampler: Sampler = "own",
+    ) -> Tensor:
+        """Return the estimate of the clean latents, ``[B, C, h, w]``, that ``decode`` takes.
+
+        ``latents`` are at the noise level of ``step``, as ``denoise`` with ``start=step`` takes
+        them; the rest is as in ``denoise``, which is not disturbed.
+        """
+        ...
+
+
+@runtime_checkable
+class WalksInPieces(Protocol):
+    """Says by which sampler a denoising may be cut into pieces: one that remembers no step."""
+
+    @property
+    def sampler_in_pieces(self) -> Sampler:
+        """``own``, or ``ddim`` where the checkpoint's own scheduler remembers earlier steps."""
+        ...
+
+
+@runtime_checkable
 class EncodesLatents(Protocol):
     """Reads pictures into the space that a denoiser works in."""
 
@@ -305,6 +338,16 @@ class EditsAttention(Protocol):
 @runtime_checkable
 class DenoisingBackbone(DrawingBackbone, DenoisesText, Protocol):
     """What methods need that learn from, or work inside, the denoising of latents."""
+
+
+@runtime_checkable
+class SteppedBackbone(DenoisingBackbone, AddsNoise, Protocol):
+    """What methods need that change what a denoising is told from step to step."""
+
+
+@runtime_checkable
+class LookingBackbone(DenoisingBackbone, PredictsClean, Protocol):
+    """What methods need that look, in the middle of a denoising, at where it goes."""
 
 
 @runtime_checkable

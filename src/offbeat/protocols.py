@@ -28,12 +28,16 @@ from offbeat._backbone_protocols import (
     HasCard,
     HasEmptyText,
     InvertsImages,
+    LookingBackbone,
     MixingBackbone,
     MorphingBackbone,
     PaintingBackbone,
+    PredictsClean,
     PriorBackbone,
     SamplesPrior,
+    SteppedBackbone,
     TextBackbone,
+    WalksInPieces,
 )
 from offbeat.types import Better, Concept, OnStep, Request, Scores, Trained, Verdict
 
@@ -62,6 +66,7 @@ __all__ = [
     "HasEmptyText",
     "InvertsArt",
     "InvertsImages",
+    "LookingBackbone",
     "Metric",
     "MixesSources",
     "MixingBackbone",
@@ -71,15 +76,18 @@ __all__ = [
     "Need",
     "PaintingBackbone",
     "PaintsImages",
+    "PredictsClean",
     "PriorBackbone",
     "ReadsClasses",
     "SamplesPrior",
     "Segments",
     "Source",
     "SourceKind",
+    "SteppedBackbone",
     "Takes",
     "TextBackbone",
     "TrainsOnce",
+    "WalksInPieces",
 ]
 
 Source: TypeAlias = "str | Tensor"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from offbeat.backbones._attention import Moment
-from offbeat.errors import ShapeError
+from offbeat.errors import CheckpointError, ShapeError
 from offbeat.functional import guide
 from offbeat.protocols import Generators
 from offbeat.types import TextEmbeds
@@ -70,6 +70,51 @@ class Predictor:
             return predicted
         uncond, cond = predicted.chunk(2)
         return guide(uncond, cond, self.guidance_scale)
+
+
+def clean_latents(
+    scheduler: Any, predict: Callable[[Tensor], Tensor], latents: Tensor, timestep: Tensor
+) -> Tensor:
+    """Return the estimate of the clean latents, ``[B, C, h, w]``, at a timestep.
+
+    The network sees ``alpha x0 + sigma noise`` with squares that sum to 1, however the scheduler
+    scales latents between its steps: ``add_noise`` and ``scale_model_input`` are linear, and say
+    both factors.
+
+    Args:
+        scheduler: Its timesteps are set; a copy, as both calls may move it.
+        predict: Given what the network sees; returns what it predicts, guided.
+        latents: At the timestep's noise level, as the scheduler scales them.
+        timestep: ``[1]``.
+
+    Raises:
+        CheckpointError: If the network predicts something that no estimate is known for.
+    """
+    one, zero = latents.new_ones(1, 1, 1, 1), latents.new_zeros(1, 1, 1, 1)
+    scale = scheduler.scale_model_input(one, timestep[0])
+    alpha = scale * scheduler.add_noise(one, zero, timestep)
+    sigma = scale * scheduler.add_noise(zero, one, timestep)
+    shown = scale * latents
+    predicted = predict(shown)
+    kind = scheduler.config.prediction_type
+    if kind == "sample":
+        return predicted
+    if kind == "v_prediction":
+        return alpha * shown - sigma * predicted
+    if kind == "epsilon":
+        return (shown - sigma * predicted) / alpha
+    raise CheckpointError(
+        f"scheduler: expected prediction_type epsilon, v_prediction or sample, got {kind!r}"
+    )
+
+
+FORGETFUL = ("DDIM", "DDPM", "EulerDiscrete", "EulerAncestralDiscrete", "LCM", "TCD")
+"""Schedulers whose step depends on nothing but the latents before it and the prediction there."""
+
+
+def remembers_steps(scheduler: Any) -> bool:
+    """Return whether a scheduler may use earlier predictions, as multistep solvers do."""
+    return type(scheduler).__name__.removesuffix("Scheduler") not in FORGETFUL
 
 
 def guidance_embed(unet: Any, scale: float, batch: int) -> Tensor | None:
@@ -144,7 +189,10 @@ def encode_pictures(vae: Any, images: Tensor) -> Tensor:
 
 
 def _latent_stats(vae: Any, like: Tensor) -> tuple[Tensor | float, Tensor | float]:
-    """Return mean and spread of the latents, of autoencoders that say them."""
+    """Return mean and spread of the latents, of autoencoders that say them, or say a shift."""
+    shift = getattr(vae.config, "shift_factor", None)
+    if shift is not None:
+        return float(shift), 1.0
     stats = [getattr(vae.config, name, None) for name in ("latents_mean", "latents_std")]
     if any(values is None for values in stats):
         return 0.0, 1.0

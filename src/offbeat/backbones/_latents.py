@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -15,9 +16,11 @@ from offbeat.backbones._base import Checkpoint
 from offbeat.backbones._conditions import (
     Predictor,
     cell_of,
+    clean_latents,
     decode_latents,
     encode_pictures,
     guidance_embed,
+    remembers_steps,
     step_settings,
     text_conditions,
 )
@@ -25,7 +28,7 @@ from offbeat.backbones._inversion import invert as invert_latents
 from offbeat.backbones._prior import check_streams
 from offbeat.backbones._unet_lora import init_lora, lora_in
 from offbeat.checks import check_range, check_shape
-from offbeat.errors import CapabilityError, ShapeError
+from offbeat.errors import CapabilityError, ConfigError, ShapeError
 from offbeat.protocols import Generators
 from offbeat.types import AfterStep, AttentionEdit, Sampler, TextEmbeds
 
@@ -115,6 +118,7 @@ class LatentDenoiser(Checkpoint):
 
         Raises:
             CapabilityError: If there is an image prompt and no IP-Adapter.
+            ConfigError: If a walk is cut short whose scheduler would have to remember its steps.
             RangeError: If a number is out of its range.
             ShapeError: If numbers of prompts, pictures and latents do not fit.
         """
@@ -123,7 +127,13 @@ class LatentDenoiser(Checkpoint):
             latents, text, negative, guidance_scale, image_embeds, ip_adapter_scale
         )
         scheduler = self.scheduler if sampler == "own" else self._ddim
-        timesteps = self._set_timesteps(num_inference_steps, scheduler)[start:stop]
+        every = self._set_timesteps(num_inference_steps, scheduler)
+        timesteps = every[start:stop]
+        if stop is not None and stop < len(every) and remembers_steps(scheduler):
+            raise ConfigError(
+                f"stop: {type(scheduler).__name__} of {self.name} remembers earlier steps, so its "
+                "walk cannot go on after a stop; use sampler='ddim'"
+            )
         extra = step_settings(scheduler, generator)
         if hasattr(scheduler, "set_begin_index"):
             scheduler.set_begin_index(start)
@@ -173,6 +183,54 @@ class LatentDenoiser(Checkpoint):
         level = timesteps[step : step + 1].expand(len(latents))
         noised: Tensor = scheduler.add_noise(latents.to(self.device), noise.to(self.device), level)
         return noised.float()
+
+    @property
+    def sampler_in_pieces(self) -> Sampler:
+        """By which sampler a walk may be cut into pieces: ``own`` if it remembers no step."""
+        return "ddim" if remembers_steps(self.scheduler) else "own"
+
+    def predict_clean(
+        self,
+        latents: Tensor,
+        text: TextEmbeds,
+        *,
+        step: int,
+        negative: TextEmbeds | None = None,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        sampler: Sampler = "own",
+    ) -> Tensor:
+        """Return the estimate of the clean latents, ``[B, C, h, w]``, float32; ``decode`` takes it.
+
+        It asks the network once, or with guidance twice, and disturbs no denoising.
+
+        Args:
+            latents: At the noise level of a step, as ``denoise`` starts from it there.
+            text: One prompt for all samples, or one for each.
+            step: A denoising step, 0 to before ``num_inference_steps``.
+            negative: As in ``denoise``, and so the rest.
+            num_inference_steps: Of the whole way.
+            guidance_scale: 1 or less is off.
+            sampler: Whose noise levels.
+
+        Raises:
+            RangeError: If there is no such step.
+        """
+        # a copy: a denoising that is going on keeps its place, and what it remembers
+        scheduler = copy.deepcopy(self.scheduler) if sampler == "own" else self._ddim
+        timesteps = self._set_timesteps(num_inference_steps, scheduler)
+        check_range("step", step, 0, len(timesteps) - 1)
+        if hasattr(scheduler, "set_begin_index"):
+            scheduler.set_begin_index(step)
+        predict, in_place = self._predictor(latents, text, negative, guidance_scale)
+        timestep = timesteps[step : step + 1]
+        with in_place:
+            return clean_latents(
+                scheduler,
+                lambda shown: predict(shown.to(self.unet.dtype), timestep[0], step).float(),
+                latents.to(self.device),
+                timestep,
+            )
 
     def invert(
         self,
@@ -306,7 +364,7 @@ class LatentDenoiser(Checkpoint):
         steps = num_inference_steps or int(self._card["num_inference_steps"])
         check_range("num_inference_steps", steps, 1, scheduler.config.num_train_timesteps)
         own = self._card.get("timesteps")
-        if own and len(own) == steps and scheduler is self.scheduler:
+        if own and len(own) == steps and scheduler is not self._ddim:
             scheduler.set_timesteps(timesteps=list(own), device=self.device)
         else:
             scheduler.set_timesteps(steps, device=self.device)
