@@ -16,7 +16,7 @@ ROWS = [
     {"protocols"},
     {"checks", "rng", "functional", "templates"},
     {"density", "vocab"},
-    {"baseline", "sampling"},
+    {"baseline", "budget", "sampling"},
     # row 1: what is opened by name
     {"backbones", "methods", "judges", "metrics"},
     # row 2: files and pictures, and the one place where parts meet

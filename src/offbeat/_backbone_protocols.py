@@ -13,7 +13,7 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 import torch
 from torch import Tensor
 
-from offbeat.types import AfterStep, AttentionEdit, Sampler, TextEmbeds
+from offbeat.types import AfterStep, AttentionEdit, Evaluations, Sampler, TextEmbeds
 
 Generators: TypeAlias = "torch.Generator | Sequence[torch.Generator]"
 """One stream for a whole batch, or one for each sample."""
@@ -44,6 +44,15 @@ class HasCard(Protocol):
 
 
 @runtime_checkable
+class CountsEvaluations(Protocol):
+    """Counts how often its networks are asked."""
+
+    def counting(self) -> AbstractContextManager[Evaluations]:
+        """Return a block in which every evaluation is counted; blocks may be nested."""
+        ...
+
+
+@runtime_checkable
 class EncodesText(Protocol):
     """Text to embeddings; learned tokens are passed in, never patched in."""
 
@@ -69,6 +78,16 @@ class EncodesText(Protocol):
 @runtime_checkable
 class TextBackbone(HasCard, EncodesText, Protocol):
     """A checkpoint of any form that pictures are drawn with: what every command needs first."""
+
+
+@runtime_checkable
+class SplitsTokens(Protocol):
+    """Says which part of a learned token belongs to which of its text encoders."""
+
+    @property
+    def token_widths(self) -> Mapping[str, int]:
+        """Width of each part, by the encoder's name (``clip_l``, ...), in their order."""
+        ...
 
 
 @runtime_checkable

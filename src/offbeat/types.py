@@ -1,4 +1,4 @@
-"""Values that cross layers. All frozen; none knows a model, a device or a file."""
+"""Values that cross layers. All frozen but one counter; none knows a model, a device or a file."""
 
 from __future__ import annotations
 
@@ -151,6 +151,25 @@ OnStep = Callable[[Step], None]
 
 def ignore_step(step: Step) -> None:
     """Observe nothing."""
+
+
+@dataclass(slots=True)
+class Evaluations:
+    """How often a checkpoint's networks were asked, each sample of a batch counted.
+
+    With guidance a step asks twice. This is the budget that methods are compared under: seconds
+    depend on the machine.
+    """
+
+    denoiser: int = 0
+    """Of the U-Net or transformer that makes latents."""
+    prior: int = 0
+    """Of the prior that makes image embeddings; 0 where there is none."""
+
+    @property
+    def total(self) -> int:
+        """Both."""
+        return self.denoiser + self.prior
 
 
 Observe = Callable[[str, int, int, Mapping[str, Any]], None]

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 import torch
 
 from offbeat.errors import CheckpointError
+from offbeat.types import Evaluations
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -49,6 +51,30 @@ class Checkpoint(ABC):
         """Where the weights are."""
         first = next(iter(self._modules()))
         return torch.device(next(iter(first.parameters())).device)
+
+    @contextmanager
+    def counting(self) -> Iterator[Evaluations]:
+        """Count every evaluation of the denoiser and the prior in this block, sample by sample.
+
+        Whoever asks is counted: searches, fits and looks as well as drawings.
+        """
+        found = Evaluations()
+
+        def ask(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            found.denoiser += len(args[0] if args else kwargs["hidden_states"])
+
+        def ask_prior(samples: int) -> None:
+            found.prior += samples
+
+        denoiser = getattr(self, "unet", None) or getattr(self, "transformer", None)
+        prior = getattr(self, "fast_prior", None)
+        with ExitStack() as stack:
+            if denoiser is not None:
+                hook = denoiser.register_forward_pre_hook(ask, with_kwargs=True)
+                stack.callback(hook.remove)
+            if prior is not None:
+                stack.enter_context(prior.watched(ask_prior))
+            yield found
 
     def to(self, device: str | torch.device) -> Self:
         """Move the weights; returns self.

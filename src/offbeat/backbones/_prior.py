@@ -9,7 +9,8 @@ kept, those of "time" once for each timestep, and a step runs two tokens for eac
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -61,6 +62,20 @@ class FastPrior:
         self.scheduler = scheduler
         self.num_heads: int = config.num_attention_heads
         self.num_text: int = config.num_embeddings
+        self._watchers: tuple[Callable[[int], None], ...] = ()
+
+    @contextmanager
+    def watched(self, watcher: Callable[[int], None]) -> Iterator[None]:
+        """Tell ``watcher`` in this block how many samples each evaluation has.
+
+        No hook on the module can: this prior runs its parts, and never the module itself.
+        """
+        before = self._watchers
+        self._watchers = (*before, watcher)
+        try:
+            yield
+        finally:
+            self._watchers = before
 
     def encode_prefix(self, text: TextEmbeds, lora: Lora | None = None) -> Prefix:
         """Run the text through every layer once; G = number of prompts."""
@@ -176,6 +191,8 @@ class FastPrior:
                 grouped = latents.view(groups, num_samples // groups, -1)
                 doubled = torch.cat([grouped, grouped]) if guided else grouped
                 predicted = predict(index, doubled).flatten(0, 1).float()
+                for told in self._watchers:
+                    told(len(predicted))
                 if guided:
                     cond, uncond = predicted.chunk(2)
                     predicted = guide(uncond, cond, prior_guidance_scale)
