@@ -15,8 +15,8 @@ ROWS = [
     {"types"},
     {"protocols"},
     {"checks", "rng", "functional", "templates"},
-    {"density", "vocab"},
-    {"baseline", "budget", "sampling"},
+    {"density", "vocab", "_weights"},
+    {"baseline", "budget", "drawing", "sampling"},
     # row 1: what is opened by name
     {"backbones", "methods", "judges", "metrics"},
     # row 2: files and pictures, and the one place where parts meet
@@ -41,6 +41,7 @@ PARTS = {
     "_fuse": "run",
     "_fusion": "run",
     "_generate": "run",
+    "_judge_protocols": "protocols",
     "_keeper": "run",
     "_mix": "run",
     "_mixture": "run",
@@ -59,16 +60,16 @@ PARTS = {
 
 ROW = {name: index for index, names in enumerate(ROWS) for name in names}
 
-MODELS = {"backbones", "judges", "metrics", "bench"}
+MODELS = {"backbones", "judges", "metrics", "bench", "_weights"}
 """Those that run models; bench does it the plain way, to compare."""
 FACES = {"cli", "studio", "bench", "study"}
 OUTSIDE = {
     "diffusers": MODELS,
     "transformers": MODELS,
     "peft": MODELS,
-    "huggingface_hub": {"backbones", "metrics"},
+    "huggingface_hub": {"backbones", "metrics", "_weights"},
     "matplotlib": {"plots"},
-    "PIL": {"plots", "formats", "pictures", "run"},
+    "PIL": {"plots", "formats", "pictures", "run", "judges"},
     "typer": FACES,
     "rich": FACES,
     "ray": {"scale"},

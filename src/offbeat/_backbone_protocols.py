@@ -85,8 +85,11 @@ class SplitsTokens(Protocol):
     """Says which part of a learned token belongs to which of its text encoders."""
 
     @property
-    def token_widths(self) -> Mapping[str, int]:
-        """Width of each part, by the encoder's name (``clip_l``, ...), in their order."""
+    def token_layout(self) -> Sequence[tuple[str, int, float]]:
+        """Each part's encoder (``clip_l``, ``clip_g``, ``t5xxl``), width and unit, in order.
+
+        The unit is what a vector is multiplied by before its encoder reads it.
+        """
         ...
 
 
@@ -179,8 +182,9 @@ class DenoisesText(Protocol):
         *,
         num_samples: int | None = None,
         num_inference_steps: int | None = None,
+        sampler: Sampler = "own",
     ) -> Tensor:
-        """Return pure noise, ``[B, C, h, w]``, as ``denoise`` starts from it."""
+        """Return pure noise, ``[B, C, h, w]``, as ``denoise`` of this sampler starts from it."""
         ...
 
     def denoise(
@@ -372,6 +376,11 @@ class LookingBackbone(DenoisingBackbone, PredictsClean, Protocol):
 @runtime_checkable
 class ComparingBackbone(DrawingBackbone, EncodesImage, Protocol):
     """What methods need that draw, and compare what they drew."""
+
+
+@runtime_checkable
+class SeeingBackbone(TextBackbone, EncodesImage, Protocol):
+    """What methods need that draw on a checkpoint of any form, and compare what they drew."""
 
 
 @runtime_checkable

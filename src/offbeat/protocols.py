@@ -1,6 +1,7 @@
 """What a backbone, a judge or a method must offer: one capability, one Protocol.
 
-Those of backbones are in ``_backbone_protocols``; all are imported from here.
+Those of backbones are in ``_backbone_protocols``, those of judges and metrics in
+``_judge_protocols``; all are imported from here.
 """
 
 from __future__ import annotations
@@ -36,12 +37,23 @@ from offbeat._backbone_protocols import (
     PredictsClean,
     PriorBackbone,
     SamplesPrior,
+    SeeingBackbone,
     SplitsTokens,
     SteppedBackbone,
     TextBackbone,
     WalksInPieces,
 )
-from offbeat.types import Better, Concept, OnStep, Request, Scores, Trained, Verdict
+from offbeat._judge_protocols import (
+    AnswersYes,
+    CalibratedJudge,
+    ChecksSubject,
+    Metric,
+    NamesThings,
+    Need,
+    ReadsClasses,
+    Segments,
+)
+from offbeat.types import Concept, OnStep, Request, Trained
 
 __all__ = [
     "AdaptsDenoiser",
@@ -56,6 +68,7 @@ __all__ = [
     "DenoisesText",
     "DenoisingBackbone",
     "DrawingBackbone",
+    "DrawsSubject",
     "DrawsText",
     "DreamsConcepts",
     "EditsAttention",
@@ -83,10 +96,11 @@ __all__ = [
     "PriorBackbone",
     "ReadsClasses",
     "SamplesPrior",
-    "SplitsTokens",
+    "SeeingBackbone",
     "Segments",
     "Source",
     "SourceKind",
+    "SplitsTokens",
     "SteppedBackbone",
     "Takes",
     "TextBackbone",
@@ -99,37 +113,6 @@ Source: TypeAlias = "str | Tensor"
 SourceKind: TypeAlias = Literal["word", "picture"]
 Takes: TypeAlias = "tuple[tuple[SourceKind, ...], tuple[SourceKind, ...]]"
 """What the first of two sources may be, and the second."""
-Need: TypeAlias = Literal["texts", "references", "judge"]
-"""What a metric wants beside pictures; a judge is given to its ``load``."""
-
-
-@runtime_checkable
-class ChecksSubject(Protocol):
-    """Answers "Is this still a ...?" about pictures."""
-
-    @property
-    def name(self) -> str:
-        """The judge's name, with its checkpoint."""
-        ...
-
-    def still_a(self, images: Tensor, subject: str) -> list[Verdict]:
-        """Return one verdict for each of ``images``, ``[B, 3, H, W]``, 0 to 1."""
-        ...
-
-
-@runtime_checkable
-class Segments(Protocol):
-    """Cuts pictures into parts without being told what is on them."""
-
-    name: str
-    """The segmenter's name, for settings."""
-
-    def segments(self, images: Tensor) -> list[Tensor]:
-        """Return the parts of each of ``images``, ``[B, 3, H, W]``, 0 to 1.
-
-        Each picture has masks of its own, ``[K, H, W]``, bool, K 1 or more.
-        """
-        ...
 
 
 class FitsConcept(Protocol):
@@ -145,57 +128,6 @@ class FitsConcept(Protocol):
         resume: Mapping[str, Any] | None = None,
     ) -> Concept:
         """Return the concept found; ``request.seed`` alone decides every draw."""
-        ...
-
-
-@runtime_checkable
-class CalibratedJudge(ChecksSubject, Protocol):
-    """A judge that learns from ordinary pictures what a good one gets."""
-
-    def calibrate(self, images: Tensor, subject: str) -> float:
-        """Set the limit for ``subject`` by ordinary pictures, ``[B, 3, H, W]``; return it."""
-        ...
-
-
-@runtime_checkable
-class ReadsClasses(Protocol):
-    """A judge that gives a probability to each of its classes."""
-
-    @property
-    def name(self) -> str:
-        """The judge's name, with its checkpoint."""
-        ...
-
-    @property
-    def labels(self) -> tuple[str, ...]:
-        """The names that it chooses between, K."""
-        ...
-
-    def class_probabilities(self, images: Tensor) -> Tensor:
-        """Return ``[B, K]`` over ``labels``, of ``images``, ``[B, 3, H, W]``, 0 to 1."""
-        ...
-
-
-@runtime_checkable
-class AnswersYes(Protocol):
-    """A judge that answers any question about pictures by yes or no."""
-
-    @property
-    def name(self) -> str:
-        """The judge's name, with its checkpoint."""
-        ...
-
-    def probability_of_yes(self, images: Tensor, question: str) -> Tensor:
-        """Return the probability of yes, ``[B]``, of ``images``, ``[B, 3, H, W]``, 0 to 1."""
-        ...
-
-
-@runtime_checkable
-class NamesThings(Protocol):
-    """A judge that answers "What kind of ... is it?" in a word."""
-
-    def name_it(self, image: Tensor, subject: str) -> str:
-        """Return what kind of ``subject`` one picture, ``[3, H, W]``, 0 to 1, shows."""
         ...
 
 
@@ -262,6 +194,33 @@ class DreamsConcepts(Protocol):
         resume: Mapping[str, Any] | None = None,
     ) -> Concept:
         """Return dream ``index`` of ``request.seed``; the two alone decide every draw."""
+        ...
+
+
+@runtime_checkable
+class DrawsSubject(Protocol):
+    """A method that draws a subject its own way: what it finds is pictures, and no concept."""
+
+    name: str
+    """The method's name in the registry."""
+    from_one_pool: bool
+    """Whether all pictures are chosen from one pool: then each call costs the whole pool."""
+
+    def draw(
+        self,
+        backbone: Any,
+        request: Request,
+        *,
+        judge: Any | None = None,
+        start: int = 0,
+        on_step: OnStep = ...,
+    ) -> Tensor:
+        """Return ``request.num_images`` pictures, ``[N, 3, H, W]``, 0 to 1, of the subject.
+
+        ``judge`` may be asked about pictures, by methods that look. ``start`` is the number of the
+        first picture: picture i depends on the seed and i alone, and starts from the noise of the
+        ordinary picture i, as ``offbeat.drawing`` draws it, wherever the method allows it.
+        """
         ...
 
 
@@ -357,45 +316,4 @@ class InvertsArt(Protocol):
 
     def reconstruct(self, backbone: Any, way: Tensor) -> Tensor:
         """Return the picture, ``[3, H, W]``, 0 to 1, that it leads back to if it is not pinned."""
-        ...
-
-
-@runtime_checkable
-class Metric(Protocol):
-    """Measures pictures.
-
-    The registry names classes that have, beside this, ``load(source=None, *, backbone=None,
-    device="cpu")``: ``source`` is a folder or hub id of weights of its own; without one it runs on
-    the encoders of ``backbone`` and says so in its name. One that needs a judge takes ``judge=``.
-    """
-
-    @property
-    def name(self) -> str:
-        """The metric's name, with whose encoders it runs where they are not its own."""
-        ...
-
-    @property
-    def better(self) -> Better:
-        """Which direction is the better one."""
-        ...
-
-    @property
-    def needs(self) -> tuple[Need, ...]:
-        """What it cannot do without beside pictures."""
-        ...
-
-    def score(
-        self,
-        images: Sequence[Tensor] | Tensor,
-        *,
-        texts: Sequence[str] | None = None,
-        references: Sequence[Tensor] | Tensor | None = None,
-    ) -> Scores:
-        """Return the scores of ``images``, ``[3, H, W]`` each, 0 to 1, of any sizes.
-
-        Args:
-            images: Pictures, 1 or more.
-            texts: One for all pictures, or one for each.
-            references: Pictures to compare with, ``[3, H, W]`` each, 0 to 1.
-        """
         ...
