@@ -45,6 +45,12 @@ BUILT_IN: dict[Kind, dict[str, str]] = {
     "judge": {
         "clip": "offbeat.judges.clip:ClipJudge",
         "classifier": "offbeat.judges.classifier:ClassifierJudge",
+        "blip-vqa": "offbeat.judges.vqa:BlipVqaJudge",
+        "blip2": "offbeat.judges.vqa:Blip2Judge",
+        "llava-next": "offbeat.judges.chat:LlavaNextJudge",
+        "janus": "offbeat.judges.chat:JanusJudge",
+        "qwen2.5-vl": "offbeat.judges.chat:QwenJudge",
+        "smolvlm": "offbeat.judges.chat:SmolVlmJudge",
     },
     "metric": {},
 }

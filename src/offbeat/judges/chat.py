@@ -1,0 +1,239 @@
+"""Judges that chat about pictures: LLaVA-Next, Janus, Qwen2.5-VL and SmolVLM.
+
+The processors of the last two want a package that breaks others when it does not match torch, only
+for videos; their image tokens are placed here, in the same way.
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from torch import Tensor
+
+from offbeat import _weights
+from offbeat.errors import CheckpointError
+from offbeat.judges._vision import VisionJudge
+from offbeat.judges.vqa import end_ids, repeat_cache, spellings
+
+
+class ChatJudge(VisionJudge):
+    """What they share: a chat template, a causal model with a cache, one picture a question."""
+
+    def _load_parts(self, folder: Path) -> None:
+        from transformers import AutoTokenizer
+
+        self.tokenizer = _weights.load_part(AutoTokenizer, folder)
+        ends = {*end_ids(self.model), self.tokenizer.eos_token_id}
+        self.ends = frozenset(index for index in ends if index is not None)
+        self.template = _chat_template(folder, self.tokenizer)
+        self._load_processor(folder)
+
+    def _load_processor(self, folder: Path) -> None:
+        raise NotImplementedError
+
+    def _inputs(self, pictures: list[Image.Image], text: str) -> dict[str, Any]:
+        """Return what the model takes, for one text that stands before each picture's answer."""
+        raise NotImplementedError
+
+    def prompt(self, question: str) -> str:
+        """Return the conversation up to the answer, with one mark for the picture."""
+        content = [{"type": "image"}, {"type": "text", "text": question}]
+        return str(
+            self.tokenizer.apply_chat_template(
+                [{"role": "user", "content": content}],
+                chat_template=self.template,
+                tokenize=False,
+                add_generation_prompt=True,
+            )
+        )
+
+    def _start(self, pictures: list[Image.Image], question: str) -> tuple[Tensor, Any]:
+        model, inputs = self.model, self._inputs(pictures, self.prompt(question))
+        for name, value in inputs.items():
+            dtype = model.dtype if value.is_floating_point() else value.dtype
+            inputs[name] = value.to(model.device, dtype)
+        found = model(**inputs, use_cache=True, logits_to_keep=1)
+        return found.logits[:, -1], found.past_key_values
+
+    def _go_on(self, state: Any, input_ids: Tensor) -> tuple[Tensor, Any]:
+        found = self.model(input_ids=input_ids, past_key_values=state, use_cache=True)
+        return found.logits, found.past_key_values
+
+    def _repeat(self, state: Any, num: int) -> Any:
+        return repeat_cache(state, num)
+
+    def _spell(self, question: str, answer: str) -> list[list[int]]:
+        return spellings(self.tokenizer, self.prompt(question), answer)
+
+    def _encode(self, texts: list[str]) -> dict[str, Any]:
+        """Return ids of texts of one length; a template that writes the start has it once."""
+        start = self.tokenizer.bos_token
+        plain = bool(start) and texts[0].startswith(start)
+        found = self.tokenizer(texts, return_tensors="pt", add_special_tokens=not plain)
+        return {"input_ids": found.input_ids, "attention_mask": found.attention_mask}
+
+    def _processed(self, processor: Any, pictures: list[Image.Image], text: str) -> dict[str, Any]:
+        start = self.tokenizer.bos_token
+        plain = bool(start) and text.startswith(start)
+        return dict(
+            processor(
+                images=pictures,
+                text=[text] * len(pictures),
+                return_tensors="pt",
+                add_special_tokens=not plain,
+            )
+        )
+
+
+class LlavaNextJudge(ChatJudge):
+    """LLaVA-Next, of the low-probability search: tiles of a picture, and the whole."""
+
+    kind = "llava-next"
+    model_type = "llava_next"
+    published = "llava-hf/llava-v1.6-mistral-7b-hf"
+
+    @classmethod
+    def _model_class(cls) -> str:
+        return "LlavaNextForConditionalGeneration"
+
+    def _load_processor(self, folder: Path) -> None:
+        from transformers import LlavaNextProcessor
+        from transformers.models.llava_next.image_processing_pil_llava_next import (
+            LlavaNextImageProcessorPil,
+        )
+
+        config = self.model.config
+        has_class_token = config.vision_config.model_type == "clip_vision_model"
+        self.processor = LlavaNextProcessor(
+            image_processor=_weights.load_part(LlavaNextImageProcessorPil, folder),
+            tokenizer=self.tokenizer,
+            patch_size=config.vision_config.patch_size,
+            vision_feature_select_strategy=config.vision_feature_select_strategy,
+            num_additional_image_tokens=int(has_class_token),
+        )
+
+    def _inputs(self, pictures: list[Image.Image], text: str) -> dict[str, Any]:
+        return self._processed(self.processor, pictures, text)
+
+
+class JanusJudge(ChatJudge):
+    """Janus, the other of the low-probability search; its half that reads."""
+
+    kind = "janus"
+    model_type = "janus"
+    published = "deepseek-community/Janus-Pro-1B"
+
+    @classmethod
+    def _model_class(cls) -> str:
+        return "JanusForConditionalGeneration"
+
+    def _load_processor(self, folder: Path) -> None:
+        from transformers import JanusProcessor
+        from transformers.models.janus.image_processing_pil_janus import JanusImageProcessorPil
+
+        vision = self.model.config.vision_config
+        self.processor = JanusProcessor(
+            image_processor=_weights.load_part(JanusImageProcessorPil, folder),
+            tokenizer=self.tokenizer,
+            num_image_tokens=(vision.image_size // vision.patch_size) ** 2,
+        )
+
+    def _inputs(self, pictures: list[Image.Image], text: str) -> dict[str, Any]:
+        return self._processed(self.processor, pictures, text)
+
+
+class QwenJudge(ChatJudge):
+    """Qwen2.5-VL: as many image tokens as a picture's size asks for."""
+
+    kind = "qwen2.5-vl"
+    model_type = "qwen2_5_vl"
+    published = "Qwen/Qwen2.5-VL-3B-Instruct"
+
+    @classmethod
+    def _model_class(cls) -> str:
+        return "Qwen2_5_VLForConditionalGeneration"
+
+    def _load_processor(self, folder: Path) -> None:
+        from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import (
+            Qwen2VLImageProcessorPil,
+        )
+
+        self.image_processor = _weights.load_part(Qwen2VLImageProcessorPil, folder)
+
+    def _inputs(self, pictures: list[Image.Image], text: str) -> dict[str, Any]:
+        pixels = self.image_processor(pictures, return_tensors="pt")
+        image_id = self.model.config.image_token_id
+        mark = self.tokenizer.convert_ids_to_tokens(image_id)
+        merged = self.image_processor.merge_size**2
+        texts = [
+            text.replace(mark, mark * (int(grid.prod()) // merged))
+            for grid in pixels["image_grid_thw"]
+        ]
+        found = self._encode(texts)
+        # without it the model takes image tokens for text and places them in a row
+        found["mm_token_type_ids"] = (found["input_ids"] == image_id).int()
+        return {**found, **pixels}
+
+
+class SmolVlmJudge(ChatJudge):
+    """SmolVLM: small enough for a CPU; tiles of a picture with their row and column, the whole."""
+
+    kind = "smolvlm"
+    model_type = "smolvlm"
+    published = "HuggingFaceTB/SmolVLM2-500M-Video-Instruct"
+
+    @classmethod
+    def _model_class(cls) -> str:
+        return "SmolVLMForConditionalGeneration"
+
+    def _load_processor(self, folder: Path) -> None:
+        from transformers.models.smolvlm.image_processing_pil_smolvlm import (
+            SmolVLMImageProcessorPil,
+        )
+
+        self.image_processor = _weights.load_part(SmolVLMImageProcessorPil, folder)
+        config = self.model.config
+        side = config.vision_config.image_size // config.vision_config.patch_size
+        self.num_image_tokens = side**2 // config.scale_factor**2
+
+    def _inputs(self, pictures: list[Image.Image], text: str) -> dict[str, Any]:
+        pixels = self.image_processor(
+            [[picture] for picture in pictures], return_tensors="pt", return_row_col_info=True
+        )
+        mark = self.tokenizer.convert_ids_to_tokens(self.model.config.image_token_id)
+        rows, cols = pixels.pop("rows"), pixels.pop("cols")
+        texts = [
+            text.replace(mark, self._tiles(mark, row[0], col[0]))
+            for row, col in zip(rows, cols, strict=True)
+        ]
+        return {**self._encode(texts), **pixels}
+
+    def _tiles(self, mark: str, rows: int, cols: int) -> str:
+        """Return what stands for a picture: its tiles line by line, then the whole."""
+        fence, body = "<fake_token_around_image>", mark * self.num_image_tokens
+        lines = [
+            "".join(f"{fence}<row_{row}_col_{col}>{body}" for col in range(1, cols + 1)) + "\n"
+            for row in range(1, rows + 1)
+        ]
+        return "".join([*lines, "\n" * bool(lines), f"{fence}<global-img>{body}{fence}"])
+
+
+def _chat_template(folder: Path, tokenizer: Any) -> str:
+    """Return how the checkpoint writes a conversation.
+
+    Raises:
+        CheckpointError: If it does not say.
+    """
+    if tokenizer.chat_template:
+        return str(tokenizer.chat_template)
+    try:
+        return str(json.loads((folder / "chat_template.json").read_text("utf-8"))["chat_template"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise CheckpointError(
+            f"{folder}: expected a chat template in tokenizer_config.json, chat_template.jinja or "
+            f"chat_template.json, and found none ({type(error).__name__}); take a checkpoint that "
+            "was taught to follow instructions"
+        ) from error
