@@ -52,7 +52,22 @@ BUILT_IN: dict[Kind, dict[str, str]] = {
         "qwen2.5-vl": "offbeat.judges.chat:QwenJudge",
         "smolvlm": "offbeat.judges.chat:SmolVlmJudge",
     },
-    "metric": {},
+    "metric": {
+        "clip_directional": "offbeat.metrics.similarity:ClipDirectional",
+        "clip_i": "offbeat.metrics.similarity:ClipI",
+        "clip_t": "offbeat.metrics.similarity:ClipT",
+        "clipscore": "offbeat.metrics.similarity:ClipScore",
+        "coverage": "offbeat.metrics.diversity:Coverage",
+        "density": "offbeat.metrics.diversity:Density",
+        "diversity": "offbeat.metrics.diversity:Diversity",
+        "hpsv2": "offbeat.metrics.similarity:Hpsv2",
+        "novelty_nn": "offbeat.metrics.novelty:NearestNovelty",
+        "novelty_quantile": "offbeat.metrics.novelty:NoveltyQuantile",
+        "pickscore": "offbeat.metrics.similarity:PickScore",
+        "precision": "offbeat.metrics.diversity:Precision",
+        "recall": "offbeat.metrics.diversity:Recall",
+        "vendi": "offbeat.metrics.diversity:Vendi",
+    },
 }
 """What Offbeat brings; a plug-in cannot take one of these names."""
 

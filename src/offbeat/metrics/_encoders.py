@@ -1,0 +1,233 @@
+"""What pictures and texts are compared by: a checkpoint's own towers, or a CLIP of its own."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor
+
+from offbeat._weights import fingerprint, load_model, load_part, model_config
+from offbeat.errors import CapabilityError
+from offbeat.metrics import _open_clip
+from offbeat.metrics._checkpoints import (
+    fill,
+    names_of,
+    read_weights,
+    short_name,
+    to_uint8,
+    weights_folder,
+)
+from offbeat.metrics._common import BATCH, in_equal_sizes, pictures, summarise
+from offbeat.protocols import EncodesImage, EncodesText, HasCard, Need
+from offbeat.types import Better, Scores
+
+CLIP_LARGE = "openai/clip-vit-large-patch14"
+"""What metrics over CLIP take if neither a source nor a backbone is named."""
+
+
+class Encoder(Protocol):
+    """Pictures and texts in one space."""
+
+    name: str
+    """What stands in the brackets behind a metric's name."""
+    checkpoint: str
+    """Its name and a digest of its weights."""
+
+    def image_embeds(self, images: Sequence[Tensor]) -> Tensor:
+        """Return ``[B, D]``, float32, on the CPU, of pictures ``[3, H, W]`` of any sizes."""
+        ...
+
+    def text_embeds(self, texts: Sequence[str]) -> Tensor:
+        """Return ``[B, D]``, float32, on the CPU."""
+        ...
+
+
+class Towers(HasCard, EncodesText, EncodesImage, Protocol):
+    """What the metrics need of a backbone."""
+
+
+class BackboneEncoder:
+    """A backbone's own towers; the whole picture is stretched to what its image tower reads."""
+
+    def __init__(self, backbone: Towers) -> None:
+        """Hold a backbone.
+
+        Raises:
+            CapabilityError: If it cannot read pictures, or its towers have no space in common.
+        """
+        if not isinstance(backbone, EncodesImage) or not isinstance(backbone, EncodesText):
+            raise CapabilityError("a metric", backbone.name, "encode_image", ("pocket",))
+        self._backbone = backbone
+        self.name = short_name(backbone.name)
+        self.checkpoint = f"{self.name}@{backbone.fingerprint[:8]}"
+
+    def image_embeds(self, images: Sequence[Tensor]) -> Tensor:
+        """Return ``[B, D]`` of pictures, ``[3, H, W]`` each."""
+        return in_equal_sizes(images, self._backbone.encode_image)
+
+    def text_embeds(self, texts: Sequence[str]) -> Tensor:
+        """Return ``[B, D]``; equal texts are encoded once."""
+        different = list(dict.fromkeys(texts))
+        with torch.no_grad():
+            parts = [
+                self._backbone.encode_text(different[start : start + BATCH]).text_embeds
+                for start in range(0, len(different), BATCH)
+            ]
+        return torch.cat(parts).float().cpu()[[different.index(text) for text in texts]]
+
+
+class ClipEncoder:
+    """A CLIP of transformers: pictures are resized and cropped as its own processor does it."""
+
+    def __init__(self, model: Any, processor: Any, tokenizer: Any, *, name: str, checkpoint: str):
+        self._model = model
+        self._processor, self._tokenizer = processor, tokenizer
+        self.name, self.checkpoint = name, checkpoint
+
+    @classmethod
+    def load(cls, source: str | Path, *, device: str | torch.device = "cpu") -> ClipEncoder:
+        """Load a folder or hub id of ``CLIPModel``, or of open_clip's names beside its config.
+
+        Raises:
+            CheckpointError: If it is none, or incomplete.
+            UnsafeWeightsError: If the weights are there only as a pickle.
+        """
+        from transformers import CLIPTokenizer
+        from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+        folder = weights_folder(source)
+        return cls(
+            _clip_model(folder).to(device),
+            load_part(CLIPImageProcessorPil, folder),
+            load_part(CLIPTokenizer, folder),
+            name=short_name(source),
+            checkpoint=f"{short_name(source)}@{fingerprint(folder)}",
+        )
+
+    @property
+    def logit_scale(self) -> float:
+        """What its cosines are multiplied by in training."""
+        return float(self._model.logit_scale.exp())
+
+    def image_embeds(self, images: Sequence[Tensor]) -> Tensor:
+        """Return ``[B, D]`` of pictures, ``[3, H, W]`` each."""
+        device, parts = self._model.device, []
+        with torch.no_grad():
+            for start in range(0, len(images), BATCH):
+                raw = [to_uint8(image) for image in images[start : start + BATCH]]
+                pixels = self._processor(raw, return_tensors="pt").pixel_values
+                parts.append(self._model.get_image_features(pixel_values=pixels.to(device)))
+        return torch.cat([part.pooler_output for part in parts]).float().cpu()
+
+    def text_embeds(self, texts: Sequence[str]) -> Tensor:
+        """Return ``[B, D]``; a text beyond the tower's length is cut, as everywhere with CLIP."""
+        length = self._model.config.text_config.max_position_embeddings
+        parts = []
+        with torch.no_grad():
+            for start in range(0, len(texts), BATCH):
+                batch = self._tokenizer(
+                    list(texts[start : start + BATCH]),
+                    padding=True,
+                    truncation=True,
+                    max_length=length,
+                    return_tensors="pt",
+                ).to(self._model.device)
+                parts.append(self._model.get_text_features(**batch).pooler_output)
+        return torch.cat(parts).float().cpu()
+
+
+def _clip_model(folder: Path) -> Any:
+    from transformers import CLIPConfig, CLIPModel
+
+    if not _open_clip.is_open_clip(names_of(folder)):
+        return load_model(CLIPModel, folder, dtype=torch.float32)
+    # open_clip keeps no configuration beside its weights: transformers' of the same CLIP must be
+    model = CLIPModel(CLIPConfig.from_dict(model_config(folder)))
+    fill(model, _open_clip.to_transformers(read_weights(folder)), folder)
+    return model
+
+
+def load_encoder(
+    source: str | Path | None,
+    backbone: Any | None,
+    default: str,
+    device: str | torch.device = "cpu",
+) -> Encoder:
+    """Return the encoder of a metric: of its source, else of the backbone, else the published."""
+    if source is None and backbone is not None:
+        return BackboneEncoder(backbone)
+    return ClipEncoder.load(default if source is None else source, device=device)
+
+
+class EncoderMetric(ABC):
+    """A metric that sees pictures only as an encoder does."""
+
+    stem: str
+    """Its name without brackets."""
+    better: Better = "higher"
+    needs: tuple[Need, ...] = ()
+    per_image: bool = True
+    default: str = CLIP_LARGE
+    at_least: int = 1
+    note: str = ""
+
+    def __init__(self, encoder: Encoder) -> None:
+        """Measure with this encoder."""
+        self.encoder = encoder
+
+    @classmethod
+    def load(
+        cls,
+        source: str | Path | None = None,
+        *,
+        backbone: Any | None = None,
+        device: str | torch.device = "cpu",
+    ) -> EncoderMetric:
+        """Load with weights of its own, or on a backbone's encoders.
+
+        Args:
+            source: Folder or hub id; None takes the backbone, or what was published if none.
+            backbone: A loaded backbone that encodes text and pictures.
+            device: Where weights of its own run.
+
+        Raises:
+            CheckpointError: If there are no such weights.
+            CapabilityError: If the backbone cannot read pictures.
+        """
+        return cls(load_encoder(source, backbone, cls.default, device))
+
+    @property
+    def name(self) -> str:
+        """The metric's name, with its encoder's in brackets."""
+        return f"{self.stem}[{self.encoder.name}]"
+
+    def score(
+        self,
+        images: Sequence[Tensor] | Tensor,
+        *,
+        texts: Sequence[str] | None = None,
+        references: Sequence[Tensor] | Tensor | None = None,
+    ) -> Scores:
+        """Return the scores of ``images``; see ``offbeat.protocols.Metric``."""
+        found = pictures(images, at_least=self.at_least)
+        return summarise(
+            self.name,
+            self.measure(found, texts, references),
+            better=self.better,
+            checkpoint=self.encoder.checkpoint,
+            per_image=self.per_image,
+            note=self.note,
+        )
+
+    @abstractmethod
+    def measure(
+        self,
+        images: list[Tensor],
+        texts: Sequence[str] | None,
+        references: Sequence[Tensor] | Tensor | None,
+    ) -> Tensor:
+        """Return a value for each picture, ``[B]``, or one of all, ``[1]``."""
