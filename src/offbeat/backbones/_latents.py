@@ -58,6 +58,7 @@ class LatentDenoiser(Checkpoint):
         *,
         num_samples: int | None = None,
         num_inference_steps: int | None = None,
+        sampler: Sampler = "own",
     ) -> Tensor:
         """Return pure noise, ``[B, C, h, w]``, as ``denoise`` starts from it.
 
@@ -65,19 +66,21 @@ class LatentDenoiser(Checkpoint):
             generator: One stream, or one for each sample.
             num_samples: B; None means the number of streams.
             num_inference_steps: As it will be denoised: some schedulers scale noise by it.
+            sampler: Which one will denoise it.
         """
         from diffusers.utils.torch_utils import randn_tensor
 
         count = len(generator) if isinstance(generator, Sequence) else 1
         batch = num_samples or count
         check_streams(generator, batch)
-        self._set_timesteps(num_inference_steps, self.scheduler)
+        scheduler = self.scheduler if sampler == "own" else self._ddim
+        self._set_timesteps(num_inference_steps, scheduler)
         cell = cell_of(self.vae)
         height, width = (int(self._card[side]) // cell for side in ("height", "width"))
         noise = list(generator) if isinstance(generator, Sequence) else generator
         shape = (batch, self.unet.config.in_channels, height, width)
         drawn = randn_tensor(shape, generator=noise, device=self.device, dtype=self.unet.dtype)
-        latents: Tensor = drawn * self.scheduler.init_noise_sigma
+        latents: Tensor = drawn * scheduler.init_noise_sigma
         return latents.float()
 
     def denoise(
