@@ -48,3 +48,23 @@ def tiny_sd(tiny_sd_folder):
     from offbeat.backbones.stable_diffusion import StableDiffusionBackbone
 
     return StableDiffusionBackbone.load(tiny_sd_folder)
+
+
+@pytest.fixture(scope="session", params=["sd3", "sd3-without-t5", "flux", "flux-schnell"])
+def tiny_flow_folder(request, tmp_path_factory):
+    """A random checkpoint of each kind of rectified-flow transformer."""
+    import tiny_flow
+
+    folder = tmp_path_factory.mktemp("flow") / request.param
+    if request.param.startswith("sd3"):
+        return tiny_flow.build_sd3(folder, t5=request.param == "sd3")
+    return tiny_flow.build_flux(folder, distilled=request.param == "flux")
+
+
+@pytest.fixture(scope="session")
+def tiny_flow_backbone(tiny_flow_folder):
+    from offbeat.backbones.flux import FluxBackbone
+    from offbeat.backbones.sd3 import SD3Backbone
+
+    kind = SD3Backbone if "sd3" in tiny_flow_folder.name else FluxBackbone
+    return kind.load(tiny_flow_folder)

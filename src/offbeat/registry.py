@@ -21,6 +21,8 @@ Kind = Literal["method", "backbone", "judge", "metric"]
 
 _UNCLIP = "offbeat.backbones.unclip:UnclipBackbone"
 _STABLE_DIFFUSION = "offbeat.backbones.stable_diffusion:StableDiffusionBackbone"
+_SD3 = "offbeat.backbones.sd3:SD3Backbone"
+_FLUX = "offbeat.backbones.flux:FluxBackbone"
 
 BUILT_IN: dict[Kind, dict[str, str]] = {
     "method": {
@@ -41,6 +43,10 @@ BUILT_IN: dict[Kind, dict[str, str]] = {
         "pocket-sd": _STABLE_DIFFUSION,
         "sd-1.5": _STABLE_DIFFUSION,
         "sdxl": _STABLE_DIFFUSION,
+        "sd3": _SD3,
+        "sd3.5": _SD3,
+        "flux": _FLUX,
+        "flux-schnell": _FLUX,
     },
     "judge": {
         "clip": "offbeat.judges.clip:ClipJudge",
@@ -71,6 +77,9 @@ BUILT_IN: dict[Kind, dict[str, str]] = {
 }
 """What Offbeat brings; a plug-in cannot take one of these names."""
 
+_OF_FORM = {"unclip": "pocket", "stable-diffusion": "pocket-sd", "sd3": "sd3", "flux": "flux"}
+"""A backbone of each form of checkpoint."""
+
 
 def names(kind: Kind) -> list[str]:
     """Return all known names of one kind, sorted; imports nothing.
@@ -84,9 +93,9 @@ def names(kind: Kind) -> list[str]:
 def find(kind: Kind, name: str) -> Any:
     """Return the class or function of this name.
 
-    For a backbone, any folder or hub id ``OWNER/NAME`` counts as a checkpoint: of the Stable
-    Diffusion form if ``model_index.json`` is in it, of the unCLIP form otherwise. Pass it on to the
-    ``load`` of what is returned, which says what is wrong with it.
+    For a backbone, any folder or hub id ``OWNER/NAME`` counts as a checkpoint: of the form that its
+    ``model_index.json`` names, of the unCLIP form without one. Pass it on to the ``load`` of what
+    is returned, which says what is wrong with it.
 
     Args:
         kind: ``method``, ``backbone``, ``judge`` or ``metric``.
@@ -105,7 +114,7 @@ def find(kind: Kind, name: str) -> Any:
     if kind == "backbone" and _is_source(name):
         from offbeat.backbones._forms import form_of
 
-        return find("backbone", "pocket" if form_of(name) == "unclip" else "pocket-sd")
+        return find("backbone", _OF_FORM[form_of(name)])
     raise UnknownNameError(kind, name, names(kind))
 
 

@@ -53,6 +53,8 @@ DRAWING = (
     "guidance_scale",
     "height",
     "width",
+    "max_sequence_length",
+    "true_guidance_scale",
 )
 """The entries of a card that change pictures; they are part of the fingerprint."""
 

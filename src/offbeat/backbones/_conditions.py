@@ -33,14 +33,14 @@ def text_conditions(
     Raises:
         ShapeError: If there are neither one nor ``batch`` prompts.
     """
-    states = [_spread(half.text_encoder_hidden_states, batch) for half in halves]
+    states = [spread(half.text_encoder_hidden_states, batch) for half in halves]
     attended = torch.cat(states).to(unet.device, unet.dtype)
     if unet.config.addition_embed_type != "text_time":
         return attended, {}
     # of two encoders the U-Net hears the pooled vector of the last
     widths = halves[-1].widths
     width = widths[-1] if widths else halves[-1].text_embeds.shape[-1]
-    pooled = [_spread(half.text_embeds[:, -width:], batch) for half in halves]
+    pooled = [spread(half.text_embeds[:, -width:], batch) for half in halves]
     # original size, crop, target size: those of a picture that was neither scaled nor cropped
     sizes = torch.tensor([[*size, 0, 0, *size]], dtype=unet.dtype, device=unet.device)
     return attended, {
@@ -108,7 +108,15 @@ def clean_latents(
     )
 
 
-FORGETFUL = ("DDIM", "DDPM", "EulerDiscrete", "EulerAncestralDiscrete", "LCM", "TCD")
+FORGETFUL = (
+    "DDIM",
+    "DDPM",
+    "EulerDiscrete",
+    "EulerAncestralDiscrete",
+    "FlowMatchEulerDiscrete",
+    "LCM",
+    "TCD",
+)
 """Schedulers whose step depends on nothing but the latents before it and the prediction there."""
 
 
@@ -161,7 +169,7 @@ def check_prompts(count: int, batch: int) -> None:
         raise ShapeError(f"text: expected one prompt, or {batch}, got {count}")
 
 
-def _spread(rows: Tensor, batch: int) -> Tensor:
+def spread(rows: Tensor, batch: int) -> Tensor:
     check_prompts(len(rows), batch)
     return rows.expand(batch, *rows.shape[1:])
 

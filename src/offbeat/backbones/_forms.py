@@ -6,28 +6,43 @@ import json
 from pathlib import Path
 from typing import Literal
 
-Form = Literal["unclip", "stable-diffusion"]
+Form = Literal["unclip", "stable-diffusion", "sd3", "flux"]
 
 INDEX = "model_index.json"
+STARTS: tuple[tuple[str, Form], ...] = (
+    ("StableDiffusion3", "sd3"),
+    ("Flux", "flux"),
+    ("Kandinsky", "unclip"),
+)
+"""How the class of a pipeline begins, and its form; any other is the Stable-Diffusion form."""
 
 
 def form_of(source: str | Path) -> Form:
     """Return the form of a folder or hub id.
 
-    A pipeline's own index makes it the Stable-Diffusion form, whose adapter says so if it is of
-    another class; everything else is taken as a folder with ``prior/`` and ``decoder/``. What
-    cannot be read is left to the adapter to report.
+    A pipeline's own index names its class; the adapter says so if it is one that it does not know.
+    A folder without index is taken as one with ``prior/`` and ``decoder/``. What cannot be read is
+    left to the adapter to report.
     """
     path = Path(source).expanduser()
     if path.is_dir():
-        return "stable-diffusion" if (path / INDEX).is_file() else "unclip"
+        file = path / INDEX
+        return _named_in(file) if file.is_file() else "unclip"
     if path.is_absolute() or str(source).startswith((".", "~")) or str(source).count("/") != 1:
         return "unclip"
     from huggingface_hub import hf_hub_download
 
     try:
         file = Path(hf_hub_download(str(source), INDEX))
-        json.loads(file.read_text(encoding="utf-8"))
     except Exception:  # offline, absent, gated: loading it meets the same and says it
         return "unclip"
-    return "stable-diffusion"
+    return _named_in(file)
+
+
+def _named_in(file: Path) -> Form:
+    """Return the form of the pipeline class that an index names."""
+    try:
+        name = str(json.loads(file.read_text(encoding="utf-8"))["_class_name"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return "stable-diffusion"
+    return next((form for start, form in STARTS if name.startswith(start)), "stable-diffusion")

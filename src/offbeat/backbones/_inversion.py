@@ -1,6 +1,7 @@
-"""DDIM inversion: the noise, and the way to it, from which a picture is drawn again.
+"""Inversion: the noise, and the way to it, from which a picture is drawn again.
 
-A DDIM step is linear in the latents x and the prediction m: x' = a x + b m. So the step before is
+A step of DDIM, or of Euler along a flow, is linear in the latents x and the prediction m:
+x' = a x + b m. So the step before is
 x = (x' - b m) / a, but for m, which depends on x: it is read at x' first, as is usual, and again at
 each better x if asked to.
 Sources: Song et al., arXiv:2010.02502; Dhariwal and Nichol, arXiv:2105.05233; the refinement is
@@ -9,7 +10,7 @@ that of Pan et al., arXiv:2309.04907.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -69,16 +70,38 @@ def invert(predict: Predict, ddim: Any, latents: Tensor, num_refinements: int) -
         num_refinements: Times that each prediction is made again at the better latents.
     """
     stride = ddim.config.num_train_timesteps // ddim.num_inference_steps
-    way = [latents]
-    for step in reversed(range(len(ddim.timesteps))):
-        timestep = ddim.timesteps[step]
+    steps = []
+    for timestep in ddim.timesteps:
         earlier = int(timestep) - stride
         alpha = ddim.alphas_cumprod[int(timestep)]
         before = ddim.alphas_cumprod[earlier] if earlier >= 0 else ddim.final_alpha_cumprod
-        a, b = step_factors(alpha.to(latents), before.to(latents), ddim.config.prediction_type)
-        end = way[-1]
+        steps.append(
+            step_factors(alpha.to(latents), before.to(latents), ddim.config.prediction_type)
+        )
+    return walk_back(predict, ddim.timesteps, steps, latents, num_refinements)
+
+
+def walk_back(
+    predict: Predict,
+    timesteps: Tensor,
+    steps: Sequence[tuple[Any, Any]],
+    latents: Tensor,
+    num_refinements: int,
+) -> Tensor:
+    """Return the trajectory, ``[T + 1, B, C, h, w]``, of steps ``a x + b m`` that ends at latents.
+
+    Args:
+        predict: The model under its text.
+        timesteps: ``[T]``.
+        steps: (a, b) of each.
+        latents: The end, ``[B, C, h, w]``.
+        num_refinements: Times that each prediction is made again at the better latents.
+    """
+    way = [latents]
+    for step in reversed(range(len(timesteps))):
+        (a, b), end = steps[step], way[-1]
         found = end
         for _ in range(1 + num_refinements):
-            found = (end - b * predict(found, timestep, step)) / a
+            found = (end - b * predict(found, timesteps[step], step)) / a
         way.append(found)
     return torch.stack(way[::-1])

@@ -135,7 +135,8 @@ class Encoder:
         if len(ids) > room and not self.cuts:
             raise PromptError(
                 f"prompt: expected at most {room - len(start)} tokens for {self.name}, got "
-                f"{len(ids) - len(start)}: {prompt[:80]!r}. Use fewer words or a shorter --template."
+                f"{len(ids) - len(start)}: {prompt[:80]!r}. Use fewer words or a shorter "
+                "--template."
             )
         kept = [(at, vector) for at, vector in found if at < room]
         return [*ids[:room], self.tokenizer.eos_token_id], kept
@@ -151,7 +152,9 @@ class T5Encoder(Encoder):
 
     kind = "t5"
 
-    def __init__(self, tokenizer: Any, module: Any, name: str, *, limit: int, like: Encoder) -> None:
+    def __init__(
+        self, tokenizer: Any, module: Any, name: str, *, limit: int, like: Encoder
+    ) -> None:
         super().__init__(tokenizer, module, name)
         self._limit = limit
         ratio = _spread(self.table) / _spread(like.table)
@@ -191,7 +194,7 @@ class T5Encoder(Encoder):
 
 def _spread(table: Tensor) -> float:
     """Return the root mean square of a table's numbers, by some of its rows."""
-    return float(table[:: max(1, len(table) // 1000)].float().square().mean().sqrt())
+    return float(table.detach()[:: max(1, len(table) // 1000)].float().square().mean().sqrt())
 
 
 class ReadsText:
@@ -215,7 +218,7 @@ class ReadsText:
         """Return the input-side vectors of ``words``, ``[K, E]``: one for each of its tokens.
 
         With several encoders a row is theirs side by side, E the sum of their widths. Where one
-        cuts the words into fewer tokens, its part of the last rows is zero: it reads no token there.
+        cuts the words into fewer tokens, its part of the last rows is zero: it reads none there.
 
         Raises:
             PromptError: If ``words`` holds nothing to encode.
