@@ -10,7 +10,10 @@ from typing import TYPE_CHECKING, Any
 from offbeat import formats, registry
 from offbeat._disk import json_bytes
 from offbeat._pictures_out import PRIORS
-from offbeat.errors import CapabilityError, StoreError
+from offbeat.backbones._base import Checkpoint
+from offbeat.backbones._checkpoints import is_bundled
+from offbeat.backbones._placement import Dtype, Offload, Placement, Where, placement_of
+from offbeat.errors import CapabilityError, ConfigError, StoreError
 from offbeat.plots import concept_report
 from offbeat.protocols import DrawsText, HasCard, PriorBackbone, TextBackbone
 from offbeat.store import RunFolder
@@ -69,17 +72,54 @@ class Run:
         return Path(folder)
 
 
-def load_backbone(source: str | Path = "pocket", *, device: str = "cpu") -> Any:
+def load_backbone(
+    source: str | Path = "pocket",
+    *,
+    device: Where = "auto",
+    dtype: Dtype | None = None,
+    offload: Offload | None = None,
+    vae_slicing: bool | None = None,
+    vae_tiling: bool | None = None,
+    attention: str | None = None,
+    compile: bool | None = None,
+) -> Any:
     """Load a checkpoint by name, folder or hub id.
+
+    Args:
+        source: Which.
+        device: Where to run, or a ``Placement``, which says all of these.
+        dtype: Of its weights, and so on as in ``Placement``; None is what that says.
+        offload: ``none``, ``model`` or ``sequential``.
+        vae_slicing: Decode pictures one by one.
+        vae_tiling: Decode large pictures in tiles.
+        attention: Of the denoiser.
+        compile: The denoiser.
 
     Returns:
         What the adapter of its form offers: see ``offbeat.protocols``.
 
     Raises:
-        CheckpointError: If there is no such checkpoint, or it is damaged.
+        CheckpointError: If there is no such checkpoint or device, or it is damaged.
+        ConfigError: If it cannot be placed so.
         UnknownNameError: If the name is none.
     """
-    return registry.find("backbone", str(source)).load(source, device=device)
+    asked = placement_of(
+        device,
+        dtype=dtype,
+        offload=offload,
+        vae_slicing=vae_slicing,
+        vae_tiling=vae_tiling,
+        attention=attention,
+        compile=compile,
+    )
+    adapter = registry.find("backbone", str(source))
+    placement = asked.resolved(bundled=is_bundled(source))
+    if not issubclass(adapter, Checkpoint):  # a plug-in's own, which may know less
+        plain = Placement(device=placement.device, check_memory=placement.check_memory)
+        if placement != plain:
+            raise ConfigError(f"{source}: a plug-in's backbone takes --device alone")
+        return adapter.load(source, device=placement.device)
+    return adapter.load(source, dtype=placement.torch_dtype).place(placement)
 
 
 def load_run(folder: str | Path) -> Run:
@@ -204,7 +244,7 @@ def reported(
     )
 
 
-def loaded(backbone: str | Path | TextBackbone, device: str) -> TextBackbone:
+def loaded(backbone: str | Path | TextBackbone, device: Where) -> TextBackbone:
     """Return a backbone that is loaded: of any form that draws from text."""
     if isinstance(backbone, str | Path):
         found: TextBackbone = load_backbone(backbone, device=device)
@@ -222,7 +262,7 @@ def default_backbone(method: str) -> str:
     return "pocket-sd" if needs is not None and _draws(needs) else "pocket"
 
 
-def loaded_prior(backbone: str | Path | PriorBackbone, device: str) -> PriorBackbone:
+def loaded_prior(backbone: str | Path | PriorBackbone, device: Where) -> PriorBackbone:
     """Return a backbone that is loaded and has a prior to search in.
 
     Raises:

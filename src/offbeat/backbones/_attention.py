@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from offbeat.backbones._offload import uncompiled
 from offbeat.errors import ShapeError
 from offbeat.types import Attention, AttentionEdit
 
@@ -35,7 +36,8 @@ def edited(unet: Any, edits: Sequence[AttentionEdit], moment: Moment) -> Iterato
     wrapped = {name: _Edited(name, inner, edits, moment) for name, inner in before.items()}
     try:
         unet.set_attn_processor(wrapped)
-        yield
+        with uncompiled(unet):
+            yield
     finally:
         unet.set_attn_processor(dict(before))  # it takes the entries out of what it is given
 

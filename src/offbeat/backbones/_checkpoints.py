@@ -16,6 +16,8 @@ from offbeat.templates import PAPER_TEMPLATE
 POCKET = Path(__file__).parent.parent / "pocket"
 """The checkpoint that comes with the package."""
 
+BUNDLED = ("pocket", "pocket-sd")
+
 CHECKPOINTS: dict[str, tuple[str, str]] = {
     "pocket": (str(POCKET / "prior"), str(POCKET / "decoder")),
     "kandinsky-2.1": (
@@ -59,29 +61,55 @@ DRAWING = (
 """The entries of a card that change pictures; they are part of the fingerprint."""
 
 
+def is_bundled(source: str | Path) -> bool:
+    """Return whether a checkpoint comes with the package: by its name, or by where it lies."""
+    return str(source) in BUNDLED or Path(source).absolute().is_relative_to(POCKET)
+
+
 def drawing_settings(card: dict[str, Any]) -> str:
     """Return what a card says that changes pictures, as canonical JSON."""
     return json.dumps({name: card[name] for name in DRAWING if name in card}, sort_keys=True)
 
 
-def find(source: str | Path) -> tuple[Path, Path]:
-    """Return the folders of a checkpoint's prior and decoder.
+def find(source: str | Path) -> tuple[PipelineFolder, PipelineFolder, Path]:
+    """Return the pipelines of a checkpoint's prior and decoder, and the folder of its card.
 
     Raises:
-        CheckpointError: If there is no such name or folder.
+        CheckpointError: If there is no such name or folder, or one half alone.
     """
-    if str(source) in CHECKPOINTS:
-        prior, decoder = CHECKPOINTS[str(source)]
-        return locate(prior), locate(decoder)
+    halves = CHECKPOINTS.get(str(source)) or _pair_of(str(source))
+    if halves is not None:
+        prior, decoder = (locate(half) for half in halves)
+        return PipelineFolder.open(prior), PipelineFolder.open(decoder), prior.parent
     folder = locate(source)
+    if (folder / "model_index.json").is_file():
+        whole = PipelineFolder.open(folder)
+        if "Combined" in str(whole.index.get("_class_name")):
+            return PipelineFolder.open(folder, prefix="prior_"), whole, folder
+        raise CheckpointError(_half_alone(folder, source))
     where = (folder / "prior", folder / "decoder")
     if not all(part.is_dir() for part in where):
         raise CheckpointError(
-            f"{source}: expected a folder with prior/ and decoder/, each a pipeline folder of "
-            "diffusers, as in the bundled checkpoint, or one with the model_index.json of a "
-            "Stable Diffusion pipeline"
+            f"{source}: expected a pipeline folder of diffusers with its model_index.json, or one "
+            "with prior/ and decoder/, each such a folder, as in the bundled checkpoint"
         )
-    return where
+    return PipelineFolder.open(where[0]), PipelineFolder.open(where[1]), folder
+
+
+def _pair_of(hub_id: str) -> tuple[str, str] | None:
+    """Return both halves of a published checkpoint of which one is named."""
+    return next((pair for pair in CHECKPOINTS.values() if hub_id in pair), None)
+
+
+def _half_alone(folder: Path, source: str | Path) -> str:
+    """Say what to do with a folder that holds a prior alone, or a decoder alone."""
+    half, other = ("prior", "decoder") if (folder / "prior").is_dir() else ("decoder", "prior")
+    if all((folder.parent / name / "model_index.json").is_file() for name in (half, other)):
+        return f"{source}: holds a {half} alone; name the folder above it, {folder.parent}"
+    return (
+        f"{source}: holds a {half} alone. Put it into a folder as {half}/, beside its {other} as "
+        f"{other}/, and name that folder; or name one of {', '.join(CHECKPOINTS)}"
+    )
 
 
 def load_prior(folder: PipelineFolder, dtype: torch.dtype) -> dict[str, Any]:
@@ -93,7 +121,7 @@ def load_prior(folder: PipelineFolder, dtype: torch.dtype) -> dict[str, Any]:
         **modules,
         "tokenizer": folder.load("tokenizer"),
         "scheduler": folder.load("scheduler"),
-        "pixels": read_pixel_stats(folder.path / "image_processor"),
+        "pixels": read_pixel_stats(folder.where("image_processor")),
     }
 
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from offbeat.backbones._attention import Moment
+from offbeat.backbones._offload import runs_on
 from offbeat.errors import CheckpointError, ShapeError
 from offbeat.functional import guide
 from offbeat.protocols import Generators
@@ -34,7 +35,7 @@ def text_conditions(
         ShapeError: If there are neither one nor ``batch`` prompts.
     """
     states = [spread(half.text_encoder_hidden_states, batch) for half in halves]
-    attended = torch.cat(states).to(unet.device, unet.dtype)
+    attended = torch.cat(states).to(runs_on(unet), unet.dtype)
     if unet.config.addition_embed_type != "text_time":
         return attended, {}
     # of two encoders the U-Net hears the pooled vector of the last
@@ -42,9 +43,9 @@ def text_conditions(
     width = widths[-1] if widths else halves[-1].text_embeds.shape[-1]
     pooled = [spread(half.text_embeds[:, -width:], batch) for half in halves]
     # original size, crop, target size: those of a picture that was neither scaled nor cropped
-    sizes = torch.tensor([[*size, 0, 0, *size]], dtype=unet.dtype, device=unet.device)
+    sizes = torch.tensor([[*size, 0, 0, *size]], dtype=unet.dtype, device=runs_on(unet))
     return attended, {
-        "text_embeds": torch.cat(pooled).to(unet.device, unet.dtype),
+        "text_embeds": torch.cat(pooled).to(runs_on(unet), unet.dtype),
         "time_ids": sizes.expand(len(attended), -1),
     }
 
@@ -137,7 +138,7 @@ def guidance_embed(unet: Any, scale: float, batch: int) -> Tensor | None:
     rates = torch.exp(torch.arange(half) * -(math.log(10000.0) / (half - 1)))
     angles = 1000.0 * (scale - 1) * rates
     waves = torch.cat([angles.sin(), angles.cos(), torch.zeros(width % 2)])
-    return waves.expand(batch, -1).to(unet.device, unet.dtype)
+    return waves.expand(batch, -1).to(runs_on(unet), unet.dtype)
 
 
 def step_settings(scheduler: Any, generator: Generators) -> dict[str, Any]:
@@ -181,7 +182,7 @@ def cell_of(vae: Any) -> int:
 
 def decode_latents(vae: Any, latents: Tensor) -> Tensor:
     """Return ``images``, ``[B, 3, H, W]``, float32, 0 to 1, of ``latents``."""
-    scaled = latents.to(vae.device, vae.dtype)
+    scaled = latents.to(runs_on(vae), vae.dtype)
     mean, spread = _latent_stats(vae, scaled)
     decoded = vae.decode(scaled * spread / vae.config.scaling_factor + mean).sample
     images: Tensor = (decoded.float() / 2 + 0.5).clamp(0, 1)
@@ -190,7 +191,7 @@ def decode_latents(vae: Any, latents: Tensor) -> Tensor:
 
 def encode_pictures(vae: Any, images: Tensor) -> Tensor:
     """Return the most probable ``latents``, ``[B, C, h, w]``, float32, of ``images``, 0 to 1."""
-    latents = vae.encode((images * 2 - 1).to(vae.device, vae.dtype)).latent_dist.mode()
+    latents = vae.encode((images * 2 - 1).to(runs_on(vae), vae.dtype)).latent_dist.mode()
     mean, spread = _latent_stats(vae, latents)
     scaled: Tensor = (latents - mean) * vae.config.scaling_factor / spread
     return scaled.float()

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from offbeat.backbones._offload import runs_on
 from offbeat.checks import check_shape
 from offbeat.errors import CheckpointError
 
@@ -37,12 +38,13 @@ def clip_pixels(images: Tensor, size: int, stats: PixelStats, like: Any) -> Tens
     The whole picture is resized to ``size`` x ``size``; nothing is cropped.
     """
     check_shape("images", images, None, 3, None, None)
-    images = images.to(like.device)
+    device = runs_on(like)
+    images = images.to(device)
     if images.shape[-2:] != (size, size):
         images = torch.nn.functional.interpolate(
             images, (size, size), mode="bicubic", antialias=True
         ).clamp(0, 1)
-    mean, std = (torch.tensor(values, device=like.device)[:, None, None] for values in stats)
+    mean, std = (torch.tensor(values, device=device)[:, None, None] for values in stats)
     pixels: Tensor = ((images - mean) / std).to(like.dtype)
     return pixels
 

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from offbeat.backbones._offload import runs_on, uncompiled
 from offbeat.checks import check_range, check_shape
 from offbeat.errors import CheckpointError
 
@@ -71,7 +72,8 @@ class IpAdapter:
                 processor.scale = [scale]
         try:
             _install(unet, self._processors, self._projection, "ip_image_proj")
-            yield
+            with uncompiled(unet):
+                yield
         finally:
             _install(unet, *plain)
 
@@ -89,7 +91,7 @@ class IpAdapter:
         """
         count = batch if len(image_embeds) > 1 else 1
         check_shape("image_embeds", image_embeds, count, self.width)
-        embeds = image_embeds.to(like.device, like.dtype).expand(batch, -1)
+        embeds = image_embeds.to(runs_on(like), like.dtype).expand(batch, -1)
         if guided:
             embeds = torch.cat([torch.zeros_like(embeds), embeds])
         return embeds[:, None]

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from offbeat.backbones._offload import ready, runs_on
 from offbeat.backbones._prior_lean import MAX_SAMPLES, Adapter, LeanPrior
 from offbeat.errors import CheckpointError, ShapeError
 from offbeat.functional import guide
@@ -169,7 +170,8 @@ class FastPrior:
         """
         from diffusers.utils.torch_utils import randn_tensor
 
-        device = self.prior.device
+        ready(self.prior)
+        device = runs_on(self.prior)
         guided = prior_guidance_scale > 1 and negative is not None
         for given in (text, negative) if guided else (text,):
             if given is not None and len(given) not in (1, num_samples):

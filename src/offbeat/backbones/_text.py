@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import pad
 
+from offbeat.backbones._offload import runs_on
 from offbeat.errors import PromptError, ShapeError
 
 
@@ -88,7 +89,7 @@ class Encoder:
         rows = [self._cut(prompt, tokens) for prompt in prompts]
         length = self.limit if to_limit else max(len(ids) for ids, _ in rows)
         filler = self.tokenizer.pad_token_id
-        device = self.table.device
+        device = runs_on(self.module)
         input_ids = torch.tensor([ids + [filler] * (length - len(ids)) for ids, _ in rows])
         text_mask = torch.tensor([[at < len(ids) for at in range(length)] for ids, _ in rows])
         places = [(row, at) for row, (_, found) in enumerate(rows) for at, _ in found]

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from offbeat.backbones._offload import uncompiled
 from offbeat.checks import check_range
 from offbeat.errors import ShapeError
 
@@ -73,6 +74,7 @@ def lora_in(unet: Any, lora: Mapping[str, Tensor] | None) -> Iterator[None]:
             f"lora: expected factors A and B of this U-Net's attention, got {strange or lone!r}"
         )
     with ExitStack() as hooks:
+        hooks.enter_context(uncompiled(unet))
         for name, layer in layers.items():
             if lora_name(name, "A") in lora:
                 pair = lora[lora_name(name, "A")], lora[lora_name(name, "B")]

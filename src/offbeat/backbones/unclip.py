@@ -24,7 +24,7 @@ from offbeat.backbones._checkpoints import (
     read_card,
 )
 from offbeat.backbones._images import clip_pixels, in_batches
-from offbeat.backbones._loading import PipelineFolder, fingerprint
+from offbeat.backbones._loading import fingerprint
 from offbeat.backbones._prior import LORA_TARGETS, FastPrior, check_streams, lora_name
 from offbeat.backbones._text import Encoder, ReadsText
 from offbeat.checks import check_range, check_shape
@@ -70,20 +70,20 @@ class UnclipBackbone(Checkpoint, ReadsText):
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> UnclipBackbone:
-        """Load a checkpoint by name, folder (with ``prior/`` and ``decoder/``) or hub id.
+        """Load a checkpoint by name, folder (with ``prior/`` and ``decoder/``, or combined) or hub id.
 
         Raises:
             CheckpointError: If there is no such checkpoint, or it is damaged or of another family.
             UnsafeWeightsError: If its weights are there only as pickles.
         """
-        where = find(source)
-        prior, decoder = (PipelineFolder.open(part) for part in where)
-        card = read_card(where[0].parent)
+        prior, decoder, where = find(source)
+        card = read_card(where)
+        folders = dict.fromkeys((prior.path, decoder.path))
         backbone = cls(
             load_prior(prior, dtype),
             load_decoder(decoder, dtype),
             name=str(source),
-            digest=fingerprint(*where, settings=drawing_settings(card)),
+            digest=fingerprint(*folders, settings=drawing_settings(card)),
             card={**card, "scheduler": decoder.index["scheduler"][1]},
         )
         return backbone.to(device)
@@ -287,6 +287,9 @@ class UnclipBackbone(Checkpoint, ReadsText):
             -(-int(self._card[side]) // factor**2) * factor for side in ("height", "width")
         )
         return height, width
+
+    def _called_by_parts(self) -> list[Any]:
+        return [self.fast_prior.prior]
 
     def _modules(self) -> list[Any]:
         parts = [self.text_encoder, self.image_encoder, self.fast_prior.prior, self.unet, self.movq]
