@@ -10,7 +10,6 @@ from safetensors.torch import load_file, save_file
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 import tiny
-from offbeat import registry
 from offbeat.backbones._sd_checkpoints import CHECKPOINTS
 from offbeat.backbones.stable_diffusion import StableDiffusionBackbone
 from offbeat.errors import (
@@ -516,15 +515,6 @@ def test_fingerprint_follows_the_weights_and_the_card_not_the_place(tiny_sd, cop
     weights["conv_in.bias"] += 1
     save_file(weights, file)
     assert load(copied).fingerprint != tiny_sd.fingerprint
-
-
-def test_a_folder_with_a_pipeline_is_this_form(tiny_sd_folder, tiny_folder):
-    find = registry.find
-    assert find("backbone", str(tiny_sd_folder)) is StableDiffusionBackbone
-    assert find("backbone", "sdxl") is find("backbone", "sd-1.5") is find("backbone", "pocket-sd")
-    assert find("backbone", str(tiny_folder)).__name__ == "UnclipBackbone"
-    with pytest.raises(CheckpointError, match=r"got Kandinsky.*pocket, kandinsky-2\.1"):
-        find("backbone", str(tiny_folder / "prior")).load(tiny_folder / "prior")
 
 
 def test_pipelines_of_other_forms_are_refused(copied):

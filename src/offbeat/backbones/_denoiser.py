@@ -98,6 +98,7 @@ class Denoiser(Checkpoint, ReadsText):
         *,
         num_samples: int | None = None,
         num_inference_steps: int | None = None,
+        sampler: Sampler = "own",
     ) -> Tensor:
         """Return pure noise, ``[B, C, h, w]``, as ``denoise`` starts from it.
 
@@ -105,17 +106,19 @@ class Denoiser(Checkpoint, ReadsText):
             generator: One stream, or one for each sample.
             num_samples: B; None means the number of streams.
             num_inference_steps: As it will be denoised: some schedulers scale noise by it.
+            sampler: Which one will denoise it.
         """
         from diffusers.utils.torch_utils import randn_tensor
 
         count = len(generator) if isinstance(generator, Sequence) else 1
         batch = num_samples or count
         check_streams(generator, batch)
-        self._set_timesteps(num_inference_steps, self.scheduler)
+        scheduler = self._scheduler_of(sampler)
+        self._set_timesteps(num_inference_steps, scheduler)
         noise = list(generator) if isinstance(generator, Sequence) else generator
         shape = (batch, self._channels, *self._latent_size())
         drawn = randn_tensor(shape, generator=noise, device=self.device, dtype=self._network.dtype)
-        latents: Tensor = drawn * getattr(self.scheduler, "init_noise_sigma", 1.0)
+        latents: Tensor = drawn * getattr(scheduler, "init_noise_sigma", 1.0)
         return latents.float()
 
     def _latent_size(self) -> tuple[int, int]:

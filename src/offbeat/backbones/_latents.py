@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from abc import abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -12,150 +11,38 @@ import torch
 from torch import Tensor
 
 from offbeat.backbones._attention import Moment, edited
-from offbeat.backbones._base import Checkpoint
 from offbeat.backbones._conditions import (
     Predictor,
     cell_of,
     clean_latents,
-    decode_latents,
-    encode_pictures,
     guidance_embed,
-    remembers_steps,
-    step_settings,
     text_conditions,
 )
+from offbeat.backbones._denoiser import Denoiser
 from offbeat.backbones._inversion import invert as invert_latents
 from offbeat.backbones._prior import check_streams
 from offbeat.backbones._unet_lora import init_lora, lora_in
 from offbeat.checks import check_range, check_shape
-from offbeat.errors import CapabilityError, ConfigError, ShapeError
+from offbeat.errors import CapabilityError
 from offbeat.protocols import Generators
-from offbeat.types import AfterStep, AttentionEdit, Sampler, TextEmbeds
+from offbeat.types import AttentionEdit, Sampler, TextEmbeds
 
 
-class LatentDenoiser(Checkpoint):
+class LatentDenoiser(Denoiser):
     """The part of an adapter that works on latents; gradients reach them, and the text."""
 
     unet: Any
-    vae: Any
-    scheduler: Any
     _ddim: Any
     _adapter: Any
     _edits: tuple[AttentionEdit, ...] = ()
     _lora: Mapping[str, Tensor] | None = None
 
-    @abstractmethod
-    def _empty(self) -> TextEmbeds:
-        """Return what guidance steers from if nothing is said."""
+    @property
+    def _network(self) -> Any:
+        return self.unet
 
-    def empty_text(self) -> TextEmbeds:
-        """Return what guidance steers from if nothing is said, one prompt."""
-        return self._empty()
-
-    def init_latents(
-        self,
-        generator: Generators,
-        *,
-        num_samples: int | None = None,
-        num_inference_steps: int | None = None,
-        sampler: Sampler = "own",
-    ) -> Tensor:
-        """Return pure noise, ``[B, C, h, w]``, as ``denoise`` starts from it.
-
-        Args:
-            generator: One stream, or one for each sample.
-            num_samples: B; None means the number of streams.
-            num_inference_steps: As it will be denoised: some schedulers scale noise by it.
-            sampler: Which one will denoise it.
-        """
-        from diffusers.utils.torch_utils import randn_tensor
-
-        count = len(generator) if isinstance(generator, Sequence) else 1
-        batch = num_samples or count
-        check_streams(generator, batch)
-        scheduler = self.scheduler if sampler == "own" else self._ddim
-        self._set_timesteps(num_inference_steps, scheduler)
-        cell = cell_of(self.vae)
-        height, width = (int(self._card[side]) // cell for side in ("height", "width"))
-        noise = list(generator) if isinstance(generator, Sequence) else generator
-        shape = (batch, self.unet.config.in_channels, height, width)
-        drawn = randn_tensor(shape, generator=noise, device=self.device, dtype=self.unet.dtype)
-        latents: Tensor = drawn * scheduler.init_noise_sigma
-        return latents.float()
-
-    def denoise(
-        self,
-        latents: Tensor,
-        text: TextEmbeds,
-        *,
-        generator: Generators,
-        negative: TextEmbeds | None = None,
-        num_inference_steps: int | None = None,
-        guidance_scale: float | None = None,
-        image_embeds: Tensor | None = None,
-        ip_adapter_scale: float | None = None,
-        start: int = 0,
-        stop: int | None = None,
-        gradient_steps: int | None = None,
-        model_input: AfterStep | None = None,
-        after_step: AfterStep | None = None,
-        sampler: Sampler = "own",
-    ) -> Tensor:
-        """Return ``latents`` denoised, ``[B, C, h, w]``, float32, as diffusers' pipelines do it.
-
-        Args:
-            latents: At the noise level of step ``start``: from ``init_latents`` if that is 0.
-            text: One prompt for all samples, or one for each.
-            generator: One stream, or one for each sample: read by schedulers that add noise.
-            negative: What guidance steers from; None is the empty prompt.
-            num_inference_steps: Of the whole way, 1 or more; None is the checkpoint's own.
-            guidance_scale: 1 or less is off; None is the checkpoint's own.
-            image_embeds: Image prompt, ``[1, D]`` or ``[B, D]``, from ``encode_image``.
-            ip_adapter_scale: Its weight beside the text, 0 to 10; None is the checkpoint's own.
-            start: First denoising step to run, 0 to ``num_inference_steps``.
-            stop: Step before which to stop; None runs to the end.
-            gradient_steps: Let the gradient pass the last so many steps only; None is all.
-            model_input: May show the U-Net other latents than the step then goes on from.
-            after_step: May replace the latents after a step.
-            sampler: ``ddim`` walks the way of ``invert``, whatever the checkpoint's scheduler is.
-
-        Raises:
-            CapabilityError: If there is an image prompt and no IP-Adapter.
-            ConfigError: If a walk is cut short whose scheduler would have to remember its steps.
-            RangeError: If a number is out of its range.
-            ShapeError: If numbers of prompts, pictures and latents do not fit.
-        """
-        check_streams(generator, len(latents))
-        predict, in_place = self._predictor(
-            latents, text, negative, guidance_scale, image_embeds, ip_adapter_scale
-        )
-        scheduler = self.scheduler if sampler == "own" else self._ddim
-        every = self._set_timesteps(num_inference_steps, scheduler)
-        timesteps = every[start:stop]
-        if stop is not None and stop < len(every) and remembers_steps(scheduler):
-            raise ConfigError(
-                f"stop: {type(scheduler).__name__} of {self.name} remembers earlier steps, so its "
-                "walk cannot go on after a stop; use sampler='ddim'"
-            )
-        extra = step_settings(scheduler, generator)
-        if hasattr(scheduler, "set_begin_index"):
-            scheduler.set_begin_index(start)
-        first = 0 if gradient_steps is None else len(timesteps) - gradient_steps
-        with_gradient = torch.is_grad_enabled()
-        latents = latents.to(self.device, self.unet.dtype)
-        with in_place:
-            for index, timestep in enumerate(timesteps):
-                with torch.set_grad_enabled(with_gradient and index >= first):
-                    shown = latents
-                    if model_input is not None:
-                        shown = model_input(start + index, latents.float()).to(latents)
-                    scaled = scheduler.scale_model_input(shown, timestep)
-                    predicted = predict(scaled, timestep, start + index)
-                    step = scheduler.step(predicted, timestep, latents, **extra)
-                    latents = step.prev_sample.to(self.unet.dtype)
-                    if after_step is not None:
-                        latents = after_step(start + index, latents.float()).to(latents)
-        return latents.float()
+    def _scheduler_of(self, sampler: Sampler) -> Any:
+        return self.scheduler if sampler == "own" else self._ddim
 
     def add_noise(
         self,
@@ -178,7 +65,7 @@ class LatentDenoiser(Checkpoint):
         Raises:
             RangeError: If there is no such step.
         """
-        scheduler = self.scheduler if sampler == "own" else self._ddim
+        scheduler = self._scheduler_of(sampler)
         timesteps = self._set_timesteps(num_inference_steps, scheduler)
         check_range("step", step, 0, len(timesteps))
         if step == len(timesteps):
@@ -186,11 +73,6 @@ class LatentDenoiser(Checkpoint):
         level = timesteps[step : step + 1].expand(len(latents))
         noised: Tensor = scheduler.add_noise(latents.to(self.device), noise.to(self.device), level)
         return noised.float()
-
-    @property
-    def sampler_in_pieces(self) -> Sampler:
-        """By which sampler a walk may be cut into pieces: ``own`` if it remembers no step."""
-        return "ddim" if remembers_steps(self.scheduler) else "own"
 
     def predict_clean(
         self,
@@ -341,31 +223,11 @@ class LatentDenoiser(Checkpoint):
         loss: Tensor = (predicted - target).square().flatten(1).mean(dim=1)
         return loss
 
-    def decode(self, latents: Tensor) -> Tensor:
-        """Return ``images``, ``[B, 3, H, W]``, float32, 0 to 1, of ``latents``."""
-        return decode_latents(self.vae, latents)
-
-    def encode_latents(self, images: Tensor) -> Tensor:
-        """Return ``latents``, ``[B, C, h, w]``, of ``images``, ``[B, 3, H, W]``, 0 to 1.
-
-        They are the most probable ones: nothing is drawn.
-
-        Raises:
-            ShapeError: If a side is no multiple of the latents' cell.
-        """
-        check_shape("images", images, None, 3, None, None)
-        cell = cell_of(self.vae)
-        if any(side % cell for side in images.shape[-2:]):
-            raise ShapeError(
-                f"images: expected sides that are multiples of {cell}, got "
-                f"{list(images.shape[-2:])}; resize or crop them first"
-            )
-        return encode_pictures(self.vae, images)
-
-    def _set_timesteps(self, num_inference_steps: int | None, scheduler: Any) -> Tensor:
+    def _set_timesteps(
+        self, num_inference_steps: int | None, scheduler: Any, size: Sequence[int] | None = None
+    ) -> Tensor:
         """Set a scheduler; a card may name the timesteps themselves, as one-step models need."""
-        steps = num_inference_steps or int(self._card["num_inference_steps"])
-        check_range("num_inference_steps", steps, 1, scheduler.config.num_train_timesteps)
+        steps = self._num_steps(num_inference_steps, scheduler)
         own = self._card.get("timesteps")
         if own and len(own) == steps and scheduler is not self._ddim:
             scheduler.set_timesteps(timesteps=list(own), device=self.device)
@@ -386,8 +248,7 @@ class LatentDenoiser(Checkpoint):
         """Return what predicts, and the block in which it must run: adapter and edits in place."""
         check_shape("latents", latents, None, self.unet.config.in_channels, None, None)
         batch, moment = len(latents), Moment()
-        scale = float(self._card["guidance_scale"]) if guidance_scale is None else guidance_scale
-        check_range("guidance_scale", scale, 0, 1000)
+        scale = self._scale(guidance_scale)
         guided = scale > 1 and self.unet.config.time_cond_proj_dim is None
         halves = [self._empty() if negative is None else negative, text] if guided else [text]
         cell = cell_of(self.vae)

@@ -24,9 +24,11 @@ class PipelineFolder:
 
     path: Path
     index: dict[str, Any]
+    prefix: str = ""
+    """What its components' names begin with: those of a combined pipeline's prior do."""
 
     @classmethod
-    def open(cls, path: Path) -> PipelineFolder:
+    def open(cls, path: Path, *, prefix: str = "") -> PipelineFolder:
         """Read the folder's index.
 
         Raises:
@@ -44,11 +46,15 @@ class PipelineFolder:
             raise CheckpointError(f"{file}: cannot be read as JSON ({error})") from error
         if not isinstance(index, dict):
             raise CheckpointError(f"{file}: expected a JSON object, got {type(index).__name__}")
-        return cls(path, index)
+        return cls(path, index, prefix)
+
+    def where(self, name: str) -> Path:
+        """Return the folder of a component."""
+        return self.path / f"{self.prefix}{name}"
 
     def has(self, name: str) -> bool:
         """Whether the pipeline has this component."""
-        entry = self.index.get(name)
+        entry = self.index.get(f"{self.prefix}{name}")
         return isinstance(entry, list) and len(entry) == 2 and entry[1] is not None
 
     def load(self, name: str, **kwargs: Any) -> Any:
@@ -59,9 +65,11 @@ class PipelineFolder:
             UnsafeWeightsError: If its weights are there only as a pickle.
         """
         if not self.has(name):
-            raise CheckpointError(f"{self.path}: expected a component {name!r} in model_index.json")
-        library, class_name = self.index[name]
-        folder = self.path / name
+            raise CheckpointError(
+                f"{self.path}: expected a component {self.prefix + name!r} in model_index.json"
+            )
+        library, class_name = self.index[f"{self.prefix}{name}"]
+        folder = self.where(name)
         if not folder.is_dir():
             raise CheckpointError(f"{folder}: named in model_index.json, and not there")
         refuse_pickles(folder)

@@ -65,11 +65,8 @@ def find(source: str | Path) -> PipelineFolder:
     folder = PipelineFolder.open(locate(CHECKPOINTS.get(str(source), source), only=FILES))
     kind = folder.index.get("_class_name")
     if kind not in PIPELINES:
-        hint = ""
-        if str(kind).startswith("Kandinsky"):
-            hint = "; of this family, name one of pocket, kandinsky-2.1, kandinsky-2.2"
         raise CheckpointError(
-            f"{source}: expected a pipeline of {', '.join(PIPELINES)}, got {kind}{hint}"
+            f"{source}: expected a pipeline of {', '.join(PIPELINES)}, got {kind}"
         )
     return folder
 

@@ -17,12 +17,11 @@ import torch
 from torch import Tensor
 
 from offbeat.backbones._checkpoints import drawing_settings
-from offbeat.backbones._conditions import cell_of, check_prompts, cut_text
-from offbeat.backbones._images import clip_pixels, in_batches
+from offbeat.backbones._conditions import cell_of
+from offbeat.backbones._images import clip_pixels
 from offbeat.backbones._inversion import ddim_of
 from offbeat.backbones._latents import LatentDenoiser
 from offbeat.backbones._loading import fingerprint
-from offbeat.backbones._prior import check_streams
 from offbeat.backbones._sd_checkpoints import (
     defaults,
     digested,
@@ -31,12 +30,11 @@ from offbeat.backbones._sd_checkpoints import (
     load_components,
     read_cards,
 )
-from offbeat.backbones._text import Encoder, ReadsText
-from offbeat.protocols import Generators
+from offbeat.backbones._text import Encoder
 from offbeat.types import TextEmbeds
 
 
-class StableDiffusionBackbone(LatentDenoiser, ReadsText):
+class StableDiffusionBackbone(LatentDenoiser):
     """A text-to-image latent diffusion model, frozen; gradients reach tokens, text and latents.
 
     A published pipeline's safety checker is not run: what is drawn is for its user to judge.
@@ -146,61 +144,6 @@ class StableDiffusionBackbone(LatentDenoiser, ReadsText):
         )
 
     # --- pictures -------------------------------------------------------------------------
-
-    def draw_text(
-        self,
-        text: TextEmbeds,
-        *,
-        generator: Generators,
-        num_samples: int | None = None,
-        negative: TextEmbeds | None = None,
-        num_inference_steps: int | None = None,
-        guidance_scale: float | None = None,
-        image_embeds: Tensor | None = None,
-        ip_adapter_scale: float | None = None,
-    ) -> Tensor:
-        """Return ``images``, ``[B, 3, H, W]``, float32, 0 to 1: noise, ``denoise`` and ``decode``.
-
-        Args:
-            text: One prompt for all pictures, or one for each.
-            generator: One for each picture (then batches are sized to memory), or one for all.
-            num_samples: B; None means the number of streams, or of prompts.
-            negative: As in ``denoise``, and so the rest.
-            num_inference_steps: Denoising steps.
-            guidance_scale: 1 or less is off.
-            image_embeds: Image prompt.
-            ip_adapter_scale: Its weight.
-        """
-        noises = generator if isinstance(generator, Sequence) else ()
-        count = num_samples or len(noises) or len(text)
-        check_streams(generator, count)
-        for prompts in (text, negative):
-            if prompts is not None:
-                check_prompts(len(prompts), count)
-
-        def draw(rows: slice) -> Tensor:
-            noise = list(noises[rows]) if noises else generator
-            num = len(range(count)[rows])
-            pictures = image_embeds
-            if pictures is not None and len(pictures) > 1:
-                pictures = pictures[rows]
-            latents = self.init_latents(
-                noise, num_samples=num, num_inference_steps=num_inference_steps
-            )
-            latents = self.denoise(
-                latents,
-                cut_text(text, rows),
-                generator=noise,
-                negative=None if negative is None else cut_text(negative, rows),
-                num_inference_steps=num_inference_steps,
-                guidance_scale=guidance_scale,
-                image_embeds=pictures,
-                ip_adapter_scale=ip_adapter_scale,
-            )
-            return self.decode(latents)
-
-        size = int(self._card["decode_batch_size"]) if noises else count
-        return in_batches(draw, count, size, noises)
 
     def encode_image(self, images: Tensor) -> Tensor:
         """Return ``image_embeds``, ``[B, D]``, of ``images``, ``[B, 3, H, W]``, 0 to 1.

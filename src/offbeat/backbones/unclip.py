@@ -70,7 +70,7 @@ class UnclipBackbone(Checkpoint, ReadsText):
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
     ) -> UnclipBackbone:
-        """Load a checkpoint by name, folder (with ``prior/`` and ``decoder/``, or combined) or hub id.
+        """Load a checkpoint by name, folder (with ``prior/`` and ``decoder/``) or hub id.
 
         Raises:
             CheckpointError: If there is no such checkpoint, or it is damaged or of another family.
