@@ -32,14 +32,10 @@ check: $(VENV)/.installed-dev
 	$(BIN)/mypy
 
 bench: $(VENV)/.installed
-	$(BIN)/python -m offbeat.bench speed
+	$(BIN)/offbeat bench speed
 
 tables: $(VENV)/.installed
-	$(BIN)/python -m offbeat.bench exploration out/exploration
-	$(BIN)/python -m offbeat.bench theta out/theta
-	$(BIN)/python -m offbeat.bench fusion out/fusion
-	$(BIN)/python -m offbeat.bench mixing out/mixing
-	$(BIN)/python -m offbeat.bench paint out/paint
+	$(BIN)/offbeat bench papers --out out/papers --report docs/results.md
 
 # what methods learn once for pocket: made anew when its weights change, for it fits no others
 pocket: $(VENV)/.installed

@@ -26,7 +26,8 @@ ROWS = [
     # row 3: many machines
     {"scale"},
     # row 4: what people touch
-    {"cli", "studio", "bench", "study"},
+    {"studio", "bench", "study"},
+    {"cli"},
 ]
 PARTS = {
     "_animation": "run",
@@ -36,6 +37,12 @@ PARTS = {
     "_sheet": "plots",
     "_evolve": "run",
     "_explore": "run",
+    "_export": "run",
+    "_formats_exchange": "formats",
+    "_formats_labels": "formats",
+    "_formats_lora": "formats",
+    "_formats_png": "formats",
+    "_formats_tokens": "formats",
     "_doctor": "run",
     "_dream": "run",
     "_fuse": "run",
@@ -43,6 +50,7 @@ PARTS = {
     "_generate": "run",
     "_judge_protocols": "protocols",
     "_keeper": "run",
+    "_learned": "run",
     "_mix": "run",
     "_mixture": "run",
     "_outcome": "run",

@@ -41,6 +41,20 @@ class Ratio:
         return [plain / ours for ours, plain in zip(self.ours, self.plain, strict=True)]
 
 
+def report(*, runs: int, threads: int) -> str:
+    """Return every comparison of the library as one table, with the machine's description."""
+    from offbeat.bench import speed_conceptlab, speed_cretok, speed_distok, speed_paint
+
+    parts = (
+        speed_cretok.ratios,
+        speed_distok.ratios,
+        speed_conceptlab.ratios,
+        speed_paint.ratios,
+    )
+    found = measure(runs=runs, threads=threads) + measure_steps(parts, runs=runs)
+    return f"{table(found)}\n{speed_paint.memory()}"
+
+
 def measure(*, runs: int, threads: int) -> list[Ratio]:
     """Return every comparison on pocket."""
     torch.set_num_threads(threads)

@@ -6,7 +6,20 @@ import os
 
 import typer
 
-from offbeat.cli import doctor, dream, explore, fuse, generate, listing, paint, render, show, train
+from offbeat.cli import (
+    bench,
+    doctor,
+    dream,
+    explore,
+    export,
+    fuse,
+    generate,
+    listing,
+    paint,
+    render,
+    show,
+    train,
+)
 
 app = typer.Typer(
     name="offbeat",
@@ -24,7 +37,10 @@ app.command("generate")(generate.generate)
 app.command("render")(render.render)
 app.command("train")(train.train)
 app.command("show")(show.show)
+app.command("export")(export.export)
+app.command("import")(export.import_)
 app.command("doctor")(doctor.doctor)
+app.add_typer(bench.app, name="bench")
 app.command("list")(listing.listing)
 
 

@@ -1,0 +1,1 @@
+"""Programs: how the cells of one kind of table are computed."""

@@ -1,0 +1,66 @@
+"""How interesting a search's pictures are on its way: rising, then falling.
+
+The paper asked people. Where nobody rates, ``stand_in`` does, from what is measured; its shape is
+part of the claim's wording, so the page names it a stand-in wherever it is shown.
+Source: Song and Elgammal, arXiv:2601.22125; Berlyne, Aesthetics and Psychobiology, 1971.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from offbeat.bench._lab import Outcome
+from offbeat.bench._spec import Way
+from offbeat.bench.papers import Item
+from offbeat.bench.programs.explore import Explore
+
+FARTHEST = 3.0
+"""Times the ordinary distance at which a stand-in stops growing."""
+
+
+class Arousal(Explore):
+    """Cells of one search, read as a curve."""
+
+    def cell(self, way: Way, item: Item, seed: int) -> Outcome:
+        """Search, look, and read the curve."""
+        found = super().cell(way, item, seed)
+        steps = self.table.looks if way.looks is None else way.looks
+        last = int(self.table.options["num_steps"])
+        ordinary = self.baseline(item.value).ordinary_distance
+        start = self.valid(self.lab.ordinary(item.value), item.value)
+        points = [(0, ordinary, start)]
+        points += [(step, *self._at(found.readings, f"@{step}")) for step in steps]
+        points.append((last, *self._at(found.readings, "")))
+        curve = [(step, d, stand_in(d / ordinary, valid)) for step, d, valid in points]
+        top = max(curve, key=lambda point: (point[2], -point[0]))
+        readings = {
+            "start": curve[0][2],
+            "peak": top[2],
+            "end": curve[-1][2],
+            "peak step": float(top[0]),
+            "distance at peak": top[1],
+            "valid": found.readings["valid"],
+        }
+        return replace(found, readings=readings, extra={"curve": curve})
+
+    @staticmethod
+    def _at(readings: Mapping[str, float], where: str) -> tuple[float, float]:
+        return readings[f"distance{where}"], readings[f"valid{where}"]
+
+
+def stand_in(times: float, valid: float) -> float:
+    """Return a rating from 0 to 5 where no person gave one.
+
+    1 is the ordinary picture and 0 no longer the subject, as in the paper's study; between them it
+    grows with the distance up to three times the ordinary.
+
+    Args:
+        times: Distance over that of ordinary samples, 0 or more.
+        valid: Share of pictures that are still the subject, 0 to 1.
+
+    >>> stand_in(1.0, 1.0), stand_in(3.0, 1.0), stand_in(9.0, 0.5)
+    (1.0, 5.0, 2.5)
+    """
+    grown = min(max(times - 1, 0.0) / (FARTHEST - 1), 1.0)
+    return valid * (1 + 4 * grown)
