@@ -14,7 +14,7 @@ from offbeat._disk import digest_of
 from offbeat._keeper import Keeper, OnKept, few_threads
 from offbeat._outcome import NUM_FRESH, Outcome, Plan, Trial
 from offbeat._pictures_out import draw_embeds, prior_settings
-from offbeat._runs import read_concept
+from offbeat._runs import concept_files, read_concept
 from offbeat._sources import avoid_clusters, choose_judge, unlike_clusters
 from offbeat.baseline import Baseline
 from offbeat.errors import ConfigError
@@ -204,14 +204,9 @@ class Exploration:
         )
 
     def _concept_files(self, where: str, concept: Concept) -> dict[str, bytes]:
-        files = formats.encode_concept(
-            concept,
-            fingerprint=self.backbone.fingerprint,
-            checkpoint=self.backbone.name,
-            method=self.method.name,
-        )
         # the concept last: its presence says that the trial is whole
-        return {where + name: files[name] for name in sorted(files, reverse=True)}
+        files = concept_files([concept], self.backbone, self.method.name)
+        return {where + name: data for name, data in files.items()}
 
     def _write(
         self, best: Trial, trials: list[Trial], baseline: Baseline, ordinary: Tensor

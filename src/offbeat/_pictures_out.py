@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,7 +11,7 @@ from torch import Tensor
 
 from offbeat import formats, plots
 from offbeat.errors import CapabilityError
-from offbeat.protocols import DrawingBackbone, HasCard, PriorBackbone, TextBackbone
+from offbeat.protocols import AdaptsDenoiser, DrawingBackbone, HasCard, PriorBackbone, TextBackbone
 from offbeat.rng import streams
 from offbeat.sampling import sample_concept
 from offbeat.templates import fill
@@ -89,10 +90,16 @@ def draw(
         return draw_embeds(backbone, concept, **settings)[1]
     missing = "draw_text"
     if isinstance(backbone, DrawingBackbone):
-        if not concept.lora and concept.image_embeds is None:
+        if adapts_only(concept, backbone) and concept.image_embeds is None:
             return _draw_text(backbone, concept, **settings)
         missing = "sample_prior"  # LoRA factors are the prior's, and embeddings are what it makes
     raise CapabilityError("drawing this concept", backbone.name, missing, PRIORS)
+
+
+def adapts_only(concept: Concept, backbone: DrawingBackbone) -> bool:
+    """Return whether all factors of a concept, if it has any, are of the denoiser."""
+    able = isinstance(backbone, AdaptsDenoiser)
+    return not concept.lora or (able and all(name.startswith("unet.") for name in concept.lora))
 
 
 def draw_embeds(
@@ -149,7 +156,10 @@ def _draw_text(
     stage: str,
 ) -> Tensor:
     """Return images of a concept by a checkpoint that draws from text itself."""
-    with torch.no_grad():
+    adapted: AbstractContextManager[None] = nullcontext()
+    if concept.lora and isinstance(backbone, AdaptsDenoiser):
+        adapted = backbone.adapted(concept.lora)
+    with torch.no_grad(), adapted:
         text = backbone.encode_text([concept.prompt(template)], tokens=concept.token_embeds)
         negative = backbone.encode_text([negative_prompt]) if negative_prompt else None
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from offbeat import formats
 from offbeat._disk import digest_of
+from offbeat._learned import Learned, of_files
 from offbeat._pictures_out import draw, png_files, prior_settings, sheet
 from offbeat._runs import (
     Run,
@@ -26,17 +26,6 @@ from offbeat.types import Concept, Observe, ignore
 Source = str | Path | Run
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Learned:
-    """A concept and where it comes from."""
-
-    concept: Concept
-    checkpoint: str
-    fingerprint: str
-    origin: Mapping[str, Any]
-    """What the run that learned it was asked, its seed and trial, and a digest."""
-
-
 def render(
     source: Source | Sequence[Source],
     *,
@@ -51,8 +40,8 @@ def render(
     """Draw what a run learned, in its own prompt or another.
 
     Args:
-        source: A run, its folder, ``FOLDER:INDEX`` for one concept of several, or a
-            ``concept.safetensors``. Several of these may stand in one prompt.
+        source: A run, its folder, ``FOLDER:INDEX`` for one concept of several, a
+            ``concept.safetensors``, or a token of another tool. Several may stand in one prompt.
         prompt: With ``{concept}``, e.g. ``an oil painting of a {concept}``, and ``{concept2}``,
             ``{concept3}``, ... for further sources; None is the concept's own.
         num_images: Pictures to draw.
@@ -72,10 +61,11 @@ def render(
         raise StoreError("source: expected a run, got none")
     if num_images < 1:
         raise ConfigError(f"num_images: expected at least 1, got {num_images}")
-    learned = [learned_of(one) for one in sources]
+    given = None if backbone is None else loaded(backbone, device)
+    learned = [learned_of(one, given) for one in sources]
     concept = joined([one.concept for one in learned], prompt)
     first = learned[0]
-    model = loaded(first.checkpoint if backbone is None else backbone, device)
+    model = loaded(first.checkpoint, device) if given is None else given
     for one in learned:
         check_fingerprint(one, model)
     request = {
@@ -108,17 +98,22 @@ def render(
     return kept(request, [concept], pictures, files, folder)
 
 
-def learned_of(source: Source) -> Learned:
+def learned_of(source: Source, model: TextBackbone | None = None) -> Learned:
     """Return the concept that a source names.
+
+    Args:
+        source: As of ``render``.
+        model: Whose text encoders read a file that does not say whose it is.
 
     Raises:
         StoreError: If there is none.
+        ConfigError: If the file of another tool needs a checkpoint, and none was given.
     """
     if isinstance(source, Run):
         return _of_run(source, "", 0)
-    path = Path(source)
+    path = Path(source).expanduser()
     if path.is_file():
-        return _of_file(path)
+        return of_files([path], model)
     folder, _, index = str(source).rpartition(":")
     if folder and index.isdigit() and not path.exists():
         return _of_run(load_run(folder), folder, int(index))
@@ -147,6 +142,7 @@ def _of_run(run: Run, name: str, index: int) -> Learned:
         concept=concept,
         checkpoint=str(run.request["checkpoint"]),
         fingerprint=str(run.request["fingerprint"]),
+        about=formats.about_of(run.files[file], file),
         origin={
             "request": dict(run.request),
             "seed": run.summary.get("seed"),
@@ -157,33 +153,13 @@ def _of_run(run: Run, name: str, index: int) -> Learned:
     )
 
 
-def _of_file(path: Path) -> Learned:
-    """Read a ``concept.safetensors``, with a LoRA's folder beside it if it has one."""
-
-    def read(name: str) -> bytes | None:
-        file = path if name == formats.CONCEPT_FILE else path.parent / name
-        return file.read_bytes() if file.is_file() else None
-
-    concept, about = formats.decode_concept(read)
-    return Learned(
-        concept=concept,
-        checkpoint=str(about["checkpoint"]),
-        fingerprint=str(about["fingerprint"]),
-        origin={
-            "request": {"versions": about["versions"]},
-            "file": path.name,
-            "digest": digest_of(path.read_bytes()),
-        },
-    )
-
-
 def check_fingerprint(learned: Learned, model: TextBackbone) -> None:
     """Refuse a concept of another checkpoint.
 
     Raises:
         FingerprintError: With both.
     """
-    if model.fingerprint != learned.fingerprint:
+    if learned.fingerprint and model.fingerprint != learned.fingerprint:
         raise FingerprintError(
             f"the concept was learned on {learned.checkpoint} ({learned.fingerprint}), and "
             f"{model.name} is {model.fingerprint}: a token or LoRA fits no other weights"

@@ -15,7 +15,7 @@ from offbeat.backbones._checkpoints import is_bundled
 from offbeat.backbones._placement import Dtype, Offload, Placement, Where, placement_of
 from offbeat.errors import CapabilityError, ConfigError, StoreError
 from offbeat.plots import concept_report
-from offbeat.protocols import DrawsText, HasCard, PriorBackbone, TextBackbone
+from offbeat.protocols import DrawsText, HasCard, PriorBackbone, SplitsTokens, TextBackbone
 from offbeat.store import RunFolder
 from offbeat.types import Concept
 
@@ -70,6 +70,14 @@ class Run:
         run.write(self.files)
         run.finish()
         return Path(folder)
+
+    def export(
+        self, format: str = "diffusers", *, token: str | None = None, out: str | Path = "."
+    ) -> list[Path]:
+        """Write the concept as another tool reads it; as of ``offbeat.export_concept``."""
+        from offbeat._export import export_concept  # which stands on this module
+
+        return export_concept(self, format, token=token, out=out)
 
 
 def load_backbone(
@@ -169,15 +177,25 @@ def concept_files(
     files: dict[str, bytes] = {}
     for index, concept in enumerate(concepts):
         where = f"concepts/{index:04d}/" if len(concepts) > 1 else ""
-        own = formats.encode_concept(
-            concept,
-            fingerprint=backbone.fingerprint,
-            checkpoint=backbone.name,
-            method=method or concept.metadata.get("method", ""),
-        )
+        name = method or concept.metadata.get("method", "")
+        own = formats.encode_concept(concept, method=name, **made_on(backbone))
         # the concept last: its presence says that it is whole
         files |= {where + name: own[name] for name in sorted(own, reverse=True)}
     return files
+
+
+def made_on(backbone: HasCard) -> dict[str, Any]:
+    """Return what the file of a concept says of the checkpoint that it was learned on."""
+    layout = backbone.token_layout if isinstance(backbone, SplitsTokens) else ()
+    return {
+        "fingerprint": backbone.fingerprint,
+        "checkpoint": backbone.name,
+        "layout": layout,
+        "architecture": formats.architecture_of(
+            [name for name, _, _ in layout], has_prior=isinstance(backbone, PriorBackbone)
+        ),
+        "licence": str(backbone.card.get("licence", "")),
+    }
 
 
 def kept(

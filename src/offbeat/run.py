@@ -9,6 +9,7 @@ from pathlib import Path
 from offbeat._doctor import doctor
 from offbeat._dream import dream
 from offbeat._explore import Exploration
+from offbeat._export import export_concept, import_concept
 from offbeat._fuse import fuse, grid, sweep
 from offbeat._generate import generate
 from offbeat._outcome import Plan
@@ -26,9 +27,11 @@ __all__ = [
     "doctor",
     "dream",
     "explore",
+    "export_concept",
     "fuse",
     "generate",
     "grid",
+    "import_concept",
     "load_backbone",
     "load_run",
     "paint",

@@ -203,6 +203,18 @@ class ReadsText:
 
     _encoders: tuple[Encoder, ...]
 
+    @property
+    def token_layout(self) -> list[tuple[str, int, float]]:
+        """Name, width and unit of each encoder's part of a token, as they lie side by side.
+
+        The names are those that files of other tools have: ``clip_l``, ``clip_g``, ``t5xxl``.
+        """
+        clip = iter(("clip_l", "clip_g"))
+        return [
+            ("t5xxl" if one.kind == "t5" else next(clip), one.width, one.unit)
+            for one in self._encoders
+        ]
+
     def num_tokens(self, text: str) -> int:
         """Return how many tokens ``text`` is cut into, without start and end."""
         return len(self._encoders[0].ids(text))

@@ -7,7 +7,6 @@ import os
 import typer
 
 from offbeat.cli import (
-    bench,
     doctor,
     dream,
     explore,
@@ -40,7 +39,6 @@ app.command("show")(show.show)
 app.command("export")(export.export)
 app.command("import")(export.import_)
 app.command("doctor")(doctor.doctor)
-app.add_typer(bench.app, name="bench")
 app.command("list")(listing.listing)
 
 

@@ -1,0 +1,203 @@
+"""Concepts out of files: our own, and tokens and LoRA factors that another tool wrote."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from offbeat import formats
+from offbeat._disk import digest_of
+from offbeat._runs import made_on
+from offbeat.errors import ConfigError, CorruptRunError, ShapeError, StoreError
+from offbeat.protocols import AdaptsDenoiser, AdaptsPrior, TextBackbone
+from offbeat.rng import stream
+from offbeat.templates import fill
+from offbeat.types import Concept
+
+MAX_BYTES = 2**31
+"""Tokens take kilobytes and LoRA factors megabytes: what is larger is a checkpoint."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Learned:
+    """A concept and where it comes from."""
+
+    concept: Concept
+    checkpoint: str
+    fingerprint: str
+    """Empty where the file does not say it: another tool wrote it."""
+    origin: Mapping[str, Any]
+    """What the run that learned it was asked, its seed and trial, and a digest."""
+    about: Mapping[str, Any]
+    """What its file says of it."""
+
+
+def of_files(
+    paths: Sequence[Path],
+    model: TextBackbone | None,
+    *,
+    word: str | None = None,
+    prompt: str | None = None,
+) -> Learned:
+    """Return the concept that files hold: one of ours, or a token and factors of any layout.
+
+    Args:
+        paths: One file, or those of one concept: its tokens, and its LoRA.
+        model: Whose text encoders read what does not say whose it is.
+        word: What stands in prompts where there are factors alone.
+        prompt: With ``{concept}``; None is the concept's own, or the checkpoint's.
+
+    Raises:
+        ConfigError: If a checkpoint or a word is needed, or one too many.
+        CorruptRunError: If a file is cut, changed, or of no known layout.
+        ShapeError: If it belongs to another family or checkpoint.
+        UnsafeWeightsError: If it is a pickle.
+    """
+    data = [_read(path) for path in paths]
+    abouts = [_about(one) for one in data]
+    if len(paths) == 1 and abouts[0] and "export" not in abouts[0]:
+        return _own(paths[0], data[0], abouts[0])
+    origin = {
+        "request": {"versions": formats.versions()},
+        "file": ", ".join(path.name for path in paths),
+        "digest": digest_of(b"".join(data)),
+    }
+    found = [formats.read_weights(one, str(p)) for one, p in zip(data, paths, strict=True)]
+    about = dict(next((one.about for one in found if one.about), {}))
+    prints = {one.about["fingerprint"] for one in found if one.about}
+    if len(prints) > 1:
+        raise ConfigError(f"source: the files were learned on different checkpoints: {prints}")
+    if model is None and not about:
+        raise ConfigError(
+            f"backbone: {paths[0].name} does not say which checkpoint it belongs to; name it with "
+            "--backbone"
+        )
+    concept = _concept(paths[0], found, about, model, word, prompt)
+    return Learned(
+        concept=concept,
+        checkpoint=str(about.get("checkpoint", model.name if model else "")),
+        fingerprint=str(about.get("fingerprint", "")),
+        origin=origin,
+        about=about or {"method": "imported", **(made_on(model) if model else {})},
+    )
+
+
+def _concept(
+    path: Path,
+    found: Sequence[formats.Found],
+    about: Mapping[str, Any],
+    model: TextBackbone | None,
+    word: str | None,
+    prompt: str | None,
+) -> Concept:
+    """Return what files hold together, as a concept."""
+    layout = formats.layout_of(about) or (made_on(model)["layout"] if model else [])
+    tokens: dict[str, Tensor] = {}
+    lora: dict[str, Tensor] = {}
+    for one in found:
+        for name, parts in one.tokens.items():
+            width = next(iter(parts.values())).shape[-1]
+            own = layout or [("", width, 1.0)]  # an encoder that nobody named
+            tokens[name] = formats.join_rows(name, parts, own)
+        lora |= one.lora
+    if tokens and word is not None:
+        raise ConfigError(f"word: the file brings its own, {', '.join(tokens)}; leave it out")
+    if about and (set(about["tokens"]) == set(tokens)):
+        word = str(about["word"])
+    elif tokens:
+        word = " ".join(tokens)
+    elif word is None:
+        raise ConfigError(
+            f"word: {path.name} holds LoRA factors, and no token that a prompt could hold; say "
+            "what to draw with it, e.g. `offbeat import FILE --backbone NAME --word handbag`"
+        )
+    template = prompt or about.get("template")
+    if template is None:
+        template = fill(str(model.card["prompt_template"]), subject="{concept}") if model else ""
+    fill(template, concept="")  # a prompt without its place fails first
+    return Concept(
+        template=template,
+        subject=str(about.get("subject", word.strip("<>"))),
+        token_embeds=tokens,
+        lora=lora,
+        word=word,
+        metadata={"method": "imported", **about.get("metadata", {})},
+    )
+
+
+def _own(path: Path, data: bytes, about: Mapping[str, Any]) -> Learned:
+    """Read a ``concept.safetensors``, with a LoRA's folder beside it if it has one."""
+    if "trained" in about:
+        raise StoreError(
+            f"{path}: holds what {about['trained']} learned once for all words, and no concept; "
+            f"make one with `offbeat fuse --method {about['trained']} --trained {path} ...`"
+        )
+
+    def read(name: str) -> bytes | None:
+        if name == formats.CONCEPT_FILE:
+            return data
+        beside = path.parent / name
+        return beside.read_bytes() if beside.is_file() else None
+
+    concept, about = formats.decode_concept(read)
+    return Learned(
+        concept=concept,
+        checkpoint=str(about["checkpoint"]),
+        fingerprint=str(about["fingerprint"]),
+        about=about,
+        origin={
+            "request": {"versions": about["versions"]},
+            "file": path.name,
+            "digest": digest_of(data),
+        },
+    )
+
+
+def check_lora(lora: Mapping[str, Tensor], model: TextBackbone) -> None:
+    """Refuse factors that are of other layers than the checkpoint's, or of another width.
+
+    Raises:
+        ShapeError: With the first that does not fit.
+    """
+    if not lora:
+        return
+    known: dict[str, Tensor] = {}
+    if isinstance(model, AdaptsDenoiser):
+        known = model.init_unet_lora(1, generator=stream(0, "import"))
+    elif isinstance(model, AdaptsPrior):
+        known = model.init_lora(1, generator=stream(0, "import"))
+    for name, factor in lora.items():
+        axis = 1 if ".lora_A." in name else 0
+        if name not in known or known[name].shape[axis] != factor.shape[axis]:
+            expected = "no such layer" if name not in known else list(known[name].shape)
+            raise ShapeError(
+                f"lora: {name}, {list(factor.shape)}: {model.name} has {expected}; Offbeat uses "
+                "factors of attention (to_q, to_k, to_v, to_out) of the checkpoint that they were "
+                "learned on"
+            )
+        if not torch.isfinite(factor).all():
+            raise ShapeError(f"lora: {name} holds numbers that are none")
+
+
+def _read(path: Path) -> bytes:
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise ConfigError(
+                f"{path}: expected a token or LoRA factors, got {path.stat().st_size / 2**30:.1f} "
+                "GiB: is it a whole checkpoint? Name such a one with --backbone"
+            )
+        return path.read_bytes()
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be read ({error.strerror or error})") from error
+
+
+def _about(data: bytes) -> dict[str, Any]:
+    try:
+        return formats.about_of(data, "")
+    except CorruptRunError:
+        return {}

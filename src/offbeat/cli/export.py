@@ -1,0 +1,99 @@
+"""``offbeat export`` and ``offbeat import``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+
+from offbeat.cli._options import Device
+from offbeat.cli._show import errors_shown, free_folder
+
+
+def export(
+    source: Annotated[
+        str,
+        typer.Argument(
+            metavar="CONCEPT",
+            help="A finished run folder, `FOLDER:NUMBER` for one concept of several, or a "
+            "`concept.safetensors`.",
+        ),
+    ],
+    format: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            "-f",
+            help="Who shall read it: `diffusers`, `a1111` (Forge too), `comfyui`, `sdxl`, `kohya`.",
+        ),
+    ] = "diffusers",
+    token: Annotated[
+        Optional[str],  # noqa: UP045 - typer reads it at run time on Python 3.10
+        typer.Option(
+            help="Its word in prompts, e.g. `<owlpig>`; made of the subject, or of the file's "
+            "name, if not given."
+        ),
+    ] = None,
+    out: Annotated[
+        Path, typer.Option(help="A folder, or a file that ends in `.safetensors`.")
+    ] = Path("."),
+) -> None:
+    """Write what a run learned as other tools read it: its token, its LoRA factors, or both.
+
+    **Examples**
+
+    `offbeat export runs/pig-owl-0` writes `pig-owl.safetensors` for `load_textual_inversion`.
+
+    `offbeat export runs/pig-owl-0 --format a1111 --out webui/embeddings/pigowl.safetensors`; there
+    the word in prompts is the name of the file, `pigowl`.
+    """
+    with errors_shown():
+        from offbeat import run
+
+        for path in run.export_concept(source, format, token=token, out=out):
+            typer.echo(str(path))
+
+
+def import_(
+    files: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="FILE...",
+            help="A token or LoRA: safetensors of diffusers, AUTOMATIC1111, ComfyUI or kohya, or "
+            "ConceptLab's `learned_embeds.bin`. Several files make one concept.",
+        ),
+    ],
+    backbone: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="The checkpoint that it was learned on; what the file says if not given"),
+    ] = None,
+    word: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="What stands in prompts, where the file holds LoRA factors alone."),
+    ] = None,
+    prompt: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="With `{concept}` where it stands; the checkpoint's own if not given."),
+    ] = None,
+    device: Device = "cpu",
+    out: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Run folder; `runs/NAME` and a number if not given."),
+    ] = None,
+) -> None:
+    """Read a token or LoRA that another tool wrote, check it, and keep it as a run.
+
+    **Example**
+
+    `offbeat import cat-toy.safetensors --backbone sd-1.5 --out runs/cat-toy`, then
+    `offbeat render runs/cat-toy --prompt "a {concept} in the snow"`
+    """
+    with errors_shown():
+        from offbeat import run
+
+        folder = out or free_folder(Path("runs") / files[0].stem)
+        run.import_concept(
+            list(files), backbone=backbone, word=word, prompt=prompt, device=device, out=folder
+        )
+    typer.echo(f"{folder}: draw it with `offbeat render {folder}`")
