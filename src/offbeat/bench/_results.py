@@ -8,12 +8,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from offbeat import plots
+import torch
+
+from offbeat import formats, plots
 from offbeat._disk import json_bytes
 from offbeat.bench._spec import Claim, Table
 from offbeat.bench._statistics import interval, sign_flip_p, verdict
 from offbeat.bench.papers import Cell, Job
 from offbeat.formats import versions
+from offbeat.pictures import read_picture
 from offbeat.store import write_atomic
 
 Values = Mapping[tuple[str, str], Mapping[str, float]]
@@ -30,8 +33,8 @@ def finish(job: Job) -> None:
     found["fingerprint"] = job.lab.backbone.fingerprint
     found["backbone"] = job.lab.backbone.name
     found["versions"] = versions()
-    if job.table.sheet:
-        write_atomic(job.out / SHEET, sheet(job, rows))
+    if shown := sheet(job, rows) if job.table.sheet else None:
+        write_atomic(job.out / SHEET, shown)
     write_atomic(job.out / RESULTS, json_bytes(found))
 
 
@@ -118,11 +121,10 @@ def judged(claim: Claim, table: Table, values: Values) -> dict[str, Any]:
     return found
 
 
-def sheet(job: Job, rows: Sequence[tuple[Cell, Mapping[str, Any]]]) -> bytes:
-    """Return the first picture of the first items, first seed, a row for each way."""
-    from PIL import Image
-
+def sheet(job: Job, rows: Sequence[tuple[Cell, Mapping[str, Any]]]) -> bytes | None:
+    """Return the first picture of the first items, first seed, a row for each way that has all."""
     items = list(dict.fromkeys(cell.item.name for cell, _ in rows))[: job.table.sheet]
+    side = int(job.lab.backbone.card["height"])
     shown = []
     for way in job.table.ways.values():
         files = {
@@ -131,8 +133,10 @@ def sheet(job: Job, rows: Sequence[tuple[Cell, Mapping[str, Any]]]) -> bytes:
             if cell.way.name == way.name and cell.seed == 0
         }
         if all(item in files and files[item].exists() for item in items):
-            opened = [Image.open(files[item]).convert("RGB") for item in items]
-            shown.append((way.label, opened))
+            opened = torch.stack([read_picture(files[item], size=side) for item in items])
+            shown.append((way.label, formats.to_pil(opened)))
+    if not shown:
+        return None
     return plots.png_of(plots.contact_sheet(shown, captions=items, title=job.table.title))
 
 
