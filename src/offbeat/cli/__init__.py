@@ -7,6 +7,7 @@ import os
 import typer
 
 from offbeat.cli import (
+    bench,
     doctor,
     dream,
     explore,
@@ -39,6 +40,7 @@ app.command("show")(show.show)
 app.command("export")(export.export)
 app.command("import")(export.import_)
 app.command("doctor")(doctor.doctor)
+app.add_typer(bench.app, name="bench")
 app.command("list")(listing.listing)
 
 
