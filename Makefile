@@ -24,7 +24,7 @@ demo: $(VENV)/.installed
 	@echo "Ordinary beside unusual: $(DEMO)/contact.png    All of it: $(DEMO)/report.html"
 
 test: $(VENV)/.installed-dev
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n logical --dist loadfile
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
