@@ -35,6 +35,14 @@ BUILT_IN: dict[Kind, dict[str, str]] = {
         "bass": "offbeat.methods.bass:BASS",
         "diffmorpher": "offbeat.methods.diffmorpher:DiffMorpher",
         "magicmix": "offbeat.methods.magicmix:MagicMix",
+        "raw-prompt": "offbeat.methods.raw_prompt:RawPrompt",
+        "high-guidance": "offbeat.methods.high_guidance:HighGuidance",
+        "interpolation": "offbeat.methods.interpolation:Interpolation",
+        "seed-variance": "offbeat.methods.seed_variance:SeedVariance",
+        "best-of-n": "offbeat.methods.best_of_n:BestOfN",
+        "cads": "offbeat.methods.cads:CADS",
+        "guidance-interval": "offbeat.methods.guidance_interval:GuidanceInterval",
+        "adaptive-negatives": "offbeat.methods.adaptive_negatives:AdaptiveNegatives",
     },
     "backbone": {
         "pocket": _UNCLIP,
@@ -57,22 +65,33 @@ BUILT_IN: dict[Kind, dict[str, str]] = {
         "janus": "offbeat.judges.chat:JanusJudge",
         "qwen2.5-vl": "offbeat.judges.chat:QwenJudge",
         "smolvlm": "offbeat.judges.chat:SmolVlmJudge",
+        "api": "offbeat.judges.api:ApiJudge",
     },
     "metric": {
+        "aesthetic_v1": "offbeat.metrics.aesthetics:AestheticV1",
+        "aesthetic_v2": "offbeat.metrics.aesthetics:AestheticV2",
         "clip_directional": "offbeat.metrics.similarity:ClipDirectional",
         "clip_i": "offbeat.metrics.similarity:ClipI",
         "clip_t": "offbeat.metrics.similarity:ClipT",
         "clipscore": "offbeat.metrics.similarity:ClipScore",
         "coverage": "offbeat.metrics.diversity:Coverage",
         "density": "offbeat.metrics.diversity:Density",
+        "distribution_kl": "offbeat.metrics.judged:DistributionKl",
         "diversity": "offbeat.metrics.diversity:Diversity",
+        "fusion_balance": "offbeat.metrics.mixtures:FusionBalance",
+        "fusion_reward": "offbeat.metrics.mixtures:FusionReward",
+        "fusion_similarity": "offbeat.metrics.mixtures:FusionSimilarity",
         "hpsv2": "offbeat.metrics.similarity:Hpsv2",
+        "imagereward": "offbeat.metrics.imagereward:ImageReward",
+        "nima": "offbeat.metrics.aesthetics:Nima",
         "novelty_nn": "offbeat.metrics.novelty:NearestNovelty",
         "novelty_quantile": "offbeat.metrics.novelty:NoveltyQuantile",
         "pickscore": "offbeat.metrics.similarity:PickScore",
         "precision": "offbeat.metrics.diversity:Precision",
         "recall": "offbeat.metrics.diversity:Recall",
+        "validity": "offbeat.metrics.judged:Validity",
         "vendi": "offbeat.metrics.diversity:Vendi",
+        "vqascore": "offbeat.metrics.judged:VqaScore",
     },
 }
 """What Offbeat brings; a plug-in cannot take one of these names."""
@@ -94,8 +113,8 @@ def find(kind: Kind, name: str) -> Any:
     """Return the class or function of this name.
 
     For a backbone, any folder or hub id ``OWNER/NAME`` counts as a checkpoint: of the form that its
-    ``model_index.json`` names, of the unCLIP form without one. Pass it on to the ``load`` of what
-    is returned, which says what is wrong with it.
+    ``model_index.json`` names, of the unCLIP form without one. So does a ``.safetensors`` file.
+    Pass it on to the ``load`` of what is returned, which says what is wrong with it.
 
     Args:
         kind: ``method``, ``backbone``, ``judge`` or ``metric``.
@@ -140,5 +159,6 @@ def _load(kind: Kind, point: EntryPoint) -> Any:
 
 
 def _is_source(name: str) -> bool:
-    """Whether ``name`` is meant as a folder or hub id; the adapter says what is wrong with it."""
-    return "/" in name or "\\" in name or name.startswith((".", "~")) or Path(name).is_dir()
+    """Whether a folder, file or hub id is meant; the adapter says what is wrong with it."""
+    is_path = "/" in name or "\\" in name or name.startswith((".", "~"))
+    return is_path or name.endswith(".safetensors") or Path(name).is_dir()

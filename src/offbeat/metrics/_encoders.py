@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor
@@ -13,6 +12,7 @@ from torch import Tensor
 from offbeat._weights import fingerprint, load_model, load_part, model_config
 from offbeat.errors import CapabilityError
 from offbeat.metrics import _open_clip
+from offbeat.metrics._base import BaseMetric
 from offbeat.metrics._checkpoints import (
     fill,
     names_of,
@@ -21,9 +21,11 @@ from offbeat.metrics._checkpoints import (
     to_uint8,
     weights_folder,
 )
-from offbeat.metrics._common import BATCH, in_equal_sizes, pictures, summarise
-from offbeat.protocols import EncodesImage, EncodesText, HasCard, Need
-from offbeat.types import Better, Scores
+from offbeat.metrics._common import BATCH, in_equal_sizes
+from offbeat.protocols import EncodesImage, EncodesText, HasCard
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 CLIP_LARGE = "openai/clip-vit-large-patch14"
 """What metrics over CLIP take if neither a source nor a backbone is named."""
@@ -163,21 +165,16 @@ def load_encoder(
     return ClipEncoder.load(default if source is None else source, device=device)
 
 
-class EncoderMetric(ABC):
+class EncoderMetric(BaseMetric):
     """A metric that sees pictures only as an encoder does."""
 
-    stem: str
-    """Its name without brackets."""
-    better: Better = "higher"
-    needs: tuple[Need, ...] = ()
-    per_image: bool = True
     default: str = CLIP_LARGE
-    at_least: int = 1
-    note: str = ""
+    """Hub id of what it takes if neither a source nor a backbone is named."""
 
     def __init__(self, encoder: Encoder) -> None:
         """Measure with this encoder."""
         self.encoder = encoder
+        self.label, self.checkpoint = encoder.name, encoder.checkpoint
 
     @classmethod
     def load(
@@ -186,7 +183,7 @@ class EncoderMetric(ABC):
         *,
         backbone: Any | None = None,
         device: str | torch.device = "cpu",
-    ) -> EncoderMetric:
+    ) -> Self:
         """Load with weights of its own, or on a backbone's encoders.
 
         Args:
@@ -199,35 +196,3 @@ class EncoderMetric(ABC):
             CapabilityError: If the backbone cannot read pictures.
         """
         return cls(load_encoder(source, backbone, cls.default, device))
-
-    @property
-    def name(self) -> str:
-        """The metric's name, with its encoder's in brackets."""
-        return f"{self.stem}[{self.encoder.name}]"
-
-    def score(
-        self,
-        images: Sequence[Tensor] | Tensor,
-        *,
-        texts: Sequence[str] | None = None,
-        references: Sequence[Tensor] | Tensor | None = None,
-    ) -> Scores:
-        """Return the scores of ``images``; see ``offbeat.protocols.Metric``."""
-        found = pictures(images, at_least=self.at_least)
-        return summarise(
-            self.name,
-            self.measure(found, texts, references),
-            better=self.better,
-            checkpoint=self.encoder.checkpoint,
-            per_image=self.per_image,
-            note=self.note,
-        )
-
-    @abstractmethod
-    def measure(
-        self,
-        images: list[Tensor],
-        texts: Sequence[str] | None,
-        references: Sequence[Tensor] | Tensor | None,
-    ) -> Tensor:
-        """Return a value for each picture, ``[B]``, or one of all, ``[1]``."""

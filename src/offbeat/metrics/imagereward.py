@@ -1,0 +1,257 @@
+"""ImageReward: how well a picture does what its text asks for, as people ranked such pictures.
+
+A BLIP whose text encoder looks at the picture, and five linear layers on its first state; the value
+is standardised over the pictures that it learned from.
+
+Source: Xu et al., ImageReward, arXiv:2304.05977; layout and constants of its published file.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from offbeat._weights import fingerprint, load_part
+from offbeat.errors import CheckpointError
+from offbeat.metrics._base import BaseMetric
+from offbeat.metrics._checkpoints import fill, read_weights, short_name, to_uint8, weights_folder
+from offbeat.metrics._common import BATCH, texts_for
+from offbeat.metrics.aesthetics import LinearHead, no_stand_in
+from offbeat.protocols import Need
+
+MEAN, STD = 0.16717362830052426, 1.0333394966054072
+"""Of the raw values over its data, as published."""
+MAX_TOKENS = 35
+"""Of a text, as published; what is longer is cut."""
+CONFIG = "med_config.json"
+"""The text encoder's configuration, as it lies beside the published weights."""
+
+_VISION = {
+    "cls_token": "embeddings.class_embedding",
+    "pos_embed": "embeddings.position_embedding",
+    "patch_embed.proj": "embeddings.patch_embedding",
+    "norm": "post_layernorm",
+}
+_IN_BLOCK = {
+    "norm1": "layer_norm1",
+    "norm2": "layer_norm2",
+    "attn.qkv": "self_attn.qkv",
+    "attn.proj": "self_attn.projection",
+    "mlp.fc1": "mlp.fc1",
+    "mlp.fc2": "mlp.fc2",
+}
+_CONFIGURED = (
+    "hidden_act",
+    "hidden_size",
+    "intermediate_size",
+    "layer_norm_eps",
+    "max_position_embeddings",
+    "num_attention_heads",
+    "num_hidden_layers",
+    "vocab_size",
+)
+"""What is read of ``med_config.json``."""
+_UNUSED = ("blip.vision_proj.", "blip.text_proj.", "blip.text_encoder.embeddings.position_ids")
+"""Published with it, and of no part in the value."""
+
+
+def to_transformers(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the published weights under the names of ``BlipVisionModel`` and ``BlipTextModel``.
+
+    They begin with ``vision.``, ``text.`` and ``head.``; what is not known keeps its name.
+    """
+    found = {}
+    for name, weight in weights.items():
+        if name.startswith(_UNUSED):
+            continue
+        for old, new in (("blip.text_encoder.", "text."), ("mlp.layers.", "head.")):
+            if name.startswith(old):
+                name = new + name[len(old) :]
+        if name.startswith("blip.visual_encoder."):
+            name = "vision." + _vision_name(name.removeprefix("blip.visual_encoder."))
+        found[name] = weight
+    return found
+
+
+def _vision_name(name: str) -> str:
+    stem, _, kind = name.rpartition(".")
+    if name in _VISION or stem in _VISION:
+        return _VISION[name] if name in _VISION else f"{_VISION[stem]}.{kind}"
+    _, number, *rest = stem.split(".")
+    part = ".".join(rest)
+    return f"encoder.layers.{number}.{_IN_BLOCK.get(part, part)}.{kind}"
+
+
+class ImageReward(BaseMetric):
+    """ImageReward: about mean 0 and standard deviation 1 over its data; higher is better."""
+
+    stem = "imagereward"
+    needs: tuple[Need, ...] = ("texts",)
+    default = "THUDM/ImageReward"
+
+    def __init__(
+        self,
+        vision: Any,
+        text: Any,
+        head: nn.Module,
+        tokenizer: Any,
+        *,
+        label: str,
+        checkpoint: str,
+    ) -> None:
+        """Hold the parts; ``load`` is the way to make one from a folder."""
+        self._vision, self._text, self._head, self._tokenizer = vision, text, head, tokenizer
+        self._processor = _processor(vision.config.image_size)
+        self.label, self.checkpoint = label, checkpoint
+
+    @classmethod
+    def load(
+        cls,
+        source: str | Path | None = None,
+        *,
+        backbone: Any | None = None,
+        device: str | torch.device = "cpu",
+    ) -> ImageReward:
+        """Load a folder or hub id.
+
+        Args:
+            source: With the published weights in safetensors, ``med_config.json`` and the files of
+                the tokenizer ``bert-base-uncased``.
+            backbone: Of no use here.
+            device: Where it runs.
+
+        Raises:
+            CheckpointError: If there are no such weights.
+            UnsafeWeightsError: If they are there only as a pickle.
+        """
+        from transformers import BertTokenizer
+
+        if source is None:
+            raise no_stand_in(cls.stem, "the weights of THUDM/ImageReward")
+        folder = weights_folder(source)
+        weights = to_transformers(read_weights(folder))
+        vision, text, head = (_part(weights, part) for part in ("vision.", "text.", "head."))
+        if not (vision and text and head):
+            raise CheckpointError(
+                f"{folder}: expected blip.visual_encoder.*, blip.text_encoder.* and mlp.layers.*, "
+                f"got {', '.join(sorted(weights)[:3])}, ..."
+            )
+        return cls(
+            _vision(vision, folder).to(device),
+            _text(text, folder).to(device),
+            LinearHead.of(head, folder).to(device),
+            load_part(BertTokenizer, folder),
+            label=short_name(source),
+            checkpoint=f"{short_name(source)}@{fingerprint(folder)}",
+        )
+
+    def measure(
+        self,
+        images: list[Tensor],
+        texts: Sequence[str] | None,
+        references: Sequence[Tensor] | Tensor | None,
+    ) -> Tensor:
+        """Return the reward of each picture for its text, ``[B]``."""
+        found, parts = texts_for(texts, len(images)), []
+        with torch.no_grad():
+            for start in range(0, len(images), BATCH):
+                rows = slice(start, start + BATCH)
+                parts.append(self._reward(images[rows], found[rows]))
+        return (torch.cat(parts) - MEAN) / STD
+
+    def _reward(self, images: Sequence[Tensor], texts: Sequence[str]) -> Tensor:
+        device = self._vision.device
+        raw = [to_uint8(image) for image in images]
+        pixels = self._processor(raw, return_tensors="pt").pixel_values.to(device)
+        seen = self._vision(pixel_values=pixels).last_hidden_state
+        said = self._tokenizer(
+            list(texts),
+            padding="max_length",
+            truncation=True,
+            max_length=MAX_TOKENS,
+            return_tensors="pt",
+        ).to(device)
+        states = self._text(
+            input_ids=said.input_ids,
+            attention_mask=said.attention_mask,
+            encoder_hidden_states=seen,
+            encoder_attention_mask=torch.ones(seen.shape[:-1], dtype=torch.long, device=device),
+        ).last_hidden_state
+        reward: Tensor = self._head(states[:, 0].float())
+        return reward[:, 0].cpu()
+
+
+def _part(weights: Mapping[str, Tensor], start: str) -> dict[str, Tensor]:
+    return {
+        name[len(start) :]: weight for name, weight in weights.items() if name.startswith(start)
+    }
+
+
+def _depth(weights: Mapping[str, Tensor], mark: str) -> int:
+    """Return how many layers there are, by the weights that each has one of."""
+    return sum(mark in name for name in weights)
+
+
+def _vision(weights: dict[str, Tensor], where: Path) -> Any:
+    from transformers import BlipVisionConfig, BlipVisionModel
+
+    try:
+        patch = weights["embeddings.patch_embedding.weight"].shape
+        places = weights["embeddings.position_embedding"].shape[1] - 1
+        mlp = weights["encoder.layers.0.mlp.fc1.weight"].shape[0]
+    except KeyError as error:
+        raise CheckpointError(
+            f"{where}: expected a vision transformer, and {error} is missing"
+        ) from error
+    config = BlipVisionConfig(
+        hidden_size=patch[0],
+        intermediate_size=mlp,
+        num_hidden_layers=_depth(weights, "self_attn.qkv.weight"),
+        num_attention_heads=max(1, patch[0] // 64),  # ViT-B, L and H all have heads of 64
+        image_size=round(places**0.5) * patch[-1],
+        patch_size=patch[-1],
+        layer_norm_eps=1e-6,
+    )
+    model = BlipVisionModel(config)
+    fill(model, weights, where)
+    return model
+
+
+def _text(weights: dict[str, Tensor], where: Path) -> Any:
+    from transformers import BlipTextConfig, BlipTextModel
+
+    given = _med_config(where / CONFIG)
+    cross = weights.get("encoder.layer.0.crossattention.self.key.weight")
+    if cross is None:
+        raise CheckpointError(f"{where}: expected a text encoder that looks at pictures, got none")
+    config = BlipTextConfig(
+        **{name: given[name] for name in _CONFIGURED if name in given},
+        encoder_hidden_size=cross.shape[1],
+        bos_token_id=None,  # it writes nothing: none of these is used
+        eos_token_id=None,
+        sep_token_id=None,
+    )
+    model = BlipTextModel(config, add_pooling_layer=False)
+    fill(model, weights, where)
+    return model
+
+
+def _med_config(file: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = dict(json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError, TypeError) as error:
+        raise CheckpointError(
+            f"{file}: expected the text encoder's configuration as a JSON object ({error})"
+        ) from error
+    return found
+
+
+def _processor(size: int) -> Any:
+    from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
+
+    return CLIPImageProcessorPil(size={"shortest_edge": size}, crop_size=size)
