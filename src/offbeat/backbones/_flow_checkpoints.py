@@ -11,7 +11,8 @@ import torch
 from offbeat.backbones._checkpoints import drawing_settings, read_card
 from offbeat.backbones._conditions import cell_of
 from offbeat.backbones._flow import PATCH
-from offbeat.backbones._loading import PipelineFolder, fingerprint, locate
+from offbeat.backbones._loading import PipelineFolder, fingerprint
+from offbeat.backbones._single_file import open_pipeline
 from offbeat.errors import CheckpointError
 from offbeat.templates import PAPER_TEMPLATE
 
@@ -60,25 +61,27 @@ FILES = (
 """What is fetched from the hub: such repositories hold every weight in several types."""
 
 
-def load(source: str | Path, pipeline: str, dtype: torch.dtype) -> dict[str, Any]:
+def load(
+    source: str | Path, pipeline: str, dtype: torch.dtype, config: str | Path | None = None
+) -> dict[str, Any]:
     """Return what an adapter of this form is made of: parts, name, digest and card.
 
     Args:
-        source: Name, folder or hub id.
+        source: Name, folder, hub id or single file.
         pipeline: The class that its index must name.
         dtype: Of the weights.
+        config: Folder or hub id with what a single file lacks.
 
     Raises:
         CheckpointError: If there is none, it is damaged, or its pipeline is of another form.
     """
-    folder = PipelineFolder.open(locate(CHECKPOINTS.get(str(source), source), only=FILES))
+    folder = open_pipeline(CHECKPOINTS.get(str(source), source), only=FILES, config=config)
     kind = folder.index.get("_class_name")
     if kind != pipeline:
         raise CheckpointError(f"{source}: expected a pipeline of {pipeline}, got {kind}")
     parts = load_components(folder, TEXTS[pipeline], dtype)
     card = {**defaults(folder, parts), **read_card(folder.path)}
-    used = [folder.path / name for name in sorted(folder.index) if folder.has(name)]
-    digest = fingerprint(*used, settings=drawing_settings(card))
+    digest = fingerprint(*folder.paths(), settings=drawing_settings(card))
     return {"parts": parts, "name": str(source), "digest": digest, "card": card}
 
 

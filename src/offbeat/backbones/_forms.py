@@ -25,6 +25,8 @@ def form_of(source: str | Path) -> Form:
     left to the adapter to report.
     """
     path = Path(source).expanduser()
+    if path.is_file() or path.suffix == ".safetensors":
+        return _form_of_file(path)
     if path.is_dir():
         file = path / INDEX
         return _named_in(file) if file.is_file() else "unclip"
@@ -37,6 +39,21 @@ def form_of(source: str | Path) -> Form:
     except Exception:  # offline, absent, gated: loading it meets the same and says it
         return "unclip"
     return _named_in(file)
+
+
+KEYS: tuple[tuple[str, Form], ...] = (("joint_blocks.0.", "sd3"), ("double_blocks.0.", "flux"))
+"""What names of weights in a single file hold; those of a U-Net hold neither."""
+
+
+def _form_of_file(file: Path) -> Form:
+    """Return the form of a single file, by the names in the header of its safetensors."""
+    try:
+        with file.open("rb") as handle:
+            size = int.from_bytes(handle.read(8), "little")
+            names = handle.read(min(size, 2**24)).decode("utf-8", "replace")
+    except OSError:
+        return "stable-diffusion"
+    return next((form for key, form in KEYS if key in names), "stable-diffusion")
 
 
 def _named_in(file: Path) -> Form:

@@ -52,6 +52,10 @@ class PipelineFolder:
         """Return the folder of a component."""
         return self.path / f"{self.prefix}{name}"
 
+    def paths(self) -> list[Path]:
+        """Return the folders of all components: what decides what is drawn."""
+        return [self.where(name) for name in sorted(self.index) if self.has(name)]
+
     def has(self, name: str) -> bool:
         """Whether the pipeline has this component."""
         entry = self.index.get(f"{self.prefix}{name}")

@@ -10,7 +10,8 @@ import torch
 from offbeat.backbones._checkpoints import POCKET, read_card
 from offbeat.backbones._images import read_pixel_stats
 from offbeat.backbones._ip_adapter import IpAdapter
-from offbeat.backbones._loading import PipelineFolder, locate
+from offbeat.backbones._loading import PipelineFolder
+from offbeat.backbones._single_file import open_pipeline
 from offbeat.errors import CheckpointError
 from offbeat.templates import PAPER_TEMPLATE
 
@@ -56,13 +57,13 @@ FILES = (
 ADAPTER = Path("ip_adapter") / "ip_adapter.safetensors"
 
 
-def find(source: str | Path) -> PipelineFolder:
-    """Return the pipeline's folder of a name, folder or hub id.
+def find(source: str | Path, config: str | Path | None = None) -> PipelineFolder:
+    """Return the pipeline of a name, folder, hub id or single file with its ``config``.
 
     Raises:
         CheckpointError: If there is none, or its pipeline is of another form.
     """
-    folder = PipelineFolder.open(locate(CHECKPOINTS.get(str(source), source), only=FILES))
+    folder = open_pipeline(CHECKPOINTS.get(str(source), source), only=FILES, config=config)
     kind = folder.index.get("_class_name")
     if kind not in PIPELINES:
         raise CheckpointError(
@@ -183,6 +184,6 @@ CLIP_PIXELS = (
 
 def digested(folder: PipelineFolder, file: str | Path | None) -> list[Path]:
     """Return the folders, and the file of a given IP-Adapter, that decide what is drawn."""
-    used = [name for name in sorted(folder.index) if folder.has(name) and name != "safety_checker"]
+    used = [path for path in folder.paths() if path.name != "safety_checker"]
     adapter = folder.path / "ip_adapter" if file is None else Path(file)
-    return [*(folder.path / name for name in used), *([adapter] if adapter.exists() else [])]
+    return [*used, *([adapter] if adapter.exists() else [])]

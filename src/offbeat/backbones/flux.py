@@ -35,14 +35,23 @@ class FluxBackbone(FlowDenoiser):
         *,
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
+        config: str | Path | None = None,
     ) -> FluxBackbone:
-        """Load a checkpoint by name, folder (with ``model_index.json``) or hub id.
+        """Load a checkpoint by name, folder (with ``model_index.json``), hub id or single file.
+
+        Args:
+            source: Which.
+            device: Where to run.
+            dtype: Of the weights.
+            config: Folder or hub id with what a single file lacks: settings, tokenizers, and the
+                weights of text encoders that are not in it. None is the folder beside the file of
+                its name without suffix, or the published one of its family.
 
         Raises:
             CheckpointError: If there is no such checkpoint, or it is damaged or of another family.
             UnsafeWeightsError: If its weights are there only as pickles.
         """
-        return cls(**checkpoints.load(source, "FluxPipeline", dtype)).to(device)
+        return cls(**checkpoints.load(source, "FluxPipeline", dtype, config)).to(device)
 
     def encode_text(
         self, prompts: Sequence[str], *, tokens: Mapping[str, Tensor] | None = None

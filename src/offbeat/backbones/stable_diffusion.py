@@ -74,8 +74,9 @@ class StableDiffusionBackbone(LatentDenoiser):
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
         ip_adapter: str | Path | None = None,
+        config: str | Path | None = None,
     ) -> StableDiffusionBackbone:
-        """Load a checkpoint by name, folder (with ``model_index.json``) or hub id.
+        """Load a checkpoint by name, folder (with ``model_index.json``), hub id or single file.
 
         Args:
             source: Which.
@@ -83,12 +84,14 @@ class StableDiffusionBackbone(LatentDenoiser):
             dtype: Of the weights.
             ip_adapter: File of an IP-Adapter; None is ``ip_adapter/ip_adapter.safetensors`` in the
                 folder, if it is there.
+            config: Folder or hub id with a single file's settings and tokenizers; None is the
+                folder beside it of its name without suffix, or the published one of its family.
 
         Raises:
             CheckpointError: If there is no such checkpoint, or it is damaged or of another family.
             UnsafeWeightsError: If its weights are there only as pickles.
         """
-        folder = find(source)
+        folder = find(source, config)
         parts = load_components(folder, dtype)
         parts |= load_adapter(folder, parts["unet"], ip_adapter, dtype)
         own = defaults(folder, parts["unet"], cell_of(parts["vae"]))
