@@ -1,29 +1,38 @@
 """Where checkpoints run: devices, types, offloading, and what makes pictures fit into memory."""
 
+import json
+
 import pytest
 import torch
+from typer.testing import CliRunner
 
 import far
+import offbeat
 import tiny
-from offbeat import registry
+import tiny_flow
+from offbeat import cli, formats, registry
 from offbeat.backbones import _placement
 from offbeat.backbones._placement import Placement, placement_of
 from offbeat.errors import CheckpointError, ConfigError
 from offbeat.rng import stream, streams
 from offbeat.run import load_backbone
 
-FORMS = ["sd", "xl", "2.1", "2.2"]
+BUILD = {
+    "sd": lambda folder: tiny.build_sd(folder, "sd"),
+    "xl": lambda folder: tiny.build_sd(folder, "xl"),
+    "2.1": lambda folder: tiny.build(folder, "2.1"),
+    "2.2": lambda folder: tiny.build(folder, "2.2"),
+    "sd3": tiny_flow.build_sd3,
+    "flux": tiny_flow.build_flux,
+}
+FORMS = list(BUILD)
 WORD = "<new>"
 
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory):
     root = tmp_path_factory.mktemp("placed")
-    made = {}
-    for form in FORMS:
-        build = tiny.build if form.startswith("2.") else tiny.build_sd
-        made[form] = build(root / form, form)
-    return made
+    return {form: build(root / form) for form, build in BUILD.items()}
 
 
 @pytest.fixture(scope="module")
@@ -46,6 +55,16 @@ def placed(folder, **settings):
     loaded = registry.find("backbone", str(folder)).load(folder)
     with far.device():
         return loaded.place(Placement(device="meta", **settings))
+
+
+def denoiser_of(backbone):
+    return getattr(backbone, "unet", None) or backbone.transformer
+
+
+def layer_of(backbone):
+    """Return the first layer of the denoiser."""
+    denoiser = denoiser_of(backbone)
+    return denoiser.conv_in if hasattr(denoiser, "conv_in") else denoiser.x_embedder
 
 
 def shown(backbone):
@@ -112,16 +131,16 @@ def test_a_second_device_draws_what_the_cpu_draws(folders, expected, form, offlo
     torch.testing.assert_close(images, expected[form], rtol=0, atol=1e-3)
 
 
-@pytest.mark.parametrize("form", ["xl", "2.1"])
+@pytest.mark.parametrize("form", ["xl", "2.1", "flux"])
 @pytest.mark.parametrize("offload", ["model", "sequential"])
 def test_offloaded_weights_are_on_the_device_only_in_their_turn(folders, form, offload):
     backbone = placed(folders[form], offload=offload)
     with far.device():
         seen = []
         assert shown(backbone) == []
-        with backbone.unet.conv_in.register_forward_hook(lambda *_: seen.append(shown(backbone))):
+        with layer_of(backbone).register_forward_hook(lambda *_: seen.append(shown(backbone))):
             draw(backbone)
-        unet = sum(1 for _ in backbone.unet.parameters())
+        unet = sum(1 for _ in denoiser_of(backbone).parameters())
         assert seen
         assert all(one == ([unet] if offload == "model" else []) for one in seen)
         if offload == "sequential":
@@ -246,7 +265,7 @@ def test_a_transformer_takes_another_attention():
 
 
 def test_a_compiled_denoiser_draws_the_same_and_sees_later_hooks(folders, monkeypatch):
-    monkeypatch.setattr(_placement, "BACKEND", "aot_eager")
+    monkeypatch.setattr(_placement, "BACKEND", "eager")
     plain, compiled = load_backbone(folders["sd"]), load_backbone(folders["sd"], compile=True)
     torch.testing.assert_close(draw(compiled), draw(plain), rtol=0, atol=1e-4)
     assert compiled.numerics["compile"] is True
@@ -266,3 +285,41 @@ def test_a_missing_compiler_is_named(folders, monkeypatch):
     monkeypatch.setattr(torch, "compile", fails)
     with pytest.raises(ConfigError, match=r"needs a C\+\+ compiler.*no g\+\+"):
         load_backbone(folders["sd"], compile=True)
+
+
+@pytest.mark.parametrize("command", ["explore", "fuse", "dream", "paint", "generate", "render"])
+def test_every_command_that_draws_takes_the_options(command):
+    said = CliRunner().invoke(cli.app, [command, "--help"], env={"COLUMNS": "200"}).stdout
+    for name in ("device", "dtype", "offload", "vae-slicing", "vae-tiling", "attention", "compile"):
+        assert f"--{name}" in said, name
+
+
+def test_a_run_keeps_what_its_numbers_depend_on(tmp_path):
+    out = tmp_path / "run"
+    words = ["generate", "a pig", "-n", "1", "--steps", "2", "--dtype", "bfloat16"]
+    done = CliRunner().invoke(cli.app, [*words, "--out", str(out)])
+    assert done.exit_code == 0, done.output
+    request = json.loads((out / "request.json").read_text())
+    assert (request["device"], request["dtype"]) == ("cpu", "bfloat16")
+    assert formats.read_recipe(out / "images" / "0000.png")["dtype"] == "bfloat16"
+
+
+def test_a_bad_option_is_one_line():
+    done = CliRunner().invoke(
+        cli.app, ["generate", "a pig", "--device", "cpu", "--offload", "model"]
+    )
+    assert done.exit_code == 2
+    assert "error: offload: 'model' keeps idle weights" in done.output
+    done = CliRunner().invoke(cli.app, ["generate", "a pig", "--dtype", "float8"])
+    assert done.exit_code == 2
+    assert "float8" in done.output
+
+
+def test_a_verb_takes_a_placement():
+    run = offbeat.generate(
+        "a pig",
+        num_images=1,
+        num_inference_steps=2,
+        device=offbeat.Placement(device="cpu", dtype="bfloat16"),
+    )
+    assert run.request["dtype"] == "bfloat16"

@@ -13,9 +13,19 @@ from torch import Tensor
 from offbeat import _readings, formats
 from offbeat._keeper import Keeper, few_threads
 from offbeat._pictures_out import draw, png_files, sheet
-from offbeat._runs import Run, check_needs, concept_files, load_run, loaded, read_concept, reported
+from offbeat._runs import (
+    Run,
+    check_needs,
+    concept_files,
+    load_run,
+    loaded,
+    numerics_of,
+    read_concept,
+    reported,
+)
 from offbeat._sources import choose_judge
 from offbeat._trained import config_of, find_trained, make_method
+from offbeat.backbones._placement import Where
 from offbeat.checks import check_range
 from offbeat.errors import ConfigError
 from offbeat.functional import cosine
@@ -53,7 +63,7 @@ def dream(
     seed: int = 0,
     judge: str = "auto",
     backbone: str | Path | TextBackbone = "pocket",
-    device: str = "cpu",
+    device: Where = "auto",
     out: str | Path | None = None,
     resume: bool = False,
     observe: Observe = ignore,
@@ -72,7 +82,7 @@ def dream(
         seed: Same seed, same dreams.
         judge: Who reads the pictures: ``auto``, ``none``, ``clip``, ``classifier`` or a folder.
         backbone: Name, folder, hub id, or a loaded one.
-        device: Where to run.
+        device: Where to run, or a ``Placement``: see ``load_backbone``.
         out: Run folder; None keeps all in memory.
         resume: Go on with the run in ``out``.
         observe: Told how far it is.
@@ -108,6 +118,7 @@ def dream(
         "checkpoint": model.name,
         "fingerprint": model.fingerprint,
         "versions": formats.versions(),
+        **numerics_of(model),
     }
     folder = RunFolder.create(Path(out), asked, resume=resume) if out else None
     if folder is not None and folder.is_finished:

@@ -21,10 +21,12 @@ from offbeat._runs import (
     default_backbone,
     load_run,
     loaded,
+    numerics_of,
     read_concept,
     reported,
 )
 from offbeat._trained import config_of, make_method
+from offbeat.backbones._placement import Where
 from offbeat.errors import ConfigError
 from offbeat.functional import cosine
 from offbeat.pictures import read_picture
@@ -49,7 +51,7 @@ def evolve(
     seed: int = 0,
     judge: str = "auto",
     backbone: str | Path | TextBackbone | None = None,
-    device: str = "cpu",
+    device: Where = "auto",
     out: str | Path | None = None,
     resume: bool = False,
     observe: Observe = ignore,
@@ -94,6 +96,7 @@ def evolve(
         "checkpoint": model.name,
         "fingerprint": model.fingerprint,
         "versions": formats.versions(),
+        **numerics_of(model),
     }
     folder = RunFolder.create(Path(out), asked, resume=resume) if out else None
     if folder is not None and folder.is_finished:

@@ -14,7 +14,7 @@ from offbeat._disk import digest_of
 from offbeat._keeper import Keeper, OnKept, few_threads
 from offbeat._outcome import NUM_FRESH, Outcome, Plan, Trial
 from offbeat._pictures_out import draw_embeds, prior_settings
-from offbeat._runs import concept_files, read_concept
+from offbeat._runs import concept_files, numerics_of, read_concept
 from offbeat._sources import avoid_clusters, choose_judge, unlike_clusters
 from offbeat.baseline import Baseline
 from offbeat.errors import ConfigError
@@ -109,7 +109,7 @@ class Exploration:
 
     def _where(self) -> dict[str, Any]:
         """Return what numbers depend on beside the checkpoint, for the cache's keys."""
-        return {"versions": formats.versions(), "device": self.backbone.device.type}
+        return {"versions": formats.versions(), **numerics_of(self.backbone)}
 
     def _calibrate(self) -> None:
         """Show the judge ordinary pictures, so that it knows what a good one gets."""

@@ -14,6 +14,7 @@ from offbeat._evolve import evolve
 from offbeat._fusion import Fusion, Job, Shares, request_of
 from offbeat._runs import Run, check_needs, default_backbone, load_run, loaded
 from offbeat._trained import find_trained, make_method
+from offbeat.backbones._placement import Where
 from offbeat.errors import ConfigError, VocabularyError
 from offbeat.protocols import FusesConcepts, TextBackbone
 from offbeat.store import RunFolder
@@ -127,7 +128,7 @@ def _prepared(
     seed: int = 0,
     judge: str = "auto",
     backbone: str | Path | TextBackbone | None = None,
-    device: str = "cpu",
+    device: Where = "auto",
     out: str | Path | None = None,
     resume: bool = False,
     observe: Observe = ignore,

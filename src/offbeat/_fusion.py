@@ -11,7 +11,7 @@ from torch import Tensor
 from offbeat import _readings, formats, plots
 from offbeat._keeper import Keeper, few_threads
 from offbeat._pictures_out import draw, plain_concept_of, png_files, sheet
-from offbeat._runs import Run, concept_files, read_concept, reported
+from offbeat._runs import Run, concept_files, numerics_of, read_concept, reported
 from offbeat._trained import config_of
 from offbeat.protocols import TextBackbone
 from offbeat.store import RunFolder
@@ -61,6 +61,7 @@ class Job:
             "checkpoint": self.backbone.name,
             "fingerprint": self.backbone.fingerprint,
             "versions": formats.versions(),
+            **numerics_of(self.backbone),
         }
 
 

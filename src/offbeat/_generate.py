@@ -7,7 +7,8 @@ from typing import Any
 
 from offbeat import formats
 from offbeat._pictures_out import draw, png_files, sheet
-from offbeat._runs import Run, concept_files, kept, loaded
+from offbeat._runs import Run, concept_files, kept, loaded, numerics_of
+from offbeat.backbones._placement import Where
 from offbeat.errors import ConfigError, PromptError
 from offbeat.protocols import PriorBackbone, TextBackbone
 from offbeat.store import RunFolder
@@ -25,7 +26,7 @@ def generate(
     prior_guidance_scale: float | None = None,
     seed: int = 0,
     backbone: str | Path | TextBackbone = "pocket",
-    device: str = "cpu",
+    device: Where = "auto",
     out: str | Path | None = None,
     observe: Observe = ignore,
 ) -> Run:
@@ -41,7 +42,7 @@ def generate(
         prior_guidance_scale: 1 is off.
         seed: Same seed, same pictures.
         backbone: Name, folder, hub id, or a loaded one.
-        device: Where to run.
+        device: Where to run, or a ``Placement``: see ``load_backbone``.
         out: Run folder to write; None keeps all in memory.
         observe: Told how far the drawing is.
 
@@ -74,6 +75,7 @@ def generate(
         "checkpoint": model.name,
         "fingerprint": model.fingerprint,
         "versions": formats.versions(),
+        **numerics_of(model),
     }
     model.encode_text([prompt, negative_prompt])  # too long a text fails before a folder is made
     folder = RunFolder.create(Path(out), request) if out is not None else None

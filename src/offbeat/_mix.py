@@ -16,6 +16,7 @@ from offbeat._mixture import Job, Mixture, Parent, Shares
 from offbeat._pictures_out import plain_concept_of
 from offbeat._runs import Run, check_needs, default_backbone, load_run, loaded
 from offbeat._trained import make_method
+from offbeat.backbones._placement import Where
 from offbeat.errors import ConfigError, ImageError
 from offbeat.pictures import SUFFIXES, read_picture
 from offbeat.protocols import Takes, TextBackbone
@@ -58,7 +59,7 @@ def mix(
     seed: int = 0,
     judge: str = "auto",
     backbone: str | Path | TextBackbone | None = None,
-    device: str = "cpu",
+    device: Where = "auto",
     out: str | Path | None = None,
     resume: bool = False,
     observe: Observe = ignore,
@@ -76,7 +77,7 @@ def mix(
         seed: Of every draw.
         judge: Who reads the pictures.
         backbone: None is the bundled checkpoint that draws from text, ``pocket-sd``.
-        device: Where to run.
+        device: Where to run, or a ``Placement``: see ``load_backbone``.
         out: Run folder.
         resume: Go on with the run in it.
         observe: Told how far it is.

@@ -14,7 +14,7 @@ from torch import Tensor
 from offbeat import _animation, _readings, formats
 from offbeat._keeper import Keeper
 from offbeat._pictures_out import DRAW_BATCH, draw, plain_concept_of, png_files, sheet
-from offbeat._runs import Run, reported
+from offbeat._runs import Run, numerics_of, reported
 from offbeat._trained import config_of
 from offbeat.errors import CapabilityError
 from offbeat.functional import balance_reward, pair_cosine
@@ -93,6 +93,7 @@ class Job:
             "checkpoint": self.backbone.name,
             "fingerprint": self.backbone.fingerprint,
             "versions": formats.versions(),
+            **numerics_of(self.backbone),
         }
 
     @property

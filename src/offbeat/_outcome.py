@@ -13,6 +13,7 @@ from offbeat import formats, plots
 from offbeat._disk import json_bytes, pack_tensors
 from offbeat._pictures_out import png_files, sheet
 from offbeat._report import CalibrationRow, ReportPicture, percent, report_html
+from offbeat._runs import numerics_of
 from offbeat.baseline import Baseline
 from offbeat.methods.low_probability import LowProbabilityConfig
 from offbeat.protocols import PriorBackbone
@@ -67,6 +68,7 @@ class Plan:
             "checkpoint": backbone.name,
             "fingerprint": backbone.fingerprint,
             "versions": formats.versions(),
+            **numerics_of(backbone),
         }
 
 

@@ -15,6 +15,7 @@ from offbeat._keeper import few_threads
 from offbeat._painting import Job, Painting, Picture
 from offbeat._runs import DRAWERS, Run, check_needs, load_run, loaded
 from offbeat._trained import make_method
+from offbeat.backbones._placement import Where
 from offbeat.checks import check_shape
 from offbeat.errors import CapabilityError, ConfigError
 from offbeat.protocols import PaintingBackbone, PaintsImages, TextBackbone
@@ -39,7 +40,7 @@ def paint(
     config: dict[str, Any] | None = None,
     seed: int = 0,
     backbone: str | Path | TextBackbone = "pocket-sd",
-    device: str = "cpu",
+    device: Where = "auto",
     out: str | Path | None = None,
     resume: bool = False,
     observe: Observe = ignore,
@@ -64,7 +65,7 @@ def paint(
         config: Settings of the method, as ``strength`` is one.
         seed: Same seed, same pictures.
         backbone: Name, folder, hub id, or a loaded one.
-        device: Where to run.
+        device: Where to run, or a ``Placement``: see ``load_backbone``.
         out: Run folder; None keeps all in memory.
         resume: Go on with the run in ``out``: a finished one is returned.
         observe: Told how far it is.

@@ -15,7 +15,7 @@ from offbeat import formats
 from offbeat._disk import digest_of
 from offbeat._keeper import Keeper
 from offbeat._pictures_out import png_files, sheet
-from offbeat._runs import Run, reported
+from offbeat._runs import Run, numerics_of, reported
 from offbeat._trained import config_of
 from offbeat.checks import check_finite, check_shape
 from offbeat.errors import RangeError
@@ -131,6 +131,7 @@ class Job:
             "checkpoint": self.backbone.name,
             "fingerprint": self.backbone.fingerprint,
             "versions": formats.versions(),
+            **numerics_of(self.backbone),
         }
 
 
@@ -171,7 +172,7 @@ def inverted(method: InvertsArt, backbone: PaintingBackbone, art: Picture) -> In
         "fingerprint": backbone.fingerprint,
         **method.inversion_settings(),
         "versions": formats.versions(),
-        "device": backbone.device.type,
+        **numerics_of(backbone),
     }
 
     def build() -> tuple[dict[str, Tensor], dict[str, Any]]:

@@ -17,7 +17,9 @@ from offbeat._runs import (
     kept,
     load_run,
     loaded,
+    numerics_of,
 )
+from offbeat.backbones._placement import Where
 from offbeat.errors import ConfigError, FingerprintError, PromptError, StoreError
 from offbeat.protocols import TextBackbone
 from offbeat.store import RunFolder
@@ -33,7 +35,7 @@ def render(
     num_images: int = 8,
     seed: int = 0,
     backbone: str | Path | TextBackbone | None = None,
-    device: str = "cpu",
+    device: Where = "auto",
     out: str | Path | None = None,
     observe: Observe = ignore,
 ) -> Run:
@@ -47,7 +49,7 @@ def render(
         num_images: Pictures to draw.
         seed: Same seed, same pictures; a run's own seed gives its own noise.
         backbone: None is the checkpoint that the run used.
-        device: Where to run.
+        device: Where to run, or a ``Placement``: see ``load_backbone``.
         out: Run folder to write; None keeps all in memory.
         observe: Told how far the drawing is.
 
@@ -72,6 +74,7 @@ def render(
         "checkpoint": model.name,
         "fingerprint": model.fingerprint,
         "versions": first.origin["request"].get("versions", formats.versions()),
+        **numerics_of(model),
         "subject": concept.subject,
         "verb": "render",
         "prompt": prompt or first.concept.template,

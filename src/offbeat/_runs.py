@@ -170,6 +170,12 @@ def read_concept(run: RunFolder, where: str) -> tuple[Concept, dict[str, Any]]:
     )
 
 
+def numerics_of(backbone: HasCard) -> dict[str, Any]:
+    """Return what numbers depend on beside checkpoint, settings and seed: device, type, ..."""
+    own: Mapping[str, Any] = getattr(backbone, "numerics", {"device": backbone.device.type})
+    return dict(own)
+
+
 def concept_files(
     concepts: Sequence[Concept], backbone: HasCard, method: str | None = None
 ) -> dict[str, bytes]:

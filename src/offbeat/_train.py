@@ -10,9 +10,10 @@ from offbeat import formats, vocab
 from offbeat._disk import json_bytes
 from offbeat._keeper import Keeper, few_threads
 from offbeat._pictures_out import draw, plain_concept_of, sheet
-from offbeat._runs import loaded
+from offbeat._runs import loaded, numerics_of
 from offbeat._sources import choose_judge
 from offbeat._trained import SUFFIX, config_of, find_trained, make_method
+from offbeat.backbones._placement import Where
 from offbeat.errors import ConfigError, StoreError, VocabularyError
 from offbeat.plots import concept_report, lines_over_steps
 from offbeat.protocols import EncodesImage, FusesConcepts, TextBackbone, TrainsOnce
@@ -35,7 +36,7 @@ def train(
     config: dict[str, Any] | None = None,
     seed: int = 0,
     backbone: str | Path | TextBackbone = "pocket",
-    device: str = "cpu",
+    device: Where = "auto",
     out: str | Path | None = None,
     resume: bool = False,
     observe: Observe = ignore,
@@ -49,7 +50,7 @@ def train(
         config: Settings of the method, before those that suit the checkpoint.
         seed: Same seed, same result.
         backbone: Name, folder, hub id, or a loaded one.
-        device: Where to run.
+        device: Where to run, or a ``Placement``: see ``load_backbone``.
         out: Run folder, written as the training goes; None keeps all in memory.
         resume: Go on with the training in ``out``.
         observe: Told how far it is.
@@ -73,6 +74,7 @@ def train(
         "checkpoint": model.name,
         "fingerprint": model.fingerprint,
         "versions": formats.versions(),
+        **numerics_of(model),
     }
     folder = RunFolder.create(Path(out), asked, resume=resume) if out else None
     if folder is not None and folder.is_finished:

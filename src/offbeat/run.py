@@ -17,12 +17,14 @@ from offbeat._paint import paint
 from offbeat._render import render
 from offbeat._runs import Run, load_backbone, load_run, loaded_prior
 from offbeat._train import train
+from offbeat.backbones._placement import Placement, Where
 from offbeat.errors import ConfigError, PromptError
 from offbeat.methods.low_probability import LowProbabilityConfig
 from offbeat.protocols import PriorBackbone
 from offbeat.types import Observe, ignore
 
 __all__ = [
+    "Placement",
     "Run",
     "doctor",
     "dream",
@@ -57,7 +59,7 @@ def explore(
     judge: str = "auto",
     config: LowProbabilityConfig | None = None,
     backbone: str | Path | PriorBackbone = "pocket",
-    device: str = "cpu",
+    device: Where = "auto",
     out: str | Path | None = None,
     resume: bool = False,
     observe: Observe = ignore,
@@ -81,7 +83,8 @@ def explore(
         judge: ``auto``, ``none``, ``clip``, ``classifier`` or a classifier's folder.
         config: Everything else, and what those of these that are None take.
         backbone: Name, folder, hub id, or a loaded one.
-        device: Where to run, e.g. ``cpu`` or ``cuda``; a loaded backbone stays where it is.
+        device: Where to run, e.g. ``cpu`` or ``cuda``, or a ``Placement``: see ``load_backbone``.
+            A loaded backbone stays where it is.
         out: Run folder, written as the search goes; None keeps all in memory.
         resume: Go on with the run in ``out``.
         observe: Told the stage, how far it is, and its readings.

@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Optional
 
 import typer
 
-from offbeat.cli._options import Checkpoint, Device, Reader, Settings, TrainedFile
+from offbeat.cli._options import Checkpoint, Place, Reader, Settings, TrainedFile, anywhere, placing
 from offbeat.cli._show import (
     check_num_images,
     errors_shown,
@@ -18,6 +18,7 @@ from offbeat.cli._show import (
 )
 
 
+@placing
 def dream(
     num: Annotated[int, typer.Option("--num-images", "-n", min=1, help="Concepts.")] = 16,
     law: Annotated[
@@ -44,7 +45,7 @@ def dream(
     judge: Reader = "auto",
     settings: Settings = None,
     backbone: Checkpoint = "pocket",
-    device: Device = "cpu",
+    place: Place = anywhere,
     out: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(help="Run folder; `runs/dream-SEED` and a number if not given."),
@@ -83,7 +84,7 @@ def dream(
                 seed=seed,
                 judge=judge,
                 backbone=backbone,
-                device=device,
+                device=place(),
                 out=folder,
                 resume=resume,
                 observe=progress,

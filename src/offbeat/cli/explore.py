@@ -7,7 +7,7 @@ from typing import Annotated, Literal, Optional
 
 import typer
 
-from offbeat.cli._options import Checkpoint, Device
+from offbeat.cli._options import Checkpoint, Place, anywhere, placing
 from offbeat.cli._show import (
     check_num_images,
     errors_shown,
@@ -26,6 +26,7 @@ ASK, FIND, FAR, ABLATE = (
 )
 
 
+@placing
 def explore(
     subject: Annotated[
         str, typer.Argument(metavar="SUBJECT", help="What to draw; one word is best: `handbag`.")
@@ -132,7 +133,7 @@ def explore(
         typer.Option(help="One loss a step, or their sum.", rich_help_panel=ABLATE),
     ] = "alternate",
     backbone: Checkpoint = "pocket",
-    device: Device = "cpu",
+    place: Place = anywhere,
     out: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(help="Run folder; `runs/SUBJECT-SEED` and a number if not given."),
@@ -197,7 +198,7 @@ def explore(
                 judge=judge,
                 config=config,
                 backbone=backbone,
-                device=device,
+                device=place(),
                 out=folder,
                 resume=resume,
                 observe=progress,

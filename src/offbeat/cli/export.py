@@ -7,7 +7,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from offbeat.cli._options import Device
+from offbeat.cli._options import Place, anywhere, placing
 from offbeat.cli._show import errors_shown, free_folder
 
 
@@ -55,6 +55,7 @@ def export(
             typer.echo(str(path))
 
 
+@placing
 def import_(
     files: Annotated[
         list[Path],
@@ -76,7 +77,7 @@ def import_(
         Optional[str],  # noqa: UP045
         typer.Option(help="With `{concept}` where it stands; the checkpoint's own if not given."),
     ] = None,
-    device: Device = "cpu",
+    place: Place = anywhere,
     out: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(help="Run folder; `runs/NAME` and a number if not given."),
@@ -94,6 +95,6 @@ def import_(
 
         folder = out or free_folder(Path("runs") / files[0].stem)
         run.import_concept(
-            list(files), backbone=backbone, word=word, prompt=prompt, device=device, out=folder
+            list(files), backbone=backbone, word=word, prompt=prompt, device=place(), out=folder
         )
     typer.echo(f"{folder}: draw it with `offbeat render {folder}`")

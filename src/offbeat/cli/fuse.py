@@ -7,7 +7,7 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from offbeat.cli._options import Device, Reader, Settings, TrainedFile
+from offbeat.cli._options import Place, Reader, Settings, TrainedFile, anywhere, placing
 from offbeat.cli._show import (
     check_num_images,
     errors_shown,
@@ -19,6 +19,7 @@ from offbeat.cli._show import (
 )
 
 
+@placing
 def fuse(
     words: Annotated[
         list[str],
@@ -69,7 +70,7 @@ def fuse(
             "in the form that the method needs if not given."
         ),
     ] = None,
-    device: Device = "cpu",
+    place: Place = anywhere,
     out: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(help="Run folder; `runs/WORDS-SEED` and a number if not given."),
@@ -139,7 +140,7 @@ def fuse(
             "seed": seed,
             "judge": judge,
             "backbone": backbone,
-            "device": device,
+            "device": place(),
             "out": folder,
             "resume": resume,
             "num_images": each,

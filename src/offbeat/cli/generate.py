@@ -7,7 +7,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from offbeat.cli._options import Checkpoint, Device
+from offbeat.cli._options import Checkpoint, Place, anywhere, placing
 from offbeat.cli._show import (
     ProgressLine,
     check_num_images,
@@ -17,6 +17,7 @@ from offbeat.cli._show import (
 )
 
 
+@placing
 def generate(
     prompt: Annotated[
         str, typer.Argument(metavar="PROMPT", help="E.g. `a red castle on a blue background`.")
@@ -41,7 +42,7 @@ def generate(
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Same seed, same pictures.")] = 0,
     backbone: Checkpoint = "pocket",
-    device: Device = "cpu",
+    place: Place = anywhere,
     out: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(help="Run folder; `runs/generate` and a number if not given."),
@@ -75,7 +76,7 @@ def generate(
                 prior_guidance_scale=prior_guidance,
                 seed=seed,
                 backbone=backbone,
-                device=device,
+                device=place(),
                 out=folder,
                 observe=progress,
             )

@@ -7,7 +7,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from offbeat.cli._options import Checkpoint, Device, Settings
+from offbeat.cli._options import Checkpoint, Place, Settings, anywhere, placing
 from offbeat.cli._show import (
     check_num_images,
     errors_shown,
@@ -18,6 +18,7 @@ from offbeat.cli._show import (
 )
 
 
+@placing
 def paint(
     art: Annotated[Path, typer.Option(help="The artwork: a picture file.")],
     content: Annotated[
@@ -56,7 +57,7 @@ def paint(
     seed: Annotated[int, typer.Option(min=0, help="Same seed, same pictures.")] = 0,
     settings: Settings = None,
     backbone: Checkpoint = "pocket-sd",
-    device: Device = "cpu",
+    place: Place = anywhere,
     out: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(help="Run folder; `runs/ARTWORK-SEED` and a number if not given."),
@@ -104,7 +105,7 @@ def paint(
                 config=settings_of(settings),
                 seed=seed,
                 backbone=backbone,
-                device=device,
+                device=place(),
                 out=folder,
                 resume=resume,
                 observe=progress,

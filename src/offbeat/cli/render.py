@@ -7,7 +7,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from offbeat.cli._options import Device
+from offbeat.cli._options import Place, anywhere, placing
 from offbeat.cli._show import (
     ProgressLine,
     check_num_images,
@@ -17,6 +17,7 @@ from offbeat.cli._show import (
 )
 
 
+@placing
 def render(
     sources: Annotated[
         list[str],
@@ -40,7 +41,7 @@ def render(
         Optional[str],  # noqa: UP045
         typer.Option(help="The checkpoint that it was learned on, if it now lies elsewhere."),
     ] = None,
-    device: Device = "cpu",
+    place: Place = anywhere,
     out: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(help="Run folder; `RUN-render` and a number if not given."),
@@ -69,7 +70,7 @@ def render(
                 num_images=num_images,
                 seed=seed,
                 backbone=backbone,
-                device=device,
+                device=place(),
                 out=folder,
                 observe=progress,
             )

@@ -7,7 +7,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from offbeat.cli._options import Checkpoint, Device, Settings
+from offbeat.cli._options import Checkpoint, Place, Settings, anywhere, placing
 from offbeat.cli._show import (
     errors_shown,
     folder_for,
@@ -16,6 +16,7 @@ from offbeat.cli._show import (
 )
 
 
+@placing
 def train(
     method: Annotated[
         str, typer.Argument(metavar="METHOD", help="`cretok`, `distok`, or a plug-in that trains.")
@@ -30,7 +31,7 @@ def train(
     seed: Annotated[int, typer.Option(min=0, help="Same seed, same result.")] = 0,
     settings: Settings = None,
     backbone: Checkpoint = "pocket",
-    device: Device = "cpu",
+    place: Place = anywhere,
     out: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option(help="Run folder; `runs/METHOD-SEED` and a number if not given."),
@@ -63,7 +64,7 @@ def train(
                 config=settings_of(settings),
                 seed=seed,
                 backbone=backbone,
-                device=device,
+                device=place(),
                 out=folder,
                 resume=resume,
                 observe=progress,
