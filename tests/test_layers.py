@@ -49,6 +49,7 @@ PARTS = {
     "_fusion": "run",
     "_generate": "run",
     "_judge_protocols": "protocols",
+    "_judges": "run",
     "_keeper": "run",
     "_learned": "run",
     "_mix": "run",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from offbeat import _readings, formats
+from offbeat._judges import names_things, problems_of
 from offbeat._keeper import Keeper, few_threads
 from offbeat._pictures_out import draw, png_files, sheet
 from offbeat._runs import (
@@ -62,6 +63,7 @@ def dream(
     prompt: str | None = None,
     seed: int = 0,
     judge: str = "auto",
+    guide: str = "clip",
     backbone: str | Path | TextBackbone = "pocket",
     device: Where = "auto",
     out: str | Path | None = None,
@@ -80,7 +82,10 @@ def dream(
         max_cosine: Two dreams whose texts are nearer than this are one; the later is dropped.
         prompt: With ``{concept}``; None is the method's own.
         seed: Same seed, same dreams.
-        judge: Who reads the pictures: ``auto``, ``none``, ``clip``, ``classifier`` or a folder.
+        judge: Who reads the pictures: ``auto``, ``none``, ``clip``, ``classifier``, or a model as
+            ``offbeat list judges`` names it, its folder or hub id.
+        guide: Who says what a search sees, where the method asks (ConceptLab): the same names, or
+            ``api:MODEL@ADDRESS``.
         backbone: Name, folder, hub id, or a loaded one.
         device: Where to run, or a ``Placement``: see ``load_backbone``.
         out: Run folder; None keeps all in memory.
@@ -103,6 +108,8 @@ def dream(
         raise ConfigError(f"subject: {method} dreams of nothing in particular; leave it out")
     kind = subject or ("" if found is not None else "animal")
     reader = _readings.choose_reader(judge, model)
+    # what a search asks while it learns must not be what reads its pictures afterwards
+    asker = None if found is not None else _asker(guide, model, kind)
     asked = {
         "verb": "dream",
         "subject": kind or "dreams",
@@ -115,6 +122,7 @@ def dream(
         "num_images": 1,
         "seed": seed,
         "judge": reader.name if reader else None,
+        "guide": asker.name if asker else None,
         "checkpoint": model.name,
         "fingerprint": model.fingerprint,
         "versions": formats.versions(),
@@ -123,8 +131,6 @@ def dream(
     folder = RunFolder.create(Path(out), asked, resume=resume) if out else None
     if folder is not None and folder.is_finished:
         return load_run(folder.path)
-    # what a search asks while it learns must not be what reads its pictures afterwards
-    guide = None if found is not None else choose_judge("clip", model, kind)  # type: ignore[arg-type]
     keeper = Keeper(
         folder, observe, stage="dreaming", label="concept", row_every=10, checkpoint_every=50
     )
@@ -136,9 +142,19 @@ def dream(
         num=num,
         max_cosine=max_cosine,
         keeper=keeper,
-        extra={"trained": found, "judge": guide},
+        extra={"trained": found, "judge": asker},
     )
-    return _written(asked, dreams, model, reader, folder, keeper, observe)
+    return _written(asked, dreams, model, reader, folder, keeper, observe, problems_of(asker))
+
+
+def _asker(name: str, backbone: Any, subject: str) -> Any:
+    """Return who says what a search sees; None asks nobody.
+
+    Raises:
+        ConfigError: If it does not name what it sees.
+    """
+    found = choose_judge(name, backbone, subject)
+    return None if found is None else names_things(found, name)
 
 
 def _dreams(
@@ -207,6 +223,7 @@ def _written(
     folder: RunFolder | None,
     keeper: Keeper,
     observe: Observe,
+    problems: Sequence[str],
 ) -> Run:
     """Draw the dreams, read them, and write what was found."""
     concepts = [one.concept for one in dreams]
@@ -233,6 +250,7 @@ def _written(
             f"Only {len(dreams)} different dreams were found, {short} fewer than asked: others "
             f"were nearer than {asked['max_cosine']:g} to one of them."
         )
+    warnings += [f"The guide did not answer each time. {why}" for why in problems]
     warnings += [note for one in concepts if (note := one.metadata.get("warning"))]
     texts = torch.cat([one.text_embeds for one in dreams])
     summary = {

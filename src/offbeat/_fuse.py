@@ -138,13 +138,14 @@ def _prepared(
         raise ConfigError(f"num_images: expected at least 1, got {num_images}")
     if prompt is not None:
         fill(prompt, concept="")  # a prompt without its place fails first
-    for word in dict(pair for point in points for pair in point):
+    words = tuple(dict(pair for point in points for pair in point))
+    for word in words:
         if _mix.has_suffix(word):
             raise VocabularyError(f"{word}: {method} takes words; {_mix.PICTURES}")
     model = loaded(default_backbone(method) if backbone is None else backbone, device)
     chosen = make_method(method, model, config)
     _check_method(chosen, model, layout)
-    reader = _readings.choose_reader(judge, model)
+    reader = _readings.choose_reader(judge, model, words)
     found, digest = find_trained(chosen, model, trained)
     job = Job(
         layout=layout,

@@ -104,13 +104,14 @@ def mix(
     for parent in parents:  # too long a prompt fails before a folder is made
         if parent.picture is None:
             model.encode_text([plain_concept_of(parent.name, model, prompt).prompt()])
+    words = [parent.name for parent in parents if parent.picture is None]
     job = Job(
         layout=layout,
         points=points,
         parents=parents,
         method=chosen,
         backbone=model,
-        judge=_readings.choose_reader(judge, model),
+        judge=_readings.choose_reader(judge, model, words),
         prompt=prompt,
         num_images=num_images,
         seed=seed,

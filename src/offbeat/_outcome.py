@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -94,9 +94,9 @@ class Trial:
 
     @property
     def validity(self) -> float:
-        """Share of its pictures that the judge passed; 1 without a judge."""
-        verdicts = self.verdicts
-        return sum(v.passed for v in verdicts) / len(verdicts) if verdicts else 1.0
+        """Share of its pictures that the judge passed, of those it answered for; 1 if none."""
+        answered = [v for v in self.verdicts if v.answered]
+        return sum(v.passed for v in answered) / len(answered) if answered else 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,7 +230,8 @@ class Outcome:
                 }
                 for index, distance in enumerate(best.distances)
             ],
-            "validity": best.validity if best.verdicts else None,
+            "validity": best.validity if any(v.answered for v in best.verdicts) else None,
+            "unanswered": _unanswered(best.verdicts, self.trace),
             "judge": best.verdicts[0].judge if best.verdicts else None,
             "variance_kept": baseline.space.variance_kept,
             "calibration": baseline.calibration(),
@@ -290,7 +291,8 @@ class Outcome:
             lines = [f"{percent(self.baseline.quantile(distance))} · {times:.1f}x"]
             if self.best.verdicts:
                 verdict = self.best.verdicts[index]
-                lines.append(f"{self.plan.subject}? {verdict.answer} {verdict.probability:.2f}")
+                said = f"{verdict.answer} {verdict.probability:.2f}" if verdict.answered else "?"
+                lines.append(f"{self.plan.subject}? {said}")
             captions.append("\n".join(lines))
         return captions
 
@@ -307,6 +309,13 @@ class Outcome:
                 f"Samples moved {moved:.1f} times as far off the axes as ordinary ones; that "
                 "motion is not in their distance."
             )
+        silent = summary["unanswered"]
+        if silent["pictures"] or silent["steps"]:
+            found.append(
+                f"The judge gave no answer for {silent['pictures']} of {len(best.images)} pictures "
+                f"and at {silent['steps']} steps of the search, which went on as without a judge. "
+                f"{' '.join(silent['notes'])}"
+            )
         target, reached = summary["target_distance"], best.readings["distance_median"]
         if target and abs(reached / target - 1) > 0.1:
             found.append(
@@ -321,6 +330,15 @@ _ENDS = {
     "judge": "the judge no longer saw the subject, and the last state that passed is kept",
     "steps": "the steps ran out; give more with --steps",
 }
+
+
+def _unanswered(verdicts: Sequence[Verdict], trace: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Return how often the judge gave no answer, and why."""
+    silent = [asdict(v) for v in verdicts if not v.answered]
+    asked = [row["verdict"] for row in trace if row.get("verdict")]
+    during = [verdict for verdict in asked if verdict["answer"] == "unknown"]
+    notes = sorted({verdict["note"] for verdict in (*silent, *during)})
+    return {"pictures": len(silent), "steps": len(during), "notes": notes}
 
 
 def subject_warnings(subject: str, backbone: PriorBackbone) -> list[str]:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from offbeat import registry
-from offbeat.errors import CapabilityError, ConfigError, StoreError
+from offbeat._judges import labels_of, open_judge, reads_classes
+from offbeat.errors import CapabilityError, StoreError
 from offbeat.judges.classifier import ClassifierJudge
 from offbeat.metrics.fusion import distribution_kl
 from offbeat.protocols import EncodesImage, HasCard, ReadsClasses
@@ -19,11 +19,12 @@ NUM_SHOWN = 3
 """Classes named under a picture."""
 
 
-def choose_reader(name: str, backbone: HasCard) -> ReadsClasses | None:
-    """Return a judge that gives class probabilities: auto, none, clip, classifier or a folder.
+def choose_reader(name: str, backbone: HasCard, words: Sequence[str] = ()) -> ReadsClasses | None:
+    """Return a judge that gives class probabilities.
 
-    ``auto`` takes the checkpoint's own classifier, else its own CLIP towers over the names of its
-    card, else none.
+    It is auto, none, clip, classifier, or as ``open_judge`` takes it; one that can know any word
+    knows ``words`` too. ``auto`` takes the checkpoint's own classifier, else its own CLIP towers
+    over the names of its card, else none.
 
     Raises:
         UnknownNameError: If there is no such judge.
@@ -44,12 +45,7 @@ def choose_reader(name: str, backbone: HasCard) -> ReadsClasses | None:
             raise CapabilityError("the clip judge", backbone.name, "encode_image", ("pocket",))
         clip: ReadsClasses = registry.find("judge", "clip")(backbone)
         return clip
-    if Path(name).is_dir():
-        return ClassifierJudge.load(name)
-    found = registry.find("judge", name)()
-    if not isinstance(found, ReadsClasses):
-        raise ConfigError(f"judge: {name} gives no class probabilities; choose another")
-    return found
+    return reads_classes(open_judge(name, backbone, labels=labels_of(backbone, words)), name)
 
 
 def read(judge: ReadsClasses | None, images: Tensor) -> Tensor | None:

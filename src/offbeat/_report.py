@@ -175,7 +175,8 @@ def _lead(
             f"Half of what the concept draws lies farther than <strong>{percent(quantile)}</strong>"
             f" of the ordinary, as a Gaussian has it: median distance {distance:.2f}{aim}."
         )
-    passed = [picture.verdict.passed for picture in pictures if picture.verdict]
+    verdicts = [picture.verdict for picture in pictures if picture.verdict]
+    passed = [verdict.passed for verdict in verdicts if verdict.answered]
     if passed:
         what = _text(f"{article(subject)} {subject}")
         parts.append(f"The judge finds {sum(passed)} of {len(passed)} pictures still {what}.")
@@ -207,8 +208,9 @@ def _gallery(subject: str, pictures: Sequence[ReportPicture]) -> str:
     for number, picture in enumerate(pictures):
         verdict, passed = picture.verdict, ""
         if verdict:
-            kind = "yes" if verdict.passed else "no"
-            passed = f'<br><span class="{kind}">{kind}</span> {verdict.probability:.2f}'
+            kind = verdict.answer
+            passed = f'<br><span class="{kind}">{kind}</span>'
+            passed += f" {verdict.probability:.2f}" if verdict.answered else ""
         figures.append(
             "<figure>"
             + _image(_picture_png(picture.ordinary), f"ordinary {subject}, noise {number}")

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from offbeat import formats, registry
+from offbeat._judges import checks_subject, open_judge
 from offbeat._pictures_out import prior_settings
 from offbeat.errors import FingerprintError, PromptError, StoreError
 from offbeat.judges.classifier import ClassifierJudge
@@ -24,20 +24,20 @@ NUM_CLUSTER = 500
 
 
 def choose_judge(name: str, backbone: PriorBackbone, subject: str) -> ChecksSubject | None:
-    """Return the judge of this name: auto, none, clip, classifier, a plug-in or a folder.
+    """Return the judge of this name: auto, none, clip, classifier, or as ``open_judge`` takes it.
 
     ``auto`` takes the checkpoint's own classifier if it knows the subject, and reads pixels with
     its image encoder if not.
 
     Raises:
         UnknownNameError: If there is no such judge.
-        CheckpointError: If a classifier's folder is none.
+        CheckpointError: If a folder or hub id holds none.
     """
     if name == "none":
         return None
     own = backbone.card.get("judge")
     if name in ("auto", "classifier") and own is not None:
-        judge = _classifier(own, backbone)
+        judge = ClassifierJudge.load(own, subjects=backbone.card["subjects"])
         try:
             judge.members(subject)
         except PromptError:
@@ -51,16 +51,10 @@ def choose_judge(name: str, backbone: PriorBackbone, subject: str) -> ChecksSubj
         return found
     if name == "classifier":
         raise StoreError(f"{backbone.name} brings no classifier; give its folder with --judge")
-    if Path(name).is_dir():
-        given = _classifier(name, backbone)
+    given = open_judge(name, backbone)
+    if isinstance(given, ClassifierJudge):
         given.members(subject)  # a subject that it does not know fails here, not after the search
-        return given
-    plugin: ChecksSubject = registry.find("judge", name)()
-    return plugin
-
-
-def _classifier(folder: str | Path, backbone: PriorBackbone) -> ClassifierJudge:
-    return ClassifierJudge.load(folder, subjects=backbone.card["subjects"])
+    return checks_subject(given, name)
 
 
 def avoid_clusters(sources: Sequence[str], backbone: PriorBackbone) -> list[Tensor]:

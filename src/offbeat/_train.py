@@ -8,15 +8,16 @@ from typing import TYPE_CHECKING, Any
 
 from offbeat import formats, vocab
 from offbeat._disk import json_bytes
+from offbeat._judges import open_judge, reads_classes
 from offbeat._keeper import Keeper, few_threads
 from offbeat._pictures_out import draw, plain_concept_of, sheet
+from offbeat._readings import choose_reader
 from offbeat._runs import loaded, numerics_of
-from offbeat._sources import choose_judge
 from offbeat._trained import SUFFIX, config_of, find_trained, make_method
 from offbeat.backbones._placement import Where
 from offbeat.errors import ConfigError, StoreError, VocabularyError
 from offbeat.plots import concept_report, lines_over_steps
-from offbeat.protocols import EncodesImage, FusesConcepts, TextBackbone, TrainsOnce
+from offbeat.protocols import EncodesImage, FusesConcepts, ReadsClasses, TextBackbone, TrainsOnce
 from offbeat.store import RunFolder
 from offbeat.types import Observe, Request, Trained, ignore
 
@@ -35,6 +36,7 @@ def train(
     vocabulary: Sequence[str] | str | Path | None = None,
     config: dict[str, Any] | None = None,
     seed: int = 0,
+    judge: str = "auto",
     backbone: str | Path | TextBackbone = "pocket",
     device: Where = "auto",
     out: str | Path | None = None,
@@ -49,6 +51,9 @@ def train(
             the checkpoint's card names, else substitute-60.
         config: Settings of the method, before those that suit the checkpoint.
         seed: Same seed, same result.
+        judge: Who reads what decoded tokens draw, where the method asks (DisTok): ``auto`` is the
+            checkpoint's own towers, if it has any; ``none``; or a model as ``offbeat list judges``
+            names it, its folder or hub id, which then chooses between the words.
         backbone: Name, folder, hub id, or a loaded one.
         device: Where to run, or a ``Placement``: see ``load_backbone``.
         out: Run folder, written as the training goes; None keeps all in memory.
@@ -65,12 +70,14 @@ def train(
         raise ConfigError(f"method: {method} trains nothing; it learns each concept anew")
     words = words_of(vocabulary, model)
     own = getattr(chosen, "config", None)
+    reader = _reader(judge, model, words)
     asked = {
         "verb": "train",
         "method": method,
         "config": config_of(chosen),
         "vocabulary": list(words),
         "seed": seed,
+        "judge": reader.name if reader else None,
         "checkpoint": model.name,
         "fingerprint": model.fingerprint,
         "versions": formats.versions(),
@@ -92,15 +99,12 @@ def train(
     state = keeper.resume(0)
     total = int(getattr(own, "num_steps", 1))
     done = 0 if not keeper.rows else int(keeper.rows[-1]["step"]) + 1
-    # the checkpoint's own towers: its classifier stays unseen, to judge the result
-    able = isinstance(model, EncodesImage) and len(model.card["concepts"]) > 1
-    judge = choose_judge("clip", model, words[0]) if able else None  # type: ignore[arg-type]
     with few_threads(model):
         trained: Trained = chosen.train(
             model,
             words,
             seed=seed,
-            judge=judge,  # type: ignore[arg-type]
+            judge=reader,
             on_step=keeper.observer(0, total, done=done),
             resume=state,
         )
@@ -108,6 +112,21 @@ def train(
         folder.write(_files(chosen, model, trained, keeper.rows, asked, observe))
         folder.finish()
     return trained
+
+
+def _reader(name: str, backbone: Any, words: Sequence[str]) -> ReadsClasses | None:
+    """Return who reads what decoded tokens draw.
+
+    Raises:
+        ConfigError: If the judge gives no class probabilities.
+    """
+    if name == "auto":
+        # the checkpoint's own towers: its classifier stays unseen, to judge the result
+        able = isinstance(backbone, EncodesImage) and len(backbone.card["concepts"]) > 1
+        name = "clip" if able else "none"
+    if name in ("none", "clip", "classifier"):
+        return choose_reader(name, backbone)
+    return reads_classes(open_judge(name, backbone, labels=words), name)
 
 
 def words_of(

@@ -13,6 +13,7 @@ OffbeatError
  |- MissingExtraError      (ImportError)        an optional dependency is absent
  |- CheckpointError        (OSError)            a folder that is no usable checkpoint
  |   '- UnsafeWeightsError                      pickled weights, which are never loaded
+ |- JudgeError             (RuntimeError)       a judge that cannot be reached, or gave no answer
  |- FingerprintError       (ValueError)         made for another checkpoint
  '- StoreError             (OSError)            a run folder cannot be read or written
      |- CorruptRunError                         it is there, and damaged
@@ -91,6 +92,10 @@ class CheckpointError(OffbeatError, OSError):
 
 class UnsafeWeightsError(CheckpointError):
     """Pickled weights, which can run code when they are read."""
+
+
+class JudgeError(OffbeatError, RuntimeError):
+    """A judge that cannot be reached, or whose answer says nothing."""
 
 
 class FingerprintError(OffbeatError, ValueError):

@@ -93,9 +93,10 @@ class Trained:
 class Verdict:
     """A judge's answer to "Is this still a ...?"."""
 
-    answer: Literal["yes", "no"]
+    answer: Literal["yes", "no", "unknown"]
+    """Unknown where the judge could not be reached or did not say; ``note`` has the reason."""
     probability: float
-    """Probability of yes as the judge reads it, 0 to 1."""
+    """Probability of yes as the judge reads it, 0 to 1; 0.5 where it is unknown."""
     judge: str
     """The judge's name, with its checkpoint."""
     note: str = ""
@@ -105,6 +106,11 @@ class Verdict:
     def passed(self) -> bool:
         """Whether the answer is yes."""
         return self.answer == "yes"
+
+    @property
+    def answered(self) -> bool:
+        """Whether there is an answer."""
+        return self.answer != "unknown"
 
 
 Better = Literal["higher", "lower", "neither"]

@@ -126,5 +126,8 @@ TrainedFile = Annotated[
 ]
 Reader = Annotated[
     str,
-    typer.Option(help="Who reads the pictures: `auto`, `none`, `clip`, `classifier` or a folder."),
+    typer.Option(
+        help="Who reads the pictures: `auto`, `none`, `clip`, `classifier`, a vision-language "
+        "model (`offbeat list judges`), or a model's folder or hub id."
+    ),
 ]

@@ -201,7 +201,8 @@ def _readings(values: Mapping[str, Any], verdict: Mapping[str, Any] | None) -> s
     if values["branch"] == "anchor":
         parts.append("pulled back")
     if verdict:
-        parts.append(f"judge: {verdict['answer']} ({verdict['probability']:.2f})")
+        sure = "" if verdict["answer"] == "unknown" else f" ({verdict['probability']:.2f})"
+        parts.append(f"judge: {verdict['answer']}{sure}")
     if left := values.get("seconds_left"):
         parts.append(f"at most {left:.0f} s left")
     return "  " + "  ".join(parts)

@@ -43,6 +43,13 @@ def dream(
     seed: Annotated[int, typer.Option(min=0, help="Same seed, same dreams.")] = 0,
     trained: TrainedFile = None,
     judge: Reader = "auto",
+    guide: Annotated[
+        str,
+        typer.Option(
+            help="Who says what ConceptLab's search sees: `clip`, `none`, a vision-language model, "
+            "its folder or hub id, or `api:MODEL@ADDRESS`."
+        ),
+    ] = "clip",
     settings: Settings = None,
     backbone: Checkpoint = "pocket",
     place: Place = anywhere,
@@ -83,6 +90,7 @@ def dream(
                 prompt=prompt,
                 seed=seed,
                 judge=judge,
+                guide=guide,
                 backbone=backbone,
                 device=place(),
                 out=folder,

@@ -107,7 +107,8 @@ def explore(
         str,
         typer.Option(
             help="Who is asked whether it is still the subject: `auto`, `none`, `clip`, "
-            "`classifier`, or a classifier's folder.",
+            "`classifier`, a vision-language model (`offbeat list judges`), a model's folder or "
+            "hub id, or a server's model as `api:MODEL@ADDRESS`.",
             rich_help_panel=FIND,
         ),
     ] = "auto",

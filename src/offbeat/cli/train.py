@@ -29,6 +29,13 @@ def train(
         ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Same seed, same result.")] = 0,
+    judge: Annotated[
+        str,
+        typer.Option(
+            help="Who reads what DisTok's tokens draw: `auto` is the checkpoint's own towers; or "
+            "`none`, `clip`, a vision-language model, its folder or hub id."
+        ),
+    ] = "auto",
     settings: Settings = None,
     backbone: Checkpoint = "pocket",
     place: Place = anywhere,
@@ -63,6 +70,7 @@ def train(
                 vocabulary=vocabulary,
                 config=settings_of(settings),
                 seed=seed,
+                judge=judge,
                 backbone=backbone,
                 device=place(),
                 out=folder,

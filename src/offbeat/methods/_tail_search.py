@@ -148,9 +148,10 @@ class Search:
         elif self.index % cfg.judge_every:
             return None
         verdict = self._verdict()
-        if verdict is not None and not verdict.passed:
+        if verdict is not None and verdict.answer == "no":
             self.stopped = "judge"
             return asdict(verdict)
+        # no answer counts like no judge: the search goes on, and its trace says so
         self.passing, self.passing_step = self._copy_params(), self.index
         return asdict(verdict) if verdict else None
 
@@ -162,10 +163,13 @@ class Search:
         with torch.no_grad():
             images = self.backbone.decode_embeds(self._fresh("judge-prior", num), generator=noise)
         verdicts = self.judge.still_a(images.cpu(), self.request.subject)
-        share = sum(v.passed for v in verdicts) / len(verdicts)
-        probability = sum(v.probability for v in verdicts) / len(verdicts)
+        answered = [v for v in verdicts if v.answered]
+        if not answered:
+            return verdicts[0]
+        share = sum(v.passed for v in answered) / len(answered)
+        probability = sum(v.probability for v in answered) / len(answered)
         return Verdict(
-            "yes" if share >= 0.5 else "no", probability, verdicts[0].judge, verdicts[0].note
+            "yes" if share >= 0.5 else "no", probability, answered[0].judge, answered[0].note
         )
 
     def _fresh(self, purpose: str, num: int) -> Tensor:
