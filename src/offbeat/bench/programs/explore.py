@@ -72,23 +72,42 @@ class Explore:
         request = Request(subject=item.value, num_images=self.table.num_images, seed=seed)
         method = self._method(way) if way.method else None
         backbone, looks = self.lab.backbone_for(way), _Looks(self, request)
+        given = self._given(way, method, request)
         started = time.perf_counter()
         with spending(backbone) as spent:
             if method is not None and not hasattr(method, "fit"):
-                judge = self._asked(way, request.subject)
-                settings = {} if judge is None else {"judge": judge}
-                images = method.draw(backbone, request, **settings)
+                images = method.draw(backbone, request, **given)
                 seconds = time.perf_counter() - started
                 return self._outcome(request, images.cpu(), {}, spent.total, seconds)
-            concept = self._learned(way, method, request, looks, spent)
+            concept = self._learned(way, method, request, looks, spent, given)
             images = draw(backbone, concept, seed=seed, num=self.table.num_images)
             total = spent.total - looks.evaluations
         seconds = time.perf_counter() - started - looks.seconds
         readings = {**looks.readings, **self.in_prior(concept, request)}
         return self._outcome(request, images, readings, total, seconds)
 
+    def _given(self, way: Way, method: Any, request: Request) -> dict[str, Any]:
+        """Return what is there before a search, and is not counted: judge, baseline, clusters.
+
+        A baseline and a calibrated judge are made once for a subject and kept for every search.
+        """
+        given: dict[str, Any] = {}
+        if (judge := self._asked(way, request.subject)) is not None:
+            given["judge"] = judge
+        if isinstance(method, LowProbability):
+            given["baseline"] = self.baseline(request.subject)
+            if way.avoids:
+                given["avoid"] = [self._avoided(self.table.ways[way.avoids], request)]
+        return given
+
     def _learned(
-        self, way: Way, method: Any, request: Request, looks: _Looks, spent: Evaluations
+        self,
+        way: Way,
+        method: Any,
+        request: Request,
+        looks: _Looks,
+        spent: Evaluations,
+        given: Mapping[str, Any],
     ) -> Concept:
         """Return what a way learns, or the prompt that it says."""
         backbone = self.lab.backbone_for(way)
@@ -107,23 +126,19 @@ class Explore:
                 assert step.concept is not None
                 raise _SpentError(step.concept())
 
-        settings: dict[str, Any] = {"judge": self._asked(way, request.subject)}
-        if isinstance(method, LowProbability):
-            settings["baseline"] = self.baseline(request.subject)
-            if way.avoids:
-                settings["avoid"] = [self._avoided(way, request)]
         try:
-            found: Concept = method.fit(backbone, request, on_step=on_step, **settings)
+            found: Concept = method.fit(backbone, request, on_step=on_step, **given)
         except _SpentError as enough:
             return enough.concept
         return found
 
-    def _avoided(self, way: Way, request: Request) -> Tensor:
+    def _avoided(self, other: Way, request: Request) -> Tensor:
         """Return samples of another way's result for the same request."""
-        other = self.table.ways[way.avoids]
         method = self._method(other)
+        given = self._given(other, method, request)
         with spending(self.lab.backbone_for(other)) as spent:
-            concept = self._learned(other, method, request, _Looks(self, request), spent)
+            looks = _Looks(self, request)
+            concept = self._learned(other, method, request, looks, spent, given)
         return self.samples(concept, request, 500, "avoided")
 
     def _outcome(
