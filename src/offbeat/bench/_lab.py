@@ -94,9 +94,13 @@ class Lab:
         """The checkpoint whose CLIP towers read pictures: the table's, if it has them."""
         return self.backbone
 
-    def _ordinary(self, word: str, num: int = NUM_ORDINARY) -> Tensor:
-        """Return ordinary pictures of a word, ``[num, 3, H, W]``, kept for later tables."""
-        backbone = self.backbone
+    def _ordinary(self, word: str, num: int = NUM_ORDINARY, checkpoint: str = "") -> Tensor:
+        """Return ordinary pictures of a word, ``[num, 3, H, W]``, kept for later tables.
+
+        They are of the ``checkpoint`` that a way runs on, the table's if empty: what another one
+        draws is unlike them for reasons that have nothing to do with the way.
+        """
+        backbone = self.backbone_of(checkpoint or self.table.backbone)
         concept = plain_concept_of(word, backbone)
 
         def drawn() -> tuple[dict[str, Tensor], dict[str, Any]]:

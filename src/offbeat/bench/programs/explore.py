@@ -78,13 +78,13 @@ class Explore:
             if method is not None and not hasattr(method, "fit"):
                 images = method.draw(backbone, request, **given)
                 seconds = time.perf_counter() - started
-                return self._outcome(request, images.cpu(), {}, spent.total, seconds)
+                return self._outcome(way, request, images.cpu(), {}, spent.total, seconds)
             concept = self._learned(way, method, request, looks, spent, given)
             images = draw(backbone, concept, seed=seed, num=self.table.num_images)
             total = spent.total - looks.evaluations
         seconds = time.perf_counter() - started - looks.seconds
         readings = {**looks.readings, **self.in_prior(concept, request)}
-        return self._outcome(request, images, readings, total, seconds)
+        return self._outcome(way, request, images, readings, total, seconds)
 
     def _given(self, way: Way, method: Any, request: Request) -> dict[str, Any]:
         """Return what is there before a search, and is not counted: judge, baseline, clusters.
@@ -143,13 +143,14 @@ class Explore:
 
     def _outcome(
         self,
+        way: Way,
         request: Request,
         images: Tensor,
         readings: Mapping[str, float],
         evaluations: int,
         seconds: float,
     ) -> Outcome:
-        ordinary = self.lab.ordinary(request.subject)
+        ordinary = self.lab.ordinary(request.subject, checkpoint=way.backbone)
         seen = self.lab.embeds(images)
         near = cosine(seen, self.lab.embeds(ordinary)).max(dim=1).values
         own = {"valid": self.valid(images, request.subject), "novelty": 1 - float(near.mean())}

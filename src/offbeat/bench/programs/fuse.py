@@ -89,7 +89,7 @@ class Fuse:
                     concept = self._concept(way, method, request, trained)
                 images = draw(backbone, concept, seed=seed, num=num)
         return Outcome(
-            readings=self._read(images, shares),
+            readings=self._read(way, images, shares),
             images=images,
             texts=(f"a mixture of {_listed([word for word, _ in shares])}",) * num,
             evaluations=spent.total,
@@ -134,7 +134,7 @@ class Fuse:
         return {**way.set, **(way.train or {})}
 
     @torch.no_grad()
-    def _read(self, images: Tensor, shares: Shares) -> dict[str, float]:
+    def _read(self, way: Way, images: Tensor, shares: Shares) -> dict[str, float]:
         """Return what the judge reads, and how near the pictures are to each word's own."""
         reader, words = self.lab.reader, [word for word, _ in shares]
         read, labels = reader.class_probabilities(images), list(reader.labels)
