@@ -70,6 +70,20 @@ class AnswersYes(Protocol):
 
 
 @runtime_checkable
+class AnswersQuestions(Protocol):
+    """A judge that answers any question about pictures in words."""
+
+    @property
+    def name(self) -> str:
+        """The judge's name, with its checkpoint."""
+        ...
+
+    def ask(self, images: Tensor, question: str, *, max_new_tokens: int = 20) -> list[str]:
+        """Return an answer for each of ``images``, ``[B, 3, H, W]``, 0 to 1; empty if none came."""
+        ...
+
+
+@runtime_checkable
 class NamesThings(Protocol):
     """A judge that answers "What kind of ... is it?" in a word."""
 

@@ -44,6 +44,7 @@ from offbeat._backbone_protocols import (
     WalksInPieces,
 )
 from offbeat._judge_protocols import (
+    AnswersQuestions,
     AnswersYes,
     CalibratedJudge,
     ChecksSubject,
@@ -59,6 +60,7 @@ __all__ = [
     "AdaptsDenoiser",
     "AdaptsPrior",
     "AddsNoise",
+    "AnswersQuestions",
     "AnswersYes",
     "CalibratedJudge",
     "ChecksSubject",

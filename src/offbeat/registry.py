@@ -89,6 +89,7 @@ BUILT_IN: dict[Kind, dict[str, str]] = {
         "pickscore": "offbeat.metrics.similarity:PickScore",
         "precision": "offbeat.metrics.diversity:Precision",
         "recall": "offbeat.metrics.diversity:Recall",
+        "rubric": "offbeat.metrics.rubric:Rubric",
         "validity": "offbeat.metrics.judged:Validity",
         "vendi": "offbeat.metrics.diversity:Vendi",
         "vqascore": "offbeat.metrics.judged:VqaScore",
