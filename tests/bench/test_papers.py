@@ -110,6 +110,7 @@ def test_verdicts_follow_from_the_cells(counting, tmp_path):
 
 def test_a_cell_computed_again_is_the_same_bit_for_bit(pocket, tmp_path, monkeypatch):
     monkeypatch.setattr("offbeat.bench._lab.load_backbone", lambda name: pocket)
+    monkeypatch.setenv("OFFBEAT_CACHE", str(tmp_path / "cache"))
     file = tmp_path / "small.yaml"
     file.write_text(SMALL)
     command = ["bench", "papers", str(file), "--quick", "--out", str(tmp_path / "out")]

@@ -1,7 +1,7 @@
 """A table of claims as a YAML file says it: what is compared, on what, and what a paper says of it.
 
 One file is one table, and every field below is an entry of it; ``offbeat bench papers MY.yaml``
-runs any. What its entry ``quick`` says replaces the rest under ``--quick``, and ``only`` there keeps
+runs any. What its entry ``quick`` says replaces the rest under ``--quick``; ``only`` there keeps
 some of the ways.
 """
 
