@@ -51,6 +51,7 @@ PARTS = {
     "_judge_protocols": "protocols",
     "_judges": "run",
     "_keeper": "run",
+    "_memory": "run",
     "_learned": "run",
     "_mix": "run",
     "_mixture": "run",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from offbeat import formats, registry
 from offbeat._disk import json_bytes
+from offbeat._memory import check_fits
 from offbeat._pictures_out import PRIORS
 from offbeat.backbones._base import Checkpoint
 from offbeat.backbones._checkpoints import is_bundled
@@ -109,6 +110,7 @@ def load_backbone(
     Raises:
         CheckpointError: If there is no such checkpoint or device, or it is damaged.
         ConfigError: If it cannot be placed so.
+        DoesNotFitError: If it needs more memory than there is.
         UnknownNameError: If the name is none.
     """
     asked = placement_of(
@@ -122,6 +124,8 @@ def load_backbone(
     )
     adapter = registry.find("backbone", str(source))
     placement = asked.resolved(bundled=is_bundled(source))
+    if placement.check_memory and adapter.__module__.startswith("offbeat."):
+        check_fits(source, placement)
     if not issubclass(adapter, Checkpoint):  # a plug-in's own, which may know less
         plain = Placement(device=placement.device, check_memory=placement.check_memory)
         if placement != plain:

@@ -10,6 +10,7 @@ OffbeatError
  |- ImageError             (ValueError)         a picture that cannot be read or is too large
  |- CapabilityError        (TypeError)          the backbone lacks what the method needs
  |- UnknownNameError       (LookupError)        no such method, backbone or judge
+ |- DoesNotFitError        (MemoryError)        a checkpoint that is larger than the memory
  |- MissingExtraError      (ImportError)        an optional dependency is absent
  |- CheckpointError        (OSError)            a folder that is no usable checkpoint
  |   '- UnsafeWeightsError                      pickled weights, which are never loaded
@@ -77,6 +78,10 @@ class UnknownNameError(OffbeatError, LookupError):
         near = get_close_matches(name, names, n=2)
         hint = f" Did you mean {' or '.join(near)}?" if near else ""
         super().__init__(f"unknown {kind} {name!r}.{hint} Known: {', '.join(names) or 'none'}.")
+
+
+class DoesNotFitError(OffbeatError, MemoryError):
+    """A checkpoint needs more memory than there is; found before it is loaded."""
 
 
 class MissingExtraError(OffbeatError, ImportError):
