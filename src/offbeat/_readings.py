@@ -48,6 +48,19 @@ def choose_reader(name: str, backbone: HasCard, words: Sequence[str] = ()) -> Re
     return reads_classes(open_judge(name, backbone, labels=labels_of(backbone, words)), name)
 
 
+def choose_any(names: str, backbone: HasCard) -> Any:
+    """Return the judge of a name for whatever it can answer; several, with commas, as a tuple.
+
+    The names are those of ``choose_reader``, or as ``open_judge`` takes them.
+    """
+    own = ("auto", "none", "clip", "classifier")
+    found = [
+        choose_reader(name, backbone) if name in own else open_judge(name, backbone)
+        for name in (part.strip() for part in names.split(","))
+    ]
+    return found[0] if len(found) == 1 else tuple(found)
+
+
 def read(judge: ReadsClasses | None, images: Tensor) -> Tensor | None:
     """Return class probabilities of ``images``, ``[B, K]``; None without a judge."""
     return (
