@@ -11,6 +11,7 @@ from typing import Any
 
 from offbeat import _readings, registry
 from offbeat._disk import digest_of
+from offbeat._drawn import with_metric
 from offbeat._keeper import few_threads
 from offbeat._mixture import Job, Mixture, Parent, Shares
 from offbeat._pictures_out import plain_concept_of
@@ -97,6 +98,7 @@ def mix(
     model = loaded(default_backbone(method) if backbone is None else backbone, device)
     chosen = make_method(method, model, config)
     check_needs(method, chosen.needs, model)
+    chosen = with_metric(chosen, model, device)
     if layout == "sweep" and not chosen.takes_weights:
         raise ConfigError(f"method: {method} heeds no weights, so it draws no path")
     size = min(int(model.card["height"]), int(model.card["width"]))

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from offbeat._doctor import doctor
+from offbeat._drawn import explore_by_drawing
 from offbeat._dream import dream
 from offbeat._explore import Exploration
 from offbeat._export import export_concept, import_concept
@@ -19,8 +21,9 @@ from offbeat._runs import Run, load_backbone, load_run, loaded_prior
 from offbeat._train import train
 from offbeat.backbones._placement import Placement, Where
 from offbeat.errors import ConfigError, PromptError
-from offbeat.methods.low_probability import LowProbabilityConfig
-from offbeat.protocols import PriorBackbone
+from offbeat.methods._settings import configured
+from offbeat.methods.low_probability import NAME, LowProbabilityConfig
+from offbeat.protocols import TextBackbone
 from offbeat.types import Observe, ignore
 
 __all__ = [
@@ -46,6 +49,7 @@ __all__ = [
 def explore(
     subject: str,
     *,
+    method: str = NAME,
     novelty: float | None = None,
     reach: float | None = None,
     num_steps: int | None = None,
@@ -57,8 +61,8 @@ def explore(
     unlike: Sequence[str | Path] = (),
     prompt: str | None = None,
     judge: str = "auto",
-    config: LowProbabilityConfig | None = None,
-    backbone: str | Path | PriorBackbone = "pocket",
+    config: LowProbabilityConfig | Mapping[str, Any] | None = None,
+    backbone: str | Path | TextBackbone | None = None,
     device: Where = "auto",
     out: str | Path | None = None,
     resume: bool = False,
@@ -68,6 +72,11 @@ def explore(
 
     Args:
         subject: A word, e.g. ``handbag``.
+        method: ``low-probability``, which searches, or one that draws a subject another way:
+            ``raw-prompt``, ``high-guidance``, ``seed-variance``, ``best-of-n``, ``cads``,
+            ``guidance-interval``, ``adaptive-negatives`` or a plug-in. Those search nothing, so
+            the settings of the search are refused: all from ``novelty`` to ``space``,
+            ``num_trials``, ``avoid`` and ``unlike``.
         novelty: Chi-square quantile to reach and hold, inside (0, 1).
         reach: Or: so many times as far as an ordinary picture, above 0.
         num_steps: Optimizer steps at most; alone, without a distance, the search runs away as
@@ -81,8 +90,10 @@ def explore(
         unlike: Folders of pictures to keep away from.
         prompt: Template with ``{subject}``; None is the checkpoint's own.
         judge: ``auto``, ``none``, ``clip``, ``classifier`` or a classifier's folder.
-        config: Everything else, and what those of these that are None take.
-        backbone: Name, folder, hub id, or a loaded one.
+        config: Everything else, and what those of these that are None take: an object, or the
+            method's settings by name.
+        backbone: Name, folder, hub id, or a loaded one; None is the bundled one in the form that
+            the method needs.
         device: Where to run, e.g. ``cpu`` or ``cuda``, or a ``Placement``: see ``load_backbone``.
             A loaded backbone stays where it is.
         out: Run folder, written as the search goes; None keeps all in memory.
@@ -102,6 +113,27 @@ def explore(
         )
     if novelty is not None and reach is not None:
         raise ConfigError(f"novelty, reach: expected one of them, got {novelty} and {reach}")
+    if method != NAME:
+        searching = {
+            "novelty": novelty, "reach": reach, "num_steps": num_steps, "space": space,
+            "num_trials": num_trials if num_trials > 1 else None, "avoid": avoid, "unlike": unlike,
+        }  # fmt: skip
+        return explore_by_drawing(
+            subject.strip(),
+            method=method,
+            config=_drawing_settings(method, config, searching),
+            num_images=num_images,
+            seed=seed,
+            prompt=prompt,
+            judge=judge,
+            backbone=backbone,
+            device=device,
+            out=out,
+            resume=resume,
+            observe=observe,
+        )
+    if isinstance(config, Mapping):
+        config = configured(LowProbabilityConfig, NAME, config)
     own = config or LowProbabilityConfig()
     quantile, times = _distance(novelty, reach, num_steps, own)
     settings = replace(
@@ -122,9 +154,29 @@ def explore(
         judge=judge,
         config=settings,
     )
-    model = loaded_prior(backbone, device)
+    model = loaded_prior("pocket" if backbone is None else backbone, device)
     exploration = Exploration(plan, model, out=out, resume=resume, observe=observe)
     return Run(**exploration.run())
+
+
+def _drawing_settings(
+    method: str,
+    config: LowProbabilityConfig | Mapping[str, Any] | None,
+    searching: Mapping[str, Any],
+) -> Mapping[str, Any]:
+    """Return the settings of a method that searches nothing, and refuse those of a search.
+
+    Raises:
+        ConfigError: If there is one.
+    """
+    if given := [name for name, value in searching.items() if value]:
+        raise ConfigError(
+            f"{', '.join(given)}: of the search of {NAME}, and {method} draws without one; leave "
+            "it out"
+        )
+    if isinstance(config, LowProbabilityConfig):
+        raise ConfigError(f"config: expected settings of {method} by name, got those of {NAME}")
+    return config or {}
 
 
 def _distance(

@@ -9,8 +9,11 @@ import torch
 from offbeat import registry
 from offbeat.methods.agswap import AGSwapConfig
 from offbeat.methods.bass import BassConfig
+from offbeat.methods.best_of_n import BestOfNConfig
 from offbeat.methods.diffmorpher import DiffMorpherConfig
+from offbeat.methods.interpolation import InterpolationConfig
 from offbeat.methods.magicmix import MagicMixConfig
+from offbeat.methods.raw_prompt import RawPromptConfig
 from offbeat.protocols import MixesSources
 from offbeat.types import Request
 
@@ -18,7 +21,10 @@ CASES = {
     "agswap": AGSwapConfig(num_draws=3, num_inference_steps=4),
     "bass": BassConfig(num_swaps=5, num_pilot=3, num_inference_steps=4),
     "diffmorpher": DiffMorpherConfig(num_steps=3, learning_rate=1e-3, num_inference_steps=4),
+    "best-of-n": BestOfNConfig(num=2),
+    "interpolation": InterpolationConfig(),
     "magicmix": MagicMixConfig(num_inference_steps=6, guidance_scale=3.0, k_min=0.3, k_max=0.8),
+    "raw-prompt": RawPromptConfig(),
 }
 """Each method's small settings: a new method adds its line here."""
 

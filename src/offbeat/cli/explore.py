@@ -7,12 +7,13 @@ from typing import Annotated, Literal, Optional
 
 import typer
 
-from offbeat.cli._options import Checkpoint, Place, anywhere, placing
+from offbeat.cli._options import Place, Settings, anywhere, placing
 from offbeat.cli._show import (
     check_num_images,
     errors_shown,
     folder_for,
     resumable,
+    settings_of,
     show_result,
 )
 
@@ -31,6 +32,14 @@ def explore(
     subject: Annotated[
         str, typer.Argument(metavar="SUBJECT", help="What to draw; one word is best: `handbag`.")
     ],
+    method: Annotated[
+        str,
+        typer.Option(
+            help="`low-probability` searches. Simple rivals draw: `raw-prompt`, `high-guidance`, "
+            "`seed-variance`, `best-of-n`, `cads`, `guidance-interval`, `adaptive-negatives`, or a "
+            "plug-in; they take no option of the search."
+        ),
+    ] = "low-probability",
     novelty: Annotated[
         Optional[float],  # noqa: UP045 - typer reads it at run time on Python 3.10
         typer.Option(
@@ -96,16 +105,17 @@ def explore(
         ),
     ] = 1,
     space: Annotated[
-        Space,
+        Optional[Space],  # noqa: UP045
         typer.Option(
             help="What is learned: the subject's token, the token of `creative` before it, LoRA "
-            "factors of the prior, token and factors, or the embedding itself.",
+            "factors of the prior, token and factors (if not given), or the embedding itself.",
             rich_help_panel=FIND,
         ),
-    ] = "token+lora",
+    ] = None,
     judge: Annotated[
         str,
         typer.Option(
+            metavar="JUDGE",
             help="Who is asked whether it is still the subject: `auto`, `none`, `clip`, "
             "`classifier`, a vision-language model (`offbeat list judges`), a model's folder or "
             "hub id, or a server's model as `api:MODEL@ADDRESS`.",
@@ -113,12 +123,15 @@ def explore(
         ),
     ] = "auto",
     density: Annotated[
-        Literal["gaussian", "kde"],
-        typer.Option(help="Model of the ordinary.", rich_help_panel=FIND),
-    ] = "gaussian",
+        Optional[Literal["gaussian", "kde"]],  # noqa: UP045
+        typer.Option(help="Model of the ordinary: `gaussian` if not given.", rich_help_panel=FIND),
+    ] = None,
     baseline: Annotated[
-        int, typer.Option(min=2, help="Ordinary samples to fit.", rich_help_panel=FIND)
-    ] = 5000,
+        Optional[int],  # noqa: UP045
+        typer.Option(
+            min=2, help="Ordinary samples to fit: 5000 if not given.", rich_help_panel=FIND
+        ),
+    ] = None,
     components: Annotated[
         Optional[int],  # noqa: UP045
         typer.Option(
@@ -130,10 +143,20 @@ def explore(
         typer.Option("--anchor/--no-anchor", help="Pull back.", rich_help_panel=ABLATE),
     ] = True,
     rule: Annotated[
-        Literal["alternate", "sum"],
-        typer.Option(help="One loss a step, or their sum.", rich_help_panel=ABLATE),
-    ] = "alternate",
-    backbone: Checkpoint = "pocket",
+        Optional[Literal["alternate", "sum"]],  # noqa: UP045
+        typer.Option(
+            help="One loss a step (`alternate`, if not given), or their sum.",
+            rich_help_panel=ABLATE,
+        ),
+    ] = None,
+    settings: Settings = None,
+    backbone: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            help="A checkpoint: name (`offbeat list backbones`), folder or hub id; the bundled one "
+            "in the form that the method needs if not given."
+        ),
+    ] = None,
     place: Place = anywhere,
     out: Annotated[
         Optional[Path],  # noqa: UP045
@@ -163,29 +186,43 @@ def explore(
     The run folder then holds `contact.png`, `map.png`, `curve.png`, `report.html`, the pictures,
     and what was learned, for `offbeat render` and for diffusers.
 
-    Source: Song and Elgammal, arXiv:2601.22125.
+    `offbeat explore handbag --method best-of-n --set num=16` is a simple rival, to compare with.
+
+    Source: Song and Elgammal, arXiv:2601.22125; those of the rivals are in `docs/rivals.md`.
     """
     with errors_shown():
         check_num_images(num_images)
         from offbeat import run
-        from offbeat.methods.low_probability import LowProbabilityConfig
+        from offbeat.errors import ConfigError
         from offbeat.templates import check_text
 
         check_text("subject", subject)
-        if novelty is None and reach is None and steps is None:
+        searches = method == "low-probability"
+        if searches and novelty is None and reach is None and steps is None:
             novelty = 0.999
-        config = LowProbabilityConfig(
-            novelty=novelty,
-            density=density,
-            num_baseline=baseline,
-            num_components=components,
-            use_anchor=anchor,
-            rule=rule,
-        )
+        flags = {
+            "novelty": novelty if searches else None,
+            "density": density,
+            "num_baseline": baseline,
+            "num_components": components,
+            "use_anchor": None if anchor else False,
+            "rule": rule,
+        }
+        given = {name: value for name, value in flags.items() if value is not None}
+        if given and not searches:
+            raise ConfigError(
+                f"{', '.join(given)}: of the search of low-probability, and {method} draws without "
+                "one; leave it out"
+            )
+        own = settings_of(settings)
+        if searches and (twice := own.keys() & {*flags, "reach", "num_steps", "space"}):
+            raise ConfigError(f"--set: {', '.join(sorted(twice))} has an option of its own")
+        config = {**given, **own}
         folder = out or folder_for(subject, seed, resume=resume)
         with resumable(folder) as progress:
             result = run.explore(
                 subject,
+                method=method,
                 novelty=novelty,
                 reach=reach,
                 num_steps=steps,
