@@ -37,6 +37,7 @@ PARTS = {
     "_sheet": "plots",
     "_evolve": "run",
     "_explore": "run",
+    "_drawn": "run",
     "_export": "run",
     "_formats_exchange": "formats",
     "_formats_labels": "formats",

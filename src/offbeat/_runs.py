@@ -146,7 +146,8 @@ def load_run(folder: str | Path) -> Run:
         raise StoreError(f"{folder}: the run is not finished; go on with it with --resume")
     run.verify()
     names = [name for name in run.names() if not name.startswith("trials/")]
-    learns = "sources" not in run.request  # a mixture of sources is pictures alone
+    # a mixture of sources, or a subject drawn another way, is pictures alone
+    learns = "sources" not in run.request and run.request.get("layout") != "drawn"
     return Run(
         request=run.request,
         concepts=[read_concept(run, where)[0] for where in concept_folders(run)] if learns else [],
@@ -290,7 +291,7 @@ def default_backbone(method: str) -> str:
     return "pocket-sd" if needs is not None and _draws(needs) else "pocket"
 
 
-def loaded_prior(backbone: str | Path | PriorBackbone, device: Where) -> PriorBackbone:
+def loaded_prior(backbone: str | Path | TextBackbone, device: Where) -> PriorBackbone:
     """Return a backbone that is loaded and has a prior to search in.
 
     Raises:
