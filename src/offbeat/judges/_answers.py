@@ -10,6 +10,8 @@ from offbeat.templates import article, check_text
 
 WHAT = "What is in the photo?"
 """What class probabilities are read from; DisTok asks "What animal is in the photo?"."""
+BRIEFLY = " Answer with its name alone."
+"""Added for models that answer in sentences."""
 _SPELLINGS = tuple(space + "{}" for space in ("", " "))
 
 
@@ -30,12 +32,10 @@ def kind_question(subject: str) -> str:
     """Return ConceptLab's question; what is a question already stays as it is.
 
     >>> kind_question("pet")
-    'What kind of pet is in this photo? Answer with one word.'
+    'What kind of pet is in this photo?'
     """
     word = _checked(subject)
-    if word.endswith("?"):
-        return f"{word} Answer with one word."
-    return f"What kind of {word} is in this photo? Answer with one word."
+    return word if word.endswith("?") else f"What kind of {word} is in this photo?"
 
 
 def yes_or_no(answer: str) -> Literal["yes", "no"] | None:

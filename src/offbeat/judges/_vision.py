@@ -40,6 +40,8 @@ class VisionJudge(ABC):
     """As ``config.json`` has it."""
     published: ClassVar[str]
     """Hub id that the name alone stands for."""
+    hint: ClassVar[str] = ""
+    """Added where a name is asked for."""
 
     def __init__(
         self,
@@ -62,7 +64,7 @@ class VisionJudge(ABC):
         if len(set(labels)) < max(2, len(labels)):
             raise ConfigError(f"labels: expected two different names or more, got {list(labels)}")
         self.model = model
-        self._name, self._labels, self._question = name, tuple(labels), question
+        self._name, self._labels, self._question = name, tuple(labels), question + self.hint
         self._load_parts(folder)
         self._yes, self._no = _answers.yes_no_ids(self.tokenizer)
         self._grey: dict[tuple[int, ...], Tensor] = {}
@@ -217,7 +219,7 @@ class VisionJudge(ABC):
 
         A ``subject`` that ends in a question mark is asked as it is. Empty if it names nothing.
         """
-        question = _answers.kind_question(subject)
+        question = _answers.kind_question(subject) + self.hint
         return _answers.thing_named(self.ask(image[None], question, max_new_tokens=WORDS)[0])
 
     # --- parts -----------------------------------------------------------------------------------

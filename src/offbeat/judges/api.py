@@ -123,7 +123,8 @@ class ApiJudge:
 
         A ``subject`` that ends in a question mark is asked as it is. Empty if no answer came.
         """
-        return _answers.thing_named(self.ask(image[None], _answers.kind_question(subject))[0])
+        question = _answers.kind_question(subject) + _answers.BRIEFLY
+        return _answers.thing_named(self.ask(image[None], question)[0])
 
     # --- parts -----------------------------------------------------------------------------------
 

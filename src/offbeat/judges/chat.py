@@ -15,12 +15,15 @@ from torch import Tensor
 
 from offbeat import _weights
 from offbeat.errors import CheckpointError
+from offbeat.judges import _answers
 from offbeat.judges._vision import VisionJudge
 from offbeat.judges.vqa import end_ids, repeat_cache, spellings
 
 
 class ChatJudge(VisionJudge):
     """What they share: a chat template, a causal model with a cache, one picture a question."""
+
+    hint = _answers.BRIEFLY
 
     def _load_parts(self, folder: Path) -> None:
         from transformers import AutoTokenizer

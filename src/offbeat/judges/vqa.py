@@ -146,18 +146,21 @@ def repeat_cache(cache: Any, num: int) -> Any:
 
 
 def spellings(tokenizer: Any, before: str, answer: str) -> list[list[int]]:
-    """Return the ids of an answer, as it is and capitalised, where it follows a prompt.
+    """Return the ids of an answer as they follow a prompt, a row for each way to write it.
 
-    A space comes between if the prompt does not end in one and a colon would need it.
+    As it is and capitalised, with and without a space before: which of them a model writes is a
+    matter of its tokenizer and of what ends its prompt.
     """
-    space = " " if before.endswith(":") else ""
     start = tokenizer(before, add_special_tokens=False).input_ids
     found = []
-    for text in dict.fromkeys((answer, answer[:1].upper() + answer[1:])):
-        both = tokenizer(before + space + text, add_special_tokens=False).input_ids
-        alone = tokenizer(space + text, add_special_tokens=False).input_ids
-        # the words of a prompt may merge with what follows them; then the answer stands alone
-        found.append(both[len(start) :] if both[: len(start)] == start else alone)
+    for word in (answer, answer[:1].upper() + answer[1:]):
+        for text in (word, f" {word}"):
+            both = tokenizer(before + text, add_special_tokens=False).input_ids
+            alone = tokenizer(text, add_special_tokens=False).input_ids
+            # a prompt's end may merge with what follows it; then the answer stands alone
+            ids = both[len(start) :] if both[: len(start)] == start else alone
+            if ids not in found:
+                found.append(ids)
     return found
 
 
