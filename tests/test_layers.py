@@ -63,6 +63,7 @@ PARTS = {
     "_readings": "run",
     "_render": "run",
     "_runs": "run",
+    "_score": "run",
     "_sources": "run",
     "_train": "run",
     "_trained": "run",

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         load_run,
         paint,
         render,
+        score,
         sweep,
         train,
     )
@@ -56,6 +57,7 @@ _WHERE = {
     "load_run": "offbeat.run",
     "paint": "offbeat.run",
     "render": "offbeat.run",
+    "score": "offbeat.run",
     "sweep": "offbeat.run",
     "train": "offbeat.run",
 }
@@ -81,6 +83,7 @@ __all__ = [
     "load_run",
     "paint",
     "render",
+    "score",
     "sweep",
     "train",
 ]

@@ -23,7 +23,7 @@ SUFFIXES = frozenset(
     {".png", ".jpg", ".jpeg", ".webp", ".gif", ".bmp", ".tif", ".tiff", ".ppm", ".avif"}
 )
 """What ``read_folder`` takes for a picture."""
-FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF", "MPO")
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
 """What is decoded, by content; formats that run other programs (EPS) are left out."""
 
 
@@ -49,6 +49,36 @@ def read_picture(path: str | Path, *, size: int = 256, max_megapixels: float = 6
         raise ConfigError(
             f"size, max_megapixels: expected positive numbers, got {size}, {max_megapixels}"
         )
+    return _square(_decoded(path, size, max_megapixels), size)
+
+
+def read_whole(path: str | Path, *, longest: int = 1024, max_megapixels: float = 64.0) -> Tensor:
+    """Read one picture in its own shape and size, for what resizes it in a way of its own.
+
+    All else is as in ``read_picture``.
+
+    Args:
+        path: As in ``read_picture``.
+        longest: One with a side of twice this or more is reduced by a whole number, so that no
+            side is much longer; all others keep every pixel.
+        max_megapixels: As in ``read_picture``.
+
+    Returns:
+        ``[3, H, W]``, float32, 0 to 1, RGB.
+
+    Raises:
+        ImageError: If the file cannot be read, is no picture, or is too large.
+    """
+    return _decoded(path, -(-longest // 4), max_megapixels).clamp(0, 1).contiguous()
+
+
+def whole(picture: Image.Image, *, longest: int = 1024) -> Tensor:
+    """Return a picture of PIL as ``read_whole`` does that of a file."""
+    return _to_float(picture, -(-longest // 4)).clamp(0, 1).contiguous()
+
+
+def _decoded(path: str | Path, size: int, max_megapixels: float) -> Tensor:
+    """Return the planes of a file that nobody vouches for, ``[3, H, W]``, not far above 4 sizes."""
     file = Path(path).expanduser()
     if not file.is_file():
         raise ImageError(f"{file}: expected a picture file, and there is none")
@@ -57,7 +87,7 @@ def read_picture(path: str | Path, *, size: int = 256, max_megapixels: float = 6
             warnings.simplefilter("ignore")  # damaged metadata and Pillow's own size limit
             with Image.open(file, formats=FORMATS) as picture:
                 _check_size(file, picture.size, max_megapixels)
-                planes = _to_float(picture, size)
+                return _to_float(picture, size)
     except ImageError:
         raise
     except Image.DecompressionBombError as error:
@@ -71,7 +101,6 @@ def read_picture(path: str | Path, *, size: int = 256, max_megapixels: float = 6
             f"{file}: expected a picture (PNG, JPEG, WebP, GIF, BMP, TIFF, PPM, AVIF), and it "
             f"cannot be decoded ({error}); save it again or take it out"
         ) from error
-    return _square(planes, size)
 
 
 def read_folder(

@@ -18,6 +18,7 @@ from offbeat._outcome import Plan
 from offbeat._paint import paint
 from offbeat._render import render
 from offbeat._runs import Run, load_backbone, load_run, loaded_prior
+from offbeat._score import ScoreTable, score
 from offbeat._train import train
 from offbeat.backbones._placement import Placement, Where
 from offbeat.errors import ConfigError, PromptError
@@ -29,6 +30,7 @@ from offbeat.types import Observe, ignore
 __all__ = [
     "Placement",
     "Run",
+    "ScoreTable",
     "doctor",
     "dream",
     "explore",
@@ -41,6 +43,7 @@ __all__ = [
     "load_run",
     "paint",
     "render",
+    "score",
     "sweep",
     "train",
 ]

@@ -17,6 +17,7 @@ from offbeat.cli import (
     listing,
     paint,
     render,
+    score,
     show,
     train,
 )
@@ -36,6 +37,7 @@ app.command("paint")(paint.paint)
 app.command("generate")(generate.generate)
 app.command("render")(render.render)
 app.command("train")(train.train)
+app.command("score")(score.score)
 app.command("show")(show.show)
 app.command("export")(export.export)
 app.command("import")(export.import_)

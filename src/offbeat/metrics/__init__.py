@@ -1,1 +1,17 @@
-"""Measures: pure functions of tensors, each with a known better direction."""
+"""Measures: pure functions of tensors, and scorers that name their checkpoint."""
+
+from offbeat.metrics._base import BaseMetric
+from offbeat.metrics._common import bootstrap_interval, pictures, summarise, texts_for
+from offbeat.metrics._encoders import BackboneEncoder, ClipEncoder, Encoder, EncoderMetric
+
+__all__ = [
+    "BackboneEncoder",
+    "BaseMetric",
+    "ClipEncoder",
+    "Encoder",
+    "EncoderMetric",
+    "bootstrap_interval",
+    "pictures",
+    "summarise",
+    "texts_for",
+]

@@ -26,6 +26,8 @@ class BaseMetric(ABC):
     per_image: bool = True
     at_least: int = 1
     note: str = ""
+    reads: str = "prompt"
+    """What is taken from a picture's recipe where no text is given: or ``subject``, ``weights``."""
 
     @property
     def name(self) -> str:

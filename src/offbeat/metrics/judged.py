@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from offbeat.errors import ConfigError
+from offbeat.errors import ConfigError, ImageError, JudgeError
 from offbeat.metrics._base import BaseMetric
-from offbeat.metrics._common import in_equal_sizes, texts_for
+from offbeat.metrics._common import in_equal_sizes, pictures, texts_for
 from offbeat.metrics.fusion import distribution_kl
 from offbeat.metrics.mixtures import parts_of
-from offbeat.protocols import AnswersYes, ChecksSubject, Need, ReadsClasses
+from offbeat.protocols import AnswersYes, CalibratedJudge, ChecksSubject, Need, ReadsClasses
 from offbeat.types import Better
 
 if TYPE_CHECKING:
@@ -111,10 +111,12 @@ class VqaScore(JudgeMetric):
 class Validity(JudgeMetric):
     """Whether a judge says that a picture still shows the subject, 0 or 1: the mean is a share.
 
-    The texts are subjects, a word each.
+    The texts are subjects, a word each. References are ordinary pictures of the one subject that
+    there then is: a judge that can be calibrated learns from them what a good one gets.
     """
 
     stem = "validity"
+    reads = "subject"
     needs: tuple[Need, ...] = ("texts", "judge")
 
     def measure(
@@ -124,10 +126,24 @@ class Validity(JudgeMetric):
         references: Sequence[Tensor] | Tensor | None,
     ) -> Tensor:
         """Return 1 for each picture that passes, else 0, ``[B]``."""
-        return _asked_of_each(images, texts_for(texts, len(images)), self._passed)
+        found = texts_for(texts, len(images))
+        if references is not None and isinstance(self.judge, CalibratedJudge):
+            self._calibrate(found, pictures(references, "references"))
+        return _asked_of_each(images, found, self._passed)
+
+    def _calibrate(self, texts: list[str], ordinary: list[Tensor]) -> None:
+        if len(set(texts)) > 1 or len({picture.shape for picture in ordinary}) > 1:
+            raise ImageError(
+                f"references: expected ordinary pictures of one size and one subject, got "
+                f"{len({picture.shape for picture in ordinary})} sizes and {len(set(texts))} "
+                "subjects; score each subject alone, or without references"
+            )
+        self.judge.calibrate(torch.stack(ordinary), texts[0])
 
     def _passed(self, images: Tensor, text: str) -> Tensor:
         verdicts = self.judge.still_a(images, text)
+        if silent := [verdict for verdict in verdicts if not verdict.answered]:
+            raise JudgeError(f"{self.name}: {self.judge.name} gave no answer. {silent[0].note}")
         return torch.tensor([float(verdict.passed) for verdict in verdicts])
 
 
@@ -138,6 +154,7 @@ class DistributionKl(JudgeMetric):
     """
 
     stem = "distribution_kl"
+    reads = "weights"
     better: Better = "lower"
     needs: tuple[Need, ...] = ("texts", "judge")
     protocol = ReadsClasses

@@ -58,6 +58,8 @@ class _Fusion(EncoderMetric):
     first thing, the second of the second; else to texts of the form ``one + other``.
     """
 
+    reads = "weights"
+
     def measure(
         self,
         images: list[Tensor],
