@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -171,31 +172,16 @@ def test_python_takes_tensors_pil_pictures_and_files(others, pocket):
         offbeat.score(picture, metrics="clip_t", backbone=pocket)
 
 
-PLUGIN = """
-import torch
-from offbeat.metrics import BaseMetric
-
-
-class Brightness(BaseMetric):
-    "How bright a picture is, 0 to 1."
-
-    stem = "brightness"
-    better = "neither"
-    label = checkpoint = "pixels"
-
-    @classmethod
-    def load(cls, source=None, *, backbone=None, device="cpu"):
-        return cls()
-
-    def measure(self, images, texts, references):
-        return torch.stack([image.mean() for image in images])
-"""
+def plugin_in_contributing():
+    """Return the metric that CONTRIBUTING.md shows."""
+    text = (Path(__file__).parent.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    return text.partition("## Add a metric")[2].partition("```python\n")[2].partition("```")[0]
 
 
 def test_a_metric_of_another_package_is_one_file(others, tmp_path, monkeypatch):
     site = tmp_path / "site"
     (site / "lamp-1.0.dist-info").mkdir(parents=True)
-    (site / "lamp.py").write_text(PLUGIN)
+    (site / "lamp.py").write_text(plugin_in_contributing())
     info = site / "lamp-1.0.dist-info"
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: lamp\nVersion: 1.0\n")
     (info / "entry_points.txt").write_text("[offbeat.metrics]\nbrightness = lamp:Brightness\n")
