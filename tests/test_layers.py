@@ -30,6 +30,8 @@ ROWS = [
     {"cli"},
 ]
 PARTS = {
+    "_again": "run",
+    "_again_methods": "run",
     "_animation": "run",
     "_backbone_protocols": "protocols",
     "_cache": "store",

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from offbeat.run import (
         Placement,
         Run,
+        again,
         doctor,
         dream,
         explore,
@@ -49,6 +50,7 @@ _WHERE = {
     "dream": "offbeat.run",
     "explore": "offbeat.run",
     "export_concept": "offbeat.run",
+    "again": "offbeat.run",
     "fuse": "offbeat.run",
     "generate": "offbeat.run",
     "grid": "offbeat.run",
@@ -77,6 +79,7 @@ __all__ = [
     "export_concept",
     "fuse",
     "generate",
+    "again",
     "grid",
     "import_concept",
     "load_backbone",

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from offbeat import _readings, formats, registry
 from offbeat._keeper import Keeper, few_threads
-from offbeat._pictures_out import DRAW_BATCH, draw, plain_concept_of, png_files, sheet
+from offbeat._pictures_out import BY_METHOD, DRAW_BATCH, draw, plain_concept_of, png_files, sheet
 from offbeat._runs import Run, check_needs, default_backbone, load_run, loaded, reported
 from offbeat._sources import choose_judge
 from offbeat._trained import config_of, make_method
@@ -323,7 +323,9 @@ class Drawing:
             word=f"[{job.subject}]",
             metadata={"method": job.method.name},
         )
-        files = png_files("images", pictures, {**asked, **used}, own, job.backbone)
+        files = png_files(
+            "images", pictures, {**asked, **used}, own, job.backbone, drawing=BY_METHOD
+        )
         return files | png_files("ordinary", alone, asked, plain, job.backbone)
 
 

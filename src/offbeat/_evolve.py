@@ -13,7 +13,7 @@ from torch import Tensor
 from offbeat import _readings, formats
 from offbeat._disk import digest_of
 from offbeat._keeper import Keeper, few_threads
-from offbeat._pictures_out import draw, png_files, sheet
+from offbeat._pictures_out import GIVEN, draw, png_files, sheet
 from offbeat._runs import (
     Run,
     check_needs,
@@ -180,7 +180,7 @@ def _written(
     files |= png_files("images", drawn, asked, concept, backbone)
     ordinary = [part[0] for part in alone]
     given = Concept(template="{concept}", subject="given", word="given")  # shown, not drawn
-    files |= png_files("ordinary", ordinary, asked, given, backbone)
+    files |= png_files("ordinary", ordinary, asked, given, backbone, drawing=GIVEN)
     return reported(
         asked,
         [concept],

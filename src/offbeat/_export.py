@@ -11,8 +11,9 @@ import torch
 from offbeat import formats
 from offbeat._disk import digest_of, make_folder, write_atomic
 from offbeat._learned import Learned, check_lora, of_files
+from offbeat._pictures_out import made_on
 from offbeat._render import Source, check_fingerprint, learned_of
-from offbeat._runs import Run, concept_files, kept, loaded, made_on
+from offbeat._runs import Run, concept_files, kept, loaded
 from offbeat.errors import ConfigError, StoreError
 from offbeat.protocols import TextBackbone
 from offbeat.store import RunFolder

@@ -51,6 +51,15 @@ def to_pil(images: Tensor) -> list[Image.Image]:
     return [Image.fromarray(picture.permute(1, 2, 0).contiguous().numpy()) for picture in pixels]
 
 
+def pixels_of(picture: Image.Image) -> Tensor:
+    """Return a picture as ``[3, H, W]``, 0 to 1: what ``to_pil`` makes the same picture of."""
+    import numpy as np
+    import torch
+
+    values = torch.from_numpy(np.array(picture.convert("RGB")))
+    return values.permute(2, 0, 1).float() / 255
+
+
 def encode_png(
     picture: Image.Image, recipe: Mapping[str, Any], *, concept: bytes | None = None
 ) -> bytes:
@@ -190,6 +199,16 @@ def read_concept_file(path: str | Path) -> bytes | None:
         return base64.b64decode(text, validate=True)
     except (TypeError, ValueError, binascii.Error) as error:
         raise ImageError(f"{path}: the concept in it is damaged ({error})") from error
+
+
+def same_pixels(path: str | Path, picture: Image.Image) -> bool:
+    """Return whether a file shows just what ``picture`` does.
+
+    Raises:
+        ImageError: If it is no picture.
+    """
+    with _opened(path) as other:
+        return other.size == picture.size and other.convert("RGB").tobytes() == picture.tobytes()
 
 
 def read_infotext(path: str | Path) -> str:

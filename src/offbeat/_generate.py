@@ -58,7 +58,7 @@ def generate(
     model = loaded(backbone, device)
     card = model.card
     prior = _prior_settings(model, prior_num_inference_steps, prior_guidance_scale)
-    decoding = {
+    decoding: dict[str, Any] = {
         "num_inference_steps": num_inference_steps or card["num_inference_steps"],
         "guidance_scale": _or(guidance_scale, card["guidance_scale"]),
     }
@@ -79,18 +79,11 @@ def generate(
     }
     model.encode_text([prompt, negative_prompt])  # too long a text fails before a folder is made
     folder = RunFolder.create(Path(out), request) if out is not None else None
-    images = draw(
-        model,
-        concept,
-        seed=seed,
-        num=num_images,
-        negative_prompt=negative_prompt,
-        decoding=decoding,
-        observe=observe,
-    )
+    drawing = {"negative_prompt": negative_prompt, "decoding": decoding}
+    images = draw(model, concept, seed=seed, num=num_images, **drawing, observe=observe)
     pictures = formats.to_pil(images)
     files = {
-        **png_files("images", pictures, request, concept, model),
+        **png_files("images", pictures, request, concept, model, drawing=drawing),
         **concept_files([concept], model),
         "contact.png": sheet([("", pictures)], title=prompt),
     }

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from offbeat import formats
 from offbeat._disk import digest_of
-from offbeat._runs import made_on
+from offbeat._pictures_out import made_on
 from offbeat.errors import ConfigError, CorruptRunError, ShapeError, StoreError
 from offbeat.protocols import AdaptsDenoiser, AdaptsPrior, TextBackbone
 from offbeat.rng import stream
@@ -128,6 +128,18 @@ def _concept(
         word=word,
         metadata={"method": "imported", **about.get("metadata", {})},
     )
+
+
+def of_bytes(files: Mapping[str, bytes], path: Path) -> Concept:
+    """Return the concept of its files' content; ``path`` is where it was, for errors.
+
+    Raises:
+        CorruptRunError: If it is damaged.
+    """
+    try:
+        return formats.decode_concept(files.get)[0]
+    except CorruptRunError as error:
+        raise CorruptRunError(f"{path}: {error}") from error
 
 
 def _own(path: Path, data: bytes, about: Mapping[str, Any]) -> Learned:

@@ -98,11 +98,11 @@ def mix(
     model = loaded(default_backbone(method) if backbone is None else backbone, device)
     chosen = make_method(method, model, config)
     check_needs(method, chosen.needs, model)
-    chosen = with_metric(chosen, model, device)
+    chosen = with_metric(chosen, model)
     if layout == "sweep" and not chosen.takes_weights:
         raise ConfigError(f"method: {method} heeds no weights, so it draws no path")
     size = min(int(model.card["height"]), int(model.card["width"]))
-    parents = [_parent(name, size) for name, _ in points[0]]
+    parents = [parent_of(name, size) for name, _ in points[0]]
     for parent in parents:  # too long a prompt fails before a folder is made
         if parent.picture is None:
             model.encode_text([plain_concept_of(parent.name, model, prompt).prompt()])
@@ -146,7 +146,8 @@ def check_sources(method: str, names: Sequence[str]) -> None:
             raise ImageError(f"{name}: expected a picture file, and there is none")
 
 
-def _parent(name: str, size: int) -> Parent:
+def parent_of(name: str, size: int) -> Parent:
+    """Return a source, read if it is a picture, as a square of ``size`` pixels."""
     if not is_picture(name):
         return Parent(name=name)
     picture = read_picture(name, size=size)

@@ -13,7 +13,16 @@ from torch import Tensor
 
 from offbeat import _animation, _readings, formats
 from offbeat._keeper import Keeper
-from offbeat._pictures_out import DRAW_BATCH, draw, plain_concept_of, png_files, sheet
+from offbeat._pictures_out import (
+    BY_METHOD,
+    DRAW_BATCH,
+    GIVEN,
+    draw,
+    plain_concept_of,
+    png_files,
+    sheet,
+    source_files,
+)
 from offbeat._runs import Run, numerics_of, reported
 from offbeat._trained import config_of
 from offbeat.errors import CapabilityError
@@ -142,6 +151,16 @@ class Mixture:
             ordinary=[picture for part in alone for picture in part],
             trace=self.keeper.rows,
         )
+
+    def one(self, number: int) -> Tensor:
+        """Return picture ``number`` alone, ``[3, H, W]``: the part that it belongs to is drawn."""
+        job = self.job
+        ordinary = [self._ordinary(parent) for parent in job.parents]
+        at, image = divmod(number, job.num_images)
+        start = image // DRAW_BATCH * DRAW_BATCH
+        point = 0 if job.is_morph else at
+        part = self._drawn(0, point, start, ordinary, job.is_morph)  # [P, n, 3, H, W]
+        return part[at - point, image - start].cpu()
 
     def _ordinary(self, parent: Parent) -> Tensor:
         """Return a source alone, ``[N, 3, H, W]``: drawn, or the same picture N times."""
@@ -304,15 +323,25 @@ class Mixture:
             metadata={"method": job.method.name},
         )
         files = self._moving(pictures) if job.layout == "sweep" else {}
+        given = [parent.name for parent in job.parents if parent.picture is not None]
+        files |= source_files([Path(name).expanduser() for name in given])
         for index, (point, drawn) in enumerate(zip(job.points, pictures, strict=True)):
             place = {"frame": index} if job.is_morph else {"weights": [list(p) for p in point]}
             recipe = {**asked, **used, **place}
-            files |= png_files("images", drawn, recipe, mixture, job.backbone, start=index * each)
+            start = index * each
+            files |= png_files(
+                "images", drawn, recipe, mixture, job.backbone, start=start, drawing=BY_METHOD
+            )
         for index, (parent, drawn) in enumerate(zip(job.parents, alone, strict=True)):
             plain = plain_concept_of(parent.shown, job.backbone, job.prompt)
+            drawing = None
             if parent.picture is not None:  # shown, not drawn
+                drawing = GIVEN
                 plain = replace(plain, template="{concept}", metadata={"method": "given"})
-            files |= png_files("ordinary", drawn, asked, plain, job.backbone, start=index * each)
+            start = index * each
+            files |= png_files(
+                "ordinary", drawn, asked, plain, job.backbone, start=start, drawing=drawing
+            )
         return files
 
 

@@ -90,7 +90,7 @@ def paint(
     model = loaded(backbone, device)
     chosen = make_method(method, model, given)
     _check_method(chosen, model)
-    points = _points(chosen, sweep)
+    points = strengths_of(chosen, sweep)
     size = min(int(model.card["height"]), int(model.card["width"]))
     job = Job(
         layout="paint" if sweep is None else "sweep",
@@ -131,7 +131,9 @@ def _check_method(method: Any, backbone: TextBackbone) -> None:
         raise CapabilityError(who, backbone.name, "ip_adapter", DRAWERS)
 
 
-def _points(method: Any, sweep: int | Sequence[float] | None) -> list[tuple[float | None, Any]]:
+def strengths_of(
+    method: Any, sweep: int | Sequence[float] | None
+) -> list[tuple[float | None, Any]]:
     """Return each strength with its method."""
     config = getattr(method, "config", None)
     own = getattr(config, "strength", None)

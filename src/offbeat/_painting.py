@@ -14,7 +14,7 @@ from torch import Tensor
 from offbeat import formats
 from offbeat._disk import digest_of
 from offbeat._keeper import Keeper
-from offbeat._pictures_out import png_files, sheet
+from offbeat._pictures_out import BY_METHOD, GIVEN, png_files, sheet, source_files
 from offbeat._runs import Run, numerics_of, reported
 from offbeat._trained import config_of
 from offbeat.checks import check_finite, check_shape
@@ -43,6 +43,8 @@ class Picture:
     """``[3, H, W]``, 0 to 1."""
     digest: str
     """Of its pixels as they are used."""
+    file: Path | None = None
+    """Where it was read."""
     note: str = ""
     """How it was brought to the checkpoint's size, in a sentence."""
 
@@ -60,12 +62,13 @@ class Picture:
             check_finite(role, source)
             if float(source.min()) < 0 or float(source.max()) > 1:
                 raise RangeError(f"{role}: expected values from 0 to 1")
-            image, name, note = source.detach().cpu().float(), role, ""
+            image, name, note, file = source.detach().cpu().float(), role, "", None
         else:
             image, name = read_picture(source, size=size), Path(source).name
-            note = _fitted(Path(source).expanduser(), size)
+            file = Path(source).expanduser()
+            note = _fitted(file, size)
         digest = digest_of(image.contiguous().numpy().tobytes())
-        return cls(name=name, image=image, digest=digest, note=note)
+        return cls(name=name, image=image, digest=digest, note=note, file=file)
 
 
 def _fitted(file: Path, size: int) -> str:
@@ -221,6 +224,11 @@ class Painting:
             trace=self.keeper.rows,
         )
 
+    def one(self, number: int) -> Tensor:
+        """Return picture ``number`` alone, ``[3, H, W]``: all of its strength are painted."""
+        at, image = divmod(number, self.job.num_images)
+        return self._painted(at, self.job.points[at][1], self._inverted())[image]
+
     def _inverted(self) -> Inversion | None:
         method = self.job.method
         if not isinstance(method, InvertsArt):
@@ -310,7 +318,8 @@ class Painting:
     ) -> dict[str, bytes]:
         """Return every picture's file: what was painted, and what it was painted from."""
         job, config = self.job, asked["config"]
-        files: dict[str, bytes] = {}
+        pictures_given = [job.art, *([job.content] if job.content else [])]
+        files = source_files([one.file for one in pictures_given if one.file is not None])
         steps = ("num_inference_steps", "guidance_scale", "negative_prompt")
         recipe = {**asked, **{name: config[name] for name in steps if name in config}}
         text = job.prompt or ""
@@ -320,6 +329,8 @@ class Painting:
         for number, ((strength, _), part) in enumerate(zip(job.points, pictures, strict=True)):
             own = {**recipe, "strength": strength}
             start = number * job.num_images
-            files |= png_files("images", part, own, plain, job.backbone, start=start)
-        files |= png_files("ordinary", sources, recipe, plain, job.backbone)
+            files |= png_files(
+                "images", part, own, plain, job.backbone, start=start, drawing=BY_METHOD
+            )
+        files |= png_files("ordinary", sources, recipe, plain, job.backbone, drawing=GIVEN)
         return files

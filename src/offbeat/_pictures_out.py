@@ -4,14 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from offbeat import formats, plots
+from offbeat._disk import digest_of
 from offbeat.errors import CapabilityError
-from offbeat.protocols import AdaptsDenoiser, DrawingBackbone, HasCard, PriorBackbone, TextBackbone
+from offbeat.protocols import (
+    AdaptsDenoiser,
+    DrawingBackbone,
+    HasCard,
+    PriorBackbone,
+    SplitsTokens,
+    TextBackbone,
+)
 from offbeat.rng import streams
 from offbeat.sampling import sample_concept
 from offbeat.templates import fill
@@ -187,6 +196,27 @@ def _in_chunks(
     return torch.cat(parts)
 
 
+def made_on(backbone: HasCard) -> dict[str, Any]:
+    """Return what the file of a concept says of the checkpoint that it was learned on."""
+    layout = backbone.token_layout if isinstance(backbone, SplitsTokens) else ()
+    return {
+        "fingerprint": backbone.fingerprint,
+        "checkpoint": backbone.name,
+        "layout": layout,
+        "architecture": formats.architecture_of(
+            [name for name, _, _ in layout], has_prior=isinstance(backbone, PriorBackbone)
+        ),
+        "licence": str(backbone.card.get("licence", "")),
+    }
+
+
+MAX_EMBEDDED = 2**16
+"""Bytes of a concept that each of its pictures keeps inside: tokens fit, LoRA factors do not."""
+
+GIVEN, BY_METHOD = {"by": "nobody"}, {"by": "method"}
+"""How pictures came about that ``draw`` did not draw: shown as given, or drawn by a method."""
+
+
 def png_files(
     folder: str,
     pictures: Sequence[Image.Image],
@@ -196,8 +226,20 @@ def png_files(
     *,
     seed: int | None = None,
     start: int = 0,
+    drawing: Mapping[str, Any] | None = None,
 ) -> dict[str, bytes]:
-    """Return the files of pictures, numbered from ``start``, each with the recipe to draw it."""
+    """Return the files of pictures, numbered from ``start``, each with the recipe to draw it.
+
+    Args:
+        folder: Of the files.
+        pictures: All that were drawn together.
+        request: What was asked.
+        concept: What was drawn.
+        backbone: By whom.
+        seed: Of the noise; None is the request's.
+        start: The first's number.
+        drawing: What else ``draw`` was told, or ``GIVEN``, or ``BY_METHOD``.
+    """
     learned = bool(concept.token_embeds or concept.lora or concept.image_embeds is not None)
     shown = concept.prompt(request["prompt"] if request.get("verb") == "render" else None)
     recipe = {
@@ -214,10 +256,40 @@ def png_files(
         "novelty": _dial(request) if learned else None,
         "version": request["versions"].get("offbeat"),
     }
+    how = {"by": "draw", "num": len(pictures), "purpose": "image", **(drawing or {})}
+    inside = None
+    if how["by"] == "draw":
+        own = concept_of(concept, backbone)
+        how["concept"] = digest_of(b"".join(own[name] for name in sorted(own)))
+        small = len(own) == 1 and len(own[formats.CONCEPT_FILE]) <= MAX_EMBEDDED
+        inside = own[formats.CONCEPT_FILE] if small else None
     return {
-        f"{folder}/{start + index:04d}.png": formats.encode_png(picture, {**recipe, "index": index})
+        f"{folder}/{start + index:04d}.png": formats.encode_png(
+            picture,
+            {**recipe, "index": index, "drawing": {**how, "start": start}},
+            concept=inside,
+        )
         for index, picture in enumerate(pictures)
     }
+
+
+def concept_of(concept: Concept, backbone: HasCard, method: str | None = None) -> dict[str, bytes]:
+    """Return the files of one concept; ``method`` is the concept's own if not given."""
+    name = method or concept.metadata.get("method", "")
+    return formats.encode_concept(concept, method=name, **made_on(backbone))
+
+
+MAX_SOURCE = 2**25
+"""Bytes of a given picture that a run folder keeps a copy of."""
+
+
+def source_files(files: Sequence[Path]) -> dict[str, bytes]:
+    """Return copies of the pictures that a run was given: what it drew can be drawn again."""
+    kept = {}
+    for number, file in enumerate(files):
+        if file.stat().st_size <= MAX_SOURCE:
+            kept[f"sources/{number:04d}{file.suffix.lower()}"] = file.read_bytes()
+    return kept
 
 
 def _dial(request: Mapping[str, Any]) -> str | None:

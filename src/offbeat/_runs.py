@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 from offbeat import formats, registry
 from offbeat._disk import json_bytes
 from offbeat._memory import check_fits
-from offbeat._pictures_out import PRIORS
+from offbeat._pictures_out import PRIORS, concept_of
 from offbeat.backbones._base import Checkpoint
 from offbeat.backbones._checkpoints import is_bundled
 from offbeat.backbones._placement import Dtype, Offload, Placement, Where, placement_of
 from offbeat.errors import CapabilityError, ConfigError, StoreError
 from offbeat.plots import concept_report
-from offbeat.protocols import DrawsText, HasCard, PriorBackbone, SplitsTokens, TextBackbone
+from offbeat.protocols import DrawsText, HasCard, PriorBackbone, TextBackbone
 from offbeat.store import RunFolder
 from offbeat.types import Concept
 
@@ -188,25 +188,10 @@ def concept_files(
     files: dict[str, bytes] = {}
     for index, concept in enumerate(concepts):
         where = f"concepts/{index:04d}/" if len(concepts) > 1 else ""
-        name = method or concept.metadata.get("method", "")
-        own = formats.encode_concept(concept, method=name, **made_on(backbone))
+        own = concept_of(concept, backbone, method)
         # the concept last: its presence says that it is whole
         files |= {where + name: own[name] for name in sorted(own, reverse=True)}
     return files
-
-
-def made_on(backbone: HasCard) -> dict[str, Any]:
-    """Return what the file of a concept says of the checkpoint that it was learned on."""
-    layout = backbone.token_layout if isinstance(backbone, SplitsTokens) else ()
-    return {
-        "fingerprint": backbone.fingerprint,
-        "checkpoint": backbone.name,
-        "layout": layout,
-        "architecture": formats.architecture_of(
-            [name for name, _, _ in layout], has_prior=isinstance(backbone, PriorBackbone)
-        ),
-        "licence": str(backbone.card.get("licence", "")),
-    }
 
 
 def kept(

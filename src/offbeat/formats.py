@@ -14,15 +14,18 @@ from offbeat._disk import pack_tensors, unpack_tensors
 from offbeat._formats_exchange import STYLES, Found, encode_export, read_weights, stem_of
 from offbeat._formats_labels import PRIOR, architecture_of, labels, versions
 from offbeat._formats_png import (
+    CONCEPT_KEY,
     MAX_PIXELS,
     PARAMETERS_KEY,
     RECIPE_KEY,
     encode_png,
     infotext,
     parse_infotext,
+    pixels_of,
     read_concept_file,
     read_infotext,
     read_recipe,
+    same_pixels,
     to_pil,
 )
 from offbeat._formats_tokens import TokenLayout, join_rows, token_rows
@@ -31,6 +34,7 @@ from offbeat.types import Concept, Trained
 
 __all__ = [
     "CONCEPT_FILE",
+    "CONCEPT_KEY",
     "LORA_FILE",
     "MAX_PIXELS",
     "PARAMETERS_KEY",
@@ -50,10 +54,12 @@ __all__ = [
     "join_rows",
     "layout_of",
     "parse_infotext",
+    "pixels_of",
     "read_concept_file",
     "read_infotext",
     "read_recipe",
     "read_weights",
+    "same_pixels",
     "stem_of",
     "to_pil",
     "versions",

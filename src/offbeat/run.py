@@ -7,6 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from offbeat._again import Again, again
 from offbeat._doctor import doctor
 from offbeat._drawn import explore_by_drawing
 from offbeat._dream import dream
@@ -35,6 +36,8 @@ __all__ = [
     "dream",
     "explore",
     "export_concept",
+    "again",
+    "as_json",
     "fuse",
     "generate",
     "grid",

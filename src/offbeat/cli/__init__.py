@@ -7,6 +7,7 @@ import os
 import typer
 
 from offbeat.cli import (
+    again,
     bench,
     doctor,
     dream,
@@ -39,6 +40,7 @@ app.command("render")(render.render)
 app.command("train")(train.train)
 app.command("score")(score.score)
 app.command("show")(show.show)
+app.command("again")(again.again)
 app.command("export")(export.export)
 app.command("import")(export.import_)
 app.command("doctor")(doctor.doctor)
