@@ -55,6 +55,7 @@ PARTS = {
     "_judges": "run",
     "_keeper": "run",
     "_memory": "run",
+    "_models": "run",
     "_learned": "run",
     "_mix": "run",
     "_mixture": "run",

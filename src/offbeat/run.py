@@ -15,6 +15,7 @@ from offbeat._explore import Exploration
 from offbeat._export import export_concept, import_concept
 from offbeat._fuse import fuse, grid, sweep
 from offbeat._generate import generate
+from offbeat._models import as_json, fetch_model, inspect_model, list_models
 from offbeat._outcome import Plan
 from offbeat._paint import paint
 from offbeat._render import render
@@ -32,16 +33,20 @@ __all__ = [
     "Placement",
     "Run",
     "ScoreTable",
+    "again",
+    "as_json",
+    "as_json",
     "doctor",
     "dream",
     "explore",
     "export_concept",
-    "again",
-    "as_json",
+    "fetch_model",
     "fuse",
     "generate",
     "grid",
     "import_concept",
+    "inspect_model",
+    "list_models",
     "load_backbone",
     "load_run",
     "paint",

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from offbeat.backbones._hub import why
 from offbeat.errors import CheckpointError, UnsafeWeightsError
 
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
@@ -150,8 +151,7 @@ def locate(source: str | Path, *, only: tuple[str, ...] = ALL_FILES) -> Path:
         return Path(snapshot_download(str(source), allow_patterns=list(only)))
     except Exception as error:  # offline, absent, gated: each with its own class
         raise CheckpointError(
-            f"{source}: no such folder, and the hub did not give it ({type(error).__name__}: "
-            f"{error})"
+            f"{source}: no such folder, and the hub did not give it: {why(str(source), error)}"
         ) from error
 
 

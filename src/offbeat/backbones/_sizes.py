@@ -19,7 +19,7 @@ from offbeat.backbones import _flow_checkpoints as flow
 from offbeat.backbones import _one_step_checkpoints as one_step
 from offbeat.backbones import _sd_checkpoints as stable_diffusion
 from offbeat.backbones._forms import form_of
-from offbeat.backbones._loading import PipelineFolder
+from offbeat.backbones._loading import PipelineFolder, locate
 from offbeat.backbones._single_file import SingleFile, open_pipeline
 from offbeat.errors import CheckpointError
 
@@ -109,6 +109,8 @@ def survey(source: str | Path) -> Survey:
     form, pipelines = pipelines_of(source)
     last = pipelines[-1]
     parts = tuple(part for pipeline in pipelines for part in _parts(pipeline))
+    if str(source) == one_step.NAME:
+        parts = (*parts, _clip_tower())
     return Survey(
         source=str(source),
         form=form,
@@ -136,9 +138,10 @@ def pipelines_of(source: str | Path) -> tuple[str, list[PipelineFolder]]:
     if form == "unclip":
         prior, decoder, _ = unclip.find(source)
         return form, [prior, decoder]
-    if form == "stable-diffusion":
-        return form, [stable_diffusion.find(one_step.BASE if name == one_step.NAME else source)]
-    return form, [open_pipeline(flow.CHECKPOINTS.get(name, source), only=flow.FILES)]
+    if form in ("sd3", "flux"):
+        return form, [open_pipeline(flow.CHECKPOINTS.get(name, source), only=flow.FILES)]
+    base = one_step.BASE if name == one_step.NAME else source
+    return "stable-diffusion", [stable_diffusion.find(base)]
 
 
 def read_header(file: Path) -> dict[str, Any]:
@@ -193,6 +196,14 @@ def _beside(pipeline: PipelineFolder) -> Iterator[Part]:
         part = _part(near, "image_encoder", "CLIPVisionModelWithProjection")
         if part is not None:
             yield part
+
+
+def _clip_tower() -> Part:
+    """Return the image encoder that a one-step model of SD 1.5's form is read by."""
+    file = locate(one_step.CLIP, only=one_step.CLIP_FILES) / "model.safetensors"
+    seen = {name: told for name, told in read_header(file).items() if name.startswith("vis")}
+    size = sum(end - start for start, end in _places(seen))
+    return Part("image_encoder", "CLIPVisionModelWithProjection", _tensors(seen), size)
 
 
 def _part(folder: Path, name: str, kind: str) -> Part | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Annotated
 
 import typer
 
@@ -16,6 +17,7 @@ from offbeat.cli import (
     fuse,
     generate,
     listing,
+    models,
     paint,
     render,
     score,
@@ -46,6 +48,18 @@ app.command("import")(export.import_)
 app.command("doctor")(doctor.doctor)
 app.add_typer(bench.app, name="bench")
 app.command("list")(listing.listing)
+app.add_typer(models.app, name="models")
+
+
+@app.callback()
+def offbeat(
+    offline: Annotated[bool, typer.Option("--offline", help="Touch no network.")] = False,
+) -> None:
+    """Take what goes for every command."""
+    if offline:
+        from offbeat.backbones._hub import go_offline
+
+        go_offline()
 
 
 def main() -> None:

@@ -80,8 +80,11 @@ def _options(
             rich_help_panel=_PANEL,
         ),
     ] = True,
+    offline: Annotated[
+        bool, typer.Option("--offline", help="Touch no network.", rich_help_panel=_PANEL)
+    ] = False,
 ) -> None:
-    """Take what ``Placement`` takes: the one list of these options."""
+    """Take what ``Placement`` takes, and whether to stay offline: the one list of these options."""
 
 
 def placing(command: Callable[..., None]) -> Callable[..., None]:
@@ -95,6 +98,10 @@ def placing(command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def run(**given: Any) -> None:
         told = {name: given.pop(name) for name in options}
+        if told.pop("offline"):
+            from offbeat.backbones._hub import go_offline
+
+            go_offline()
 
         def place() -> Placement:
             from offbeat.backbones._placement import Placement  # torch loads here, not for --help

@@ -1,0 +1,114 @@
+"""``offbeat models``: list, inspect, fetch."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from offbeat.cli._show import errors_shown
+
+app = typer.Typer(
+    name="models",
+    help="Checkpoints: which there are, what one is made of, and fetching one ahead.",
+    no_args_is_help=True,
+)
+
+Json = Annotated[bool, typer.Option("--json", help="As JSON, for other programs.")]
+Offline = Annotated[bool, typer.Option("--offline", help="Touch no network.")]
+
+
+@app.command("list")
+def list_(json: Json = False) -> None:
+    """List the checkpoints that have names; no network is used."""
+    with errors_shown():
+        from offbeat import run
+
+        found = run.list_models()
+        if json:
+            _dump([run.as_json(one) for one in found])
+            return
+    width = max(len(one.name) for one in found)
+    for one in found:
+        size = f", {_bytes(one.num_bytes)}" if one.num_bytes else ""
+        typer.echo(f"{one.name:<{width}}  {one.family}; {one.state}{size}; licence: {one.licence}")
+        typer.echo(f"{'':<{width}}  {', '.join(one.sources) or 'of a plug-in'}")
+    typer.echo("`offbeat models inspect NAME` tells what one can do, and the memory that it takes.")
+
+
+@app.command("inspect")
+def inspect(
+    source: Annotated[
+        str, typer.Argument(metavar="NAME|FOLDER|FILE", help="Which; a hub id is fetched first.")
+    ],
+    json: Json = False,
+    offline: Offline = False,
+) -> None:
+    """Tell what a checkpoint is made of, what it can do, and the memory that it takes.
+
+    **Example**
+
+    `offbeat models inspect pocket`
+    """
+    with errors_shown():
+        _connect(offline)
+        from offbeat import run
+
+        found = run.inspect_model(source)
+        if json:
+            _dump(run.as_json(found))
+            return
+    typer.echo(f"{found.source}: {found.pipeline}, {found.width} x {found.height} pixels")
+    for folder in found.folders:
+        typer.echo(f"  in {folder}")
+    typer.echo(f"  licence: {found.licence or 'not told'}")
+    typer.echo(f"  fingerprint: {found.fingerprint or 'known when loaded'}")
+    typer.echo(f"  can: {', '.join(found.capabilities)}")
+    total = f"{found.parameters / 1e6:,.1f} M parameters, {_bytes(found.num_bytes)} on the disk"
+    typer.echo(f"  {total}")
+    width = max((len(part.name) for part in found.components), default=0)
+    for part in found.components:
+        told = f"{part.parameters / 1e6:>9,.1f} M  {'/'.join(part.dtypes):<5} {part.kind}"
+        typer.echo(f"    {part.name:<{width}} {told}, {part.role}")
+    typer.echo("  memory, about, for one picture:")
+    for options, need in found.memory.items():
+        device = f"{_bytes(need['device'])} on the device, " if need["device"] else ""
+        typer.echo(f"    {options:<40} {device}{_bytes(need['host'])} in the CPU's memory")
+
+
+@app.command("fetch")
+def fetch(
+    source: Annotated[str, typer.Argument(metavar="NAME", help="A known name, or a hub id.")],
+    offline: Offline = False,
+) -> None:
+    """Fetch a checkpoint from the hub ahead: just the files that loading it reads.
+
+    **Example**
+
+    `offbeat models fetch sdxl`, and from then on `offbeat generate "a red castle" --backbone sdxl
+    --offline`
+    """
+    with errors_shown():
+        _connect(offline)
+        from offbeat import run
+
+        folders = run.fetch_model(source)
+    for folder in folders:
+        typer.echo(str(folder))
+
+
+def _connect(offline: bool) -> None:
+    if offline:
+        from offbeat.backbones._hub import go_offline
+
+        go_offline()
+
+
+def _dump(values: object) -> None:
+    import json
+
+    typer.echo(json.dumps(values, indent=2))
+
+
+def _bytes(count: int) -> str:
+    return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
