@@ -291,7 +291,9 @@ class Outcome:
             lines = [f"{percent(self.baseline.quantile(distance))} · {times:.1f}x"]
             if self.best.verdicts:
                 verdict = self.best.verdicts[index]
-                said = f"{verdict.answer} {verdict.probability:.2f}" if verdict.answered else "?"
+                said = "no answer"
+                if verdict.answered:
+                    said = f"{verdict.answer} {verdict.probability:.2f}"
                 lines.append(f"{self.plan.subject}? {said}")
             captions.append("\n".join(lines))
         return captions
@@ -313,7 +315,7 @@ class Outcome:
         if silent["pictures"] or silent["steps"]:
             found.append(
                 f"The judge gave no answer for {silent['pictures']} of {len(best.images)} pictures "
-                f"and at {silent['steps']} steps of the search, which went on as without a judge. "
+                f"and {silent['steps']} times in the search, which went on as without a judge. "
                 f"{' '.join(silent['notes'])}"
             )
         target, reached = summary["target_distance"], best.readings["distance_median"]
