@@ -19,6 +19,7 @@ from offbeat._pictures_out import BY_METHOD, DRAW_BATCH, draw, plain_concept_of,
 from offbeat._runs import Run, check_needs, default_backbone, load_run, loaded, reported
 from offbeat._sources import choose_judge
 from offbeat._trained import config_of, make_method
+from offbeat.backbones._placement import Where
 from offbeat.budget import counted
 from offbeat.errors import CapabilityError, ConfigError, PromptError
 from offbeat.functional import cosine
@@ -87,7 +88,7 @@ def explore_by_drawing(
     prompt: str | None,
     judge: str,
     backbone: str | Path | TextBackbone | None,
-    device: str,
+    device: Where,
     out: str | Path | None,
     resume: bool,
     observe: Observe,
@@ -104,7 +105,7 @@ def explore_by_drawing(
     model = loaded(default_backbone(method) if backbone is None else backbone, device)
     chosen = make_method(method, model, dict(config))
     check_needs(method, getattr(chosen, "needs", None), model)
-    chosen = with_metric(chosen, model, device)
+    chosen = with_metric(chosen, model)
     asked, judges = _judge_of(judge, model, subject)
     job = Job(
         subject=subject,
@@ -124,7 +125,7 @@ def explore_by_drawing(
         return Drawing(job, folder, observe).run()
 
 
-def with_metric(method: Any, backbone: TextBackbone, device: str) -> Any:
+def with_metric(method: Any, backbone: TextBackbone) -> Any:
     """Return a method with the metric that its settings name; most name none.
 
     Raises:
@@ -135,7 +136,7 @@ def with_metric(method: Any, backbone: TextBackbone, device: str) -> Any:
     if wanted is None:
         return method
     metric = registry.find("metric", wanted)
-    return method.with_metric(metric.load(backbone=backbone, device=device))
+    return method.with_metric(metric.load(backbone=backbone, device=str(backbone.device)))
 
 
 def _judge_of(name: str, backbone: Any, subject: str) -> tuple[Any, bool]:
@@ -252,19 +253,20 @@ class Drawing:
         spent: dict[str, int] | None,
     ) -> dict[str, Any]:
         job = self.job
-        passed = sum(verdict.passed for verdict in verdicts)
+        answered = [verdict for verdict in verdicts if verdict.answered]
+        passed = sum(verdict.passed for verdict in answered)
         variety = [mean_distance(job.backbone, part) for part in (images, ordinary)]
         each = None if spent is None else sum(spent.values()) / job.num_images
         text = f"{job.num_images} pictures by {job.method.name}"
         text += f", {each:,.0f} network evaluations each." if each is not None else "."
-        if verdicts:
-            text += f" Still {job.subject}, by the judge: {passed} of {len(verdicts)}."
+        if answered:
+            text += f" Still {job.subject}, by the judge: {passed} of {len(answered)}."
         if variety[0] is not None:
             text += (
                 f" Mean distance between two of them: {variety[0]:.2f}; between ordinary ones: "
                 f"{variety[1]:.2f}."
             )
-        notes = []
+        notes = sorted({verdict.note for verdict in verdicts if not verdict.answered})
         if job.judge is not None and not job.judges:
             notes.append(
                 f"{job.judge.name} does not know {job.subject!r}: nobody said what is one."
@@ -275,7 +277,7 @@ class Drawing:
             "prompt": job.prompt,
             "seed": job.seed,
             "judge": job.judge.name if job.judge else None,
-            "validity": passed / len(verdicts) if verdicts else None,
+            "validity": passed / len(answered) if answered else None,
             "mean_distance": variety[0],
             "mean_distance_ordinary": variety[1],
             "evaluations": spent,
