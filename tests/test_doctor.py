@@ -1,11 +1,13 @@
 """`offbeat doctor`: what is wrong is found, said, and told by the exit code."""
 
 import sys
+from email.message import Message
 from importlib import metadata
 
 from typer.testing import CliRunner
 
 from offbeat import _doctor, cli
+from offbeat.backbones import _placement
 
 
 def level_of(findings, what):
@@ -43,6 +45,45 @@ def test_a_torchvision_that_cannot_be_imported_is_found(tmp_path, monkeypatch):
     assert found.level == "wrong"
     assert "nms does not exist" in found.found
     assert sys.modules.get("torchvision") is None
+
+
+def test_each_extra_is_told_with_what_it_would_add(monkeypatch):
+    def other(name):
+        if name == "fastapi":
+            raise metadata.PackageNotFoundError(name)
+        return metadata.version(name)
+
+    asked = [
+        "fastapi>=0.1; extra == 'studio'",
+        "pytest; extra == 'dev'",
+        "offbeat[studio]; extra == 'dev'",
+    ]
+    told = Message()
+    told["Provides-Extra"], told["Provides-Extra"] = "studio", "dev"
+    monkeypatch.setattr(_doctor, "requires", lambda name: asked)
+    monkeypatch.setattr(_doctor, "metadata", lambda name: told)
+    monkeypatch.setattr(_doctor, "version", other)
+    dev, studio = _doctor._extras()
+    assert (dev.what, dev.level) == ("[dev]", "fine")
+    assert (studio.what, studio.level) == ("[studio]", "note")
+    assert studio.found == "fastapi not installed"
+    assert "the studio" in studio.advice
+    assert "pip install 'offbeat[studio]'" in studio.advice
+
+
+def test_memory_of_a_container_counts(monkeypatch):
+    monkeypatch.setattr(_doctor, "free_memory", lambda device: 5 * 10**8)
+    found = _doctor._memory()
+    assert found.level == "note"
+    assert found.found.startswith("0.5 of ")
+
+
+def test_devices_say_what_auto_is(monkeypatch):
+    found = {one.what: one.found for one in _doctor._devices()}
+    assert "threads" in found["cpu"]
+    assert f"--device auto is {_placement.first_device()}" in found["auto"]
+    monkeypatch.setattr(_doctor.shutil, "which", lambda name: None)
+    assert _doctor._compiler().level in ("note", "fine")
 
 
 def test_a_cache_that_cannot_be_written_is_found(tmp_path, monkeypatch):

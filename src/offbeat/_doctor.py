@@ -11,16 +11,25 @@ import tempfile
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.metadata import PackageNotFoundError, metadata, requires, version
 from pathlib import Path
 from typing import Literal
 
 from offbeat._cache import cache_folder
+from offbeat._memory import free_memory
 from offbeat.backbones._loading import hub_state
+from offbeat.backbones._placement import first_device
 from offbeat.errors import OffbeatError
 
 OLDEST, NEWEST = (3, 10), (3, 13)
 """Versions of Python that are tested."""
+EXTRAS = {
+    "studio": "the studio: Offbeat in a browser",
+    "ray": "runs on many machines",
+    "dev": "what tests, checks and docs need",
+}
+"""What an extra adds, in words; another is told by its packages."""
+ATTENTION = ("flash-attn", "xformers", "sageattention")
 NUM_STEPS = 4
 """Of the trial picture."""
 
@@ -45,7 +54,10 @@ def doctor() -> list[Finding]:
         _python(),
         *_packages(),
         *_torchvision(),
+        *_extras(),
         *_devices(),
+        _compiler(),
+        _attention(),
         _memory(),
         _cache(),
         _hub(),
@@ -101,6 +113,41 @@ def _torchvision() -> Iterator[Finding]:
     yield Finding("torchvision", f"{found}: {said}", "wrong", advice)
 
 
+def _extras() -> Iterator[Finding]:
+    """Yield each extra that the package declares: whether it is here, and what it would add."""
+    from packaging.requirements import Requirement
+
+    try:
+        names = metadata("offbeat").get_all("Provides-Extra") or []
+        asked = [Requirement(line) for line in requires("offbeat") or ()]
+    except PackageNotFoundError:
+        return
+    for extra in sorted(names):
+        own = [
+            one
+            for one in asked
+            if one.name != "offbeat"
+            and one.marker is not None
+            and one.marker.evaluate({"extra": extra})
+            and not one.marker.evaluate({"extra": ""})
+        ]
+        absent = sorted({one.name for one in own if not _is_installed(one.name)})
+        adds = EXTRAS.get(extra, ", ".join(sorted(one.name for one in own)))
+        if not absent:
+            yield Finding(f"[{extra}]", f"installed: {adds}")
+            continue
+        install = f"to add {adds}: python -m pip install 'offbeat[{extra}]'"
+        yield Finding(f"[{extra}]", f"{', '.join(absent)} not installed", "note", install)
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        version(name)
+    except PackageNotFoundError:
+        return False
+    return True
+
+
 def _devices() -> Iterator[Finding]:
     import torch
 
@@ -110,20 +157,46 @@ def _devices() -> Iterator[Finding]:
         for index in range(torch.cuda.device_count()):
             free, total = torch.cuda.mem_get_info(index)
             name = torch.cuda.get_device_name(index)
-            yield Finding(f"cuda:{index}", f"{name}, {free / 1e9:.1f} of {total / 1e9:.1f} GB free")
+            half = "bfloat16" if torch.cuda.get_device_capability(index) >= (8, 0) else "float16"
+            found = f"{name}, {free / 1e9:.1f} of {total / 1e9:.1f} GB free, fastest in {half}"
+            yield Finding(f"cuda:{index}", found)
     elif torch.version.cuda:
         advice = "if this machine has an NVIDIA GPU, its driver is missing or too old"
         yield Finding("cuda", f"built for {torch.version.cuda}, no device", "note", advice)
     if torch.backends.mps.is_available():
-        yield Finding("mps", "available")
+        yield Finding("mps", f"{(free_memory(torch.device('mps')) or 0) / 1e9:.1f} GB free")
+    if torch.xpu.is_available():
+        yield Finding("xpu", f"{torch.xpu.device_count()} devices")
+    yield Finding("auto", f"--device auto is {first_device()}; for what is bundled it is cpu")
+
+
+def _compiler() -> Finding:
+    """Say whether ``--compile`` has what it needs; nothing is compiled."""
+    import torch
+
+    if torch.cuda.is_available():
+        if _is_installed("triton"):
+            return Finding("compile", f"triton {version('triton')}")
+        return Finding("compile", "no triton", "note", "--compile needs it on CUDA")
+    for name in ("g++", "clang++", "cl"):
+        if found := shutil.which(name):
+            return Finding("compile", found)
+    return Finding("compile", "no C++ compiler", "note", "--compile needs g++ or clang++")
+
+
+def _attention() -> Finding:
+    """List the packages of ``--attention`` that are here."""
+    here = [name for name in ATTENTION if _is_installed(name)]
+    return Finding("attention", ", ".join(["torch's own (native)", *here]))
 
 
 def _memory() -> Finding:
     import psutil
+    import torch
 
-    memory = psutil.virtual_memory()
-    found = f"{memory.available / 1e9:.1f} of {memory.total / 1e9:.1f} GB free"
-    if memory.available < 1e9:
+    total, free = psutil.virtual_memory().total, free_memory(torch.device("cpu")) or 0
+    found = f"{free / 1e9:.1f} of {total / 1e9:.1f} GB free"
+    if free < 1e9:
         return Finding("memory", found, "note", "pocket takes about 0.7 GB")
     return Finding("memory", found)
 
