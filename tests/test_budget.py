@@ -3,9 +3,11 @@
 import pytest
 import torch
 
+import offbeat
 from offbeat._pictures_out import draw, plain_concept_of
-from offbeat.budget import counted
+from offbeat.budget import counted, metered, watch
 from offbeat.rng import streams
+from offbeat.types import Evaluations
 
 DECODING = {"num_inference_steps": 3, "guidance_scale": 2.0}
 
@@ -45,3 +47,28 @@ def test_an_error_leaves_no_hook(tiny_sd):
 def test_what_cannot_count_says_none():
     with counted(object()) as spent:
         assert spent is None
+
+
+def test_every_verb_says_what_it_cost_and_a_folder_does_not(tiny_sd_folder, tmp_path):
+    run = offbeat.generate(
+        "a pig", num_images=2, num_inference_steps=3, guidance_scale=2.0,
+        backbone=tiny_sd_folder, out=tmp_path / "run",
+    )  # fmt: skip
+    assert run.evaluations == Evaluations(denoiser=2 * 3 * 2)
+    assert offbeat.load_run(tmp_path / "run").evaluations is None
+
+
+def test_a_meter_counts_each_backbone_once_and_all_or_nothing(tiny_sd):
+    concept = plain_concept_of("pig", tiny_sd)
+    with metered() as outer, metered() as meter:
+        assert meter.spent is None
+        watch(tiny_sd)
+        watch(tiny_sd)
+        draw(tiny_sd, concept, seed=0, num=1, decoding=DECODING)
+    assert meter.spent == outer.spent == Evaluations(denoiser=3 * 2)
+    with metered() as meter:
+        watch(tiny_sd)
+        watch(object())
+    assert meter.spent is None
+    watch(tiny_sd)  # nobody counts: nothing happens
+    assert not tiny_sd.unet._forward_pre_hooks

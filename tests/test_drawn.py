@@ -8,15 +8,23 @@ from typer.testing import CliRunner
 from offbeat import cli, formats
 from offbeat.errors import CapabilityError, ConfigError, ResumeError, StoreError
 from offbeat.methods.low_probability import LowProbabilityConfig
-from offbeat.run import explore, load_run, render
+from offbeat.run import explore, load_backbone, load_run, render
 
 COMMON = {"method": "cads", "config": {"num_inference_steps": 4}}
 
 
 @pytest.fixture(scope="module")
-def done(pocket_sd, tmp_path_factory):
+def quick():
+    """pocket-sd in fewer steps: how well it draws is not the matter here."""
+    backbone = load_backbone("pocket-sd")
+    backbone._card["num_inference_steps"] = 3
+    return backbone
+
+
+@pytest.fixture(scope="module")
+def done(quick, tmp_path_factory):
     out = tmp_path_factory.mktemp("drawn") / "run"
-    return explore("handbag", num_images=5, backbone=pocket_sd, out=out, **COMMON)
+    return explore("handbag", num_images=5, backbone=quick, out=out, **COMMON)
 
 
 def test_a_run_is_written_and_read_back(done):
@@ -41,13 +49,13 @@ def test_a_run_is_written_and_read_back(done):
         render(done.folder)
 
 
-def test_a_stopped_run_goes_on_to_the_same_bytes(done, pocket_sd, tmp_path):
+def test_a_stopped_run_goes_on_to_the_same_bytes(done, quick, tmp_path):
     def stop(stage, number, total, values):
         if (stage, number) == ("drawing its own way", 2):
             raise KeyboardInterrupt
 
     out = tmp_path / "run"
-    settings = {"num_images": 5, "backbone": pocket_sd, "out": out, **COMMON}
+    settings = {"num_images": 5, "backbone": quick, "out": out, **COMMON}
     with pytest.raises(KeyboardInterrupt):
         explore("handbag", observe=stop, **settings)
     with pytest.raises(ResumeError):
@@ -62,8 +70,8 @@ def test_pocket_with_its_prior_is_drawn_from_too(pocket):
     assert run.request["config"]["phrase"] == "creative {subject}"
 
 
-def test_a_word_that_the_judge_does_not_know_is_drawn_all_the_same(pocket_sd):
-    run = explore("zeitgeist", num_images=1, backbone=pocket_sd, **COMMON)
+def test_a_word_that_the_judge_does_not_know_is_drawn_all_the_same(quick):
+    run = explore("zeitgeist", num_images=1, backbone=quick, **COMMON)
     assert run.summary["validity"] is None
     assert "does not know 'zeitgeist'" in run.summary["warnings"][0]
 
@@ -80,9 +88,9 @@ def test_a_word_that_the_judge_does_not_know_is_drawn_all_the_same(pocket_sd):
         ({"method": "adaptive-negatives", "judge": "none"}, ConfigError, "names what it sees"),
     ],
 )
-def test_what_cannot_be_is_refused(pocket_sd, settings, error, said):
+def test_what_cannot_be_is_refused(quick, settings, error, said):
     with pytest.raises(error, match=said):
-        explore("handbag", num_images=1, backbone=pocket_sd, **{"method": "cads", **settings})
+        explore("handbag", num_images=1, backbone=quick, **{"method": "cads", **settings})
 
 
 def test_a_method_that_works_on_text_needs_a_checkpoint_that_draws_from_it(pocket):

@@ -22,6 +22,11 @@ SETTINGS = {
     "diffmorpher": {"num": 3, "config": {"num_steps": 2, "num_inference_steps": 3}},
     "bass": {"num_images": 1, "config": {"num_swaps": 4, "num_pilot": 2}},
     "agswap": {"num_images": 1, "config": {"num_draws": 2}},
+    "rivals": {
+        "num_images": 1,
+        "of_a_subject": ("guidance-interval",),
+        "of_a_pair": ("interpolation",),
+    },
 }
 
 

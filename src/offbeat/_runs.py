@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ParamSpec, cast
 
 from offbeat import formats, registry
 from offbeat._disk import json_bytes
@@ -14,14 +15,18 @@ from offbeat._pictures_out import PRIORS, concept_of
 from offbeat.backbones._base import Checkpoint
 from offbeat.backbones._checkpoints import is_bundled
 from offbeat.backbones._placement import Dtype, Offload, Placement, Where, placement_of
+from offbeat.budget import metered, watch
 from offbeat.errors import CapabilityError, ConfigError, StoreError
 from offbeat.plots import concept_report
 from offbeat.protocols import DrawsText, HasCard, PriorBackbone, TextBackbone
 from offbeat.store import RunFolder
-from offbeat.types import Concept
+from offbeat.types import Concept, Evaluations
 
 if TYPE_CHECKING:
     from PIL import Image
+
+P = ParamSpec("P")
+"""What a verb takes."""
 
 
 DRAWERS = ("pocket-sd", "sd-1.5", "sdxl")
@@ -47,6 +52,11 @@ class Run:
     """The run folder's content."""
     folder: Path | None = None
     """Where it was written; None until ``save``."""
+    evaluations: Evaluations | None = None
+    """What it asked of the networks; None of a run that was read, or a backbone that cannot count.
+
+    It is no part of the folder: what a cache or an earlier process knew was not asked again.
+    """
 
     @property
     def concept(self) -> Concept:
@@ -258,11 +268,23 @@ def reported(
     )
 
 
+def costed(verb: Callable[P, Run]) -> Callable[P, Run]:
+    """Return a verb whose runs say how many network evaluations they took."""
+
+    @functools.wraps(verb)
+    def call(*args: P.args, **kwargs: P.kwargs) -> Run:
+        with metered() as meter:
+            run = verb(*args, **kwargs)
+        return replace(run, evaluations=meter.spent)
+
+    return call
+
+
 def loaded(backbone: str | Path | TextBackbone, device: Where) -> TextBackbone:
     """Return a backbone that is loaded: of any form that draws from text."""
     if isinstance(backbone, str | Path):
-        found: TextBackbone = load_backbone(backbone, device=device)
-        return found
+        backbone = cast(TextBackbone, load_backbone(backbone, device=device))
+    watch(backbone)
     return backbone
 
 
@@ -285,6 +307,7 @@ def loaded_prior(backbone: str | Path | TextBackbone, device: Where) -> PriorBac
     found: Any = backbone
     if isinstance(backbone, str | Path):
         found = load_backbone(backbone, device=device)
+    watch(found)
     check_needs("low-probability", PriorBackbone, found)
     prior: PriorBackbone = found
     return prior

@@ -10,16 +10,18 @@ from typing import Any
 from offbeat._again import Again, again
 from offbeat._doctor import doctor
 from offbeat._drawn import explore_by_drawing
-from offbeat._dream import dream
+from offbeat._dream import dream as _dream
 from offbeat._explore import Exploration
 from offbeat._export import export_concept, import_concept
-from offbeat._fuse import fuse, grid, sweep
-from offbeat._generate import generate
+from offbeat._fuse import fuse as _fuse
+from offbeat._fuse import grid as _grid
+from offbeat._fuse import sweep as _sweep
+from offbeat._generate import generate as _generate
 from offbeat._models import as_json, fetch_model, inspect_model, list_models
 from offbeat._outcome import Plan
-from offbeat._paint import paint
-from offbeat._render import render
-from offbeat._runs import Run, load_backbone, load_run, loaded_prior
+from offbeat._paint import paint as _paint
+from offbeat._render import render as _render
+from offbeat._runs import Run, costed, load_backbone, load_run, loaded_prior
 from offbeat._score import ScoreTable, score
 from offbeat._train import train
 from offbeat.backbones._placement import Placement, Where
@@ -30,11 +32,11 @@ from offbeat.protocols import TextBackbone
 from offbeat.types import Observe, ignore
 
 __all__ = [
+    "Again",
     "Placement",
     "Run",
     "ScoreTable",
     "again",
-    "as_json",
     "as_json",
     "doctor",
     "dream",
@@ -57,6 +59,12 @@ __all__ = [
 ]
 
 
+# every verb that draws says what it cost
+dream, fuse, sweep, grid = costed(_dream), costed(_fuse), costed(_sweep), costed(_grid)
+generate, paint, render = costed(_generate), costed(_paint), costed(_render)
+
+
+@costed
 def explore(
     subject: str,
     *,
