@@ -35,6 +35,7 @@ PARTS = {
     "_animation": "run",
     "_backbone_protocols": "protocols",
     "_cache": "store",
+    "_capabilities": "run",
     "_report": "plots",
     "_sheet": "plots",
     "_evolve": "run",

@@ -21,7 +21,7 @@ from offbeat.errors import (
     StoreError,
     UnknownNameError,
 )
-from offbeat.methods.low_probability import LowProbability, LowProbabilityConfig
+from offbeat.methods.low_probability import PRIOR_STEPS, LowProbability, LowProbabilityConfig
 from offbeat.store import RunFolder
 from offbeat.types import Verdict
 
@@ -139,7 +139,7 @@ def test_a_rendered_recipe_names_what_was_learned(pocket, done, tmp_path):
     recipe = formats.read_recipe(tmp_path / "r/images/0000.png")
     assert recipe["learned"]["request"]["config"]["num_steps"] == SMALL.num_steps
     assert recipe["learned"]["seed"] == done.summary["seed"]
-    assert recipe["prior"]["num_inference_steps"] == SMALL.prior_num_inference_steps
+    assert recipe["prior"]["num_inference_steps"] == PRIOR_STEPS
     with Image.open(done.folder / "images/0001.png") as picture:
         assert "Offbeat novelty: 0.999" in picture.info["parameters"]
 
@@ -231,5 +231,5 @@ def test_bad_input_is_refused_before_anything_is_written(pocket, tmp_path, kwarg
 
 
 def test_a_backbone_without_a_prior_is_refused():
-    with pytest.raises(CapabilityError, match="encode_text"):
+    with pytest.raises(CapabilityError, match="token_embed"):
         explore(object())

@@ -291,10 +291,16 @@ class EncodesImage(Protocol):
 
 
 @runtime_checkable
-class PriorBackbone(
-    HasCard, EncodesText, SamplesPrior, AdaptsPrior, DecodesEmbeds, EncodesImage, Protocol
-):
-    """What the low-probability search and ConceptLab need, and nothing more."""
+class ExploringBackbone(HasCard, EncodesText, SamplesPrior, AdaptsPrior, EncodesImage, Protocol):
+    """What the low-probability search needs: samples of CLIP image space, with a gradient.
+
+    They come from a prior, or are readings of the pictures of a one-step model.
+    """
+
+
+@runtime_checkable
+class PriorBackbone(ExploringBackbone, DecodesEmbeds, Protocol):
+    """What ConceptLab needs beside: pictures of any point of that space."""
 
 
 @runtime_checkable

@@ -19,7 +19,7 @@ from offbeat._sources import avoid_clusters, choose_judge, unlike_clusters
 from offbeat.baseline import Baseline
 from offbeat.errors import ConfigError
 from offbeat.methods.low_probability import NAME, LowProbability
-from offbeat.protocols import CalibratedJudge, PriorBackbone
+from offbeat.protocols import CalibratedJudge, ExploringBackbone
 from offbeat.rng import streams
 from offbeat.sampling import sample_concept
 from offbeat.store import RunFolder, cached
@@ -34,7 +34,7 @@ class Exploration:
     def __init__(
         self,
         plan: Plan,
-        backbone: PriorBackbone,
+        backbone: ExploringBackbone,
         *,
         out: str | Path | None,
         resume: bool,

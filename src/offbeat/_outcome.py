@@ -16,7 +16,7 @@ from offbeat._report import CalibrationRow, ReportPicture, percent, report_html
 from offbeat._runs import numerics_of
 from offbeat.baseline import Baseline
 from offbeat.methods.low_probability import LowProbabilityConfig
-from offbeat.protocols import PriorBackbone
+from offbeat.protocols import ExploringBackbone
 from offbeat.sampling import plain_concept
 from offbeat.types import Concept, Request, Verdict
 
@@ -50,7 +50,7 @@ class Plan:
             seed=self.seed if seed is None else seed,
         )
 
-    def ordinary(self, backbone: PriorBackbone) -> Concept:
+    def ordinary(self, backbone: ExploringBackbone) -> Concept:
         """Return the subject itself, drawn with the prior's settings of the search."""
         settings = self.config.sampling(backbone)
         metadata = {
@@ -59,7 +59,7 @@ class Plan:
         }
         return replace(plain_concept(backbone, self.request()), metadata=metadata)
 
-    def as_json(self, backbone: PriorBackbone) -> dict[str, Any]:
+    def as_json(self, backbone: ExploringBackbone) -> dict[str, Any]:
         """Return everything that the result depends on."""
         return {
             "verb": "explore",
@@ -104,7 +104,7 @@ class Outcome:
     """Everything that the report of an exploration is made of."""
 
     plan: Plan
-    backbone: PriorBackbone
+    backbone: ExploringBackbone
     baseline: Baseline
     best: Trial
     trials: list[Trial]
@@ -343,7 +343,7 @@ def _unanswered(verdicts: Sequence[Verdict], trace: Sequence[Mapping[str, Any]])
     return {"pictures": len(silent), "steps": len(during), "notes": notes}
 
 
-def subject_warnings(subject: str, backbone: PriorBackbone) -> list[str]:
+def subject_warnings(subject: str, backbone: ExploringBackbone) -> list[str]:
     """Return a warning if the checkpoint does not know the subject as one word."""
     card = backbone.card
     known = {*card["concepts"], *card["subjects"]}

@@ -11,9 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from offbeat._capabilities import backbones_with
 from offbeat._keeper import few_threads
 from offbeat._painting import Job, Painting, Picture
-from offbeat._runs import DRAWERS, Run, check_needs, load_run, loaded
+from offbeat._runs import Run, check_needs, load_run, loaded
 from offbeat._trained import make_method
 from offbeat.backbones._placement import Where
 from offbeat.checks import check_shape
@@ -128,7 +129,7 @@ def _check_method(method: Any, backbone: TextBackbone) -> None:
     prompted = getattr(getattr(method, "config", None), "with_semantic", False)
     if prompted and not getattr(backbone, "takes_images", True):
         who = f"{method.name}, unless with_semantic is false,"
-        raise CapabilityError(who, backbone.name, "ip_adapter", DRAWERS)
+        raise CapabilityError(who, backbone.name, "ip_adapter", backbones_with("edit_attention"))
 
 
 def strengths_of(

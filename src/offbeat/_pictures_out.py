@@ -11,11 +11,14 @@ import torch
 from torch import Tensor
 
 from offbeat import formats, plots
+from offbeat._capabilities import backbones_with
 from offbeat._disk import digest_of
 from offbeat.errors import CapabilityError
 from offbeat.protocols import (
     AdaptsDenoiser,
+    DecodesEmbeds,
     DrawingBackbone,
+    ExploringBackbone,
     HasCard,
     PriorBackbone,
     SplitsTokens,
@@ -28,9 +31,6 @@ from offbeat.types import Concept, Observe, ignore
 
 if TYPE_CHECKING:
     from PIL import Image
-
-PRIORS = ("pocket", "kandinsky-2.1", "kandinsky-2.2")
-"""Built-in checkpoints that have a prior: what an error points to."""
 
 DRAW_BATCH = 4
 """Pictures between two progress reports; each has its own streams, so it changes no picture."""
@@ -101,8 +101,9 @@ def draw(
     if isinstance(backbone, DrawingBackbone):
         if adapts_only(concept, backbone) and concept.image_embeds is None:
             return _draw_text(backbone, concept, **settings)
-        missing = "sample_prior"  # LoRA factors are the prior's, and embeddings are what it makes
-    raise CapabilityError("drawing this concept", backbone.name, missing, PRIORS)
+        # LoRA factors are the prior's, and embeddings are what it makes
+        missing = "sample_prior" if concept.image_embeds is None else "decode_embeds"
+    raise CapabilityError("drawing this concept", backbone.name, missing, backbones_with(missing))
 
 
 def adapts_only(concept: Concept, backbone: DrawingBackbone) -> bool:
@@ -112,7 +113,7 @@ def adapts_only(concept: Concept, backbone: DrawingBackbone) -> bool:
 
 
 def draw_embeds(
-    backbone: PriorBackbone,
+    backbone: ExploringBackbone,
     concept: Concept,
     *,
     seed: int,
@@ -124,9 +125,29 @@ def draw_embeds(
     observe: Observe = ignore,
     stage: str = "drawing",
 ) -> tuple[Tensor, Tensor]:
-    """Return embeddings ``[B, D]`` and images ``[B, 3, H, W]``, on the CPU: ``draw`` by a prior."""
+    """Return embeddings ``[B, D]`` and images ``[B, 3, H, W]``, on the CPU: ``draw`` with both.
+
+    Where embeddings are readings of pictures, they are those of the pictures that are drawn.
+    """
+    settings = prior_settings(concept)
+    if not isinstance(backbone, DecodesEmbeds):
+        steps, scale = settings.get("num_inference_steps"), settings.get("prior_guidance_scale")
+        images = draw(
+            backbone,
+            concept,
+            seed=seed,
+            num=num,
+            purpose=purpose,
+            template=template,
+            negative_prompt=negative_prompt,
+            decoding={"num_inference_steps": steps, "guidance_scale": scale, **(decoding or {})},
+            observe=observe,
+            stage=stage,
+        )
+        with torch.no_grad():
+            read = [backbone.encode_image(part).cpu() for part in images.split(DRAW_BATCH)]
+        return torch.cat(read), images
     with torch.no_grad():
-        settings = prior_settings(concept)
         steering: dict[str, Any] = {}
         if negative_prompt:
             negative = backbone.encode_text([negative_prompt])

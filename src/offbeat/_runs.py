@@ -9,16 +9,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, cast
 
 from offbeat import formats, registry
+from offbeat._capabilities import backbones_with, members
 from offbeat._disk import json_bytes
 from offbeat._memory import check_fits
-from offbeat._pictures_out import PRIORS, concept_of
+from offbeat._pictures_out import concept_of
 from offbeat.backbones._base import Checkpoint
 from offbeat.backbones._checkpoints import is_bundled
 from offbeat.backbones._placement import Dtype, Offload, Placement, Where, placement_of
 from offbeat.budget import metered, watch
 from offbeat.errors import CapabilityError, ConfigError, StoreError
 from offbeat.plots import concept_report
-from offbeat.protocols import DrawsText, HasCard, PriorBackbone, TextBackbone
+from offbeat.protocols import DrawsText, ExploringBackbone, HasCard, TextBackbone
 from offbeat.store import RunFolder
 from offbeat.types import Concept, Evaluations
 
@@ -28,9 +29,6 @@ if TYPE_CHECKING:
 P = ParamSpec("P")
 """What a verb takes."""
 
-
-DRAWERS = ("pocket-sd", "sd-1.5", "sdxl")
-"""Built-in checkpoints that draw from text itself: what an error points to."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -298,8 +296,8 @@ def default_backbone(method: str) -> str:
     return "pocket-sd" if needs is not None and _draws(needs) else "pocket"
 
 
-def loaded_prior(backbone: str | Path | TextBackbone, device: Where) -> PriorBackbone:
-    """Return a backbone that is loaded and has a prior to search in.
+def loaded_prior(backbone: str | Path | TextBackbone, device: Where) -> ExploringBackbone:
+    """Return a backbone that is loaded and has a space of embeddings to search in.
 
     Raises:
         CapabilityError: If it lacks a part.
@@ -308,8 +306,8 @@ def loaded_prior(backbone: str | Path | TextBackbone, device: Where) -> PriorBac
     if isinstance(backbone, str | Path):
         found = load_backbone(backbone, device=device)
     watch(found)
-    check_needs("low-probability", PriorBackbone, found)
-    prior: PriorBackbone = found
+    check_needs("low-probability", ExploringBackbone, found)
+    prior: ExploringBackbone = found
     return prior
 
 
@@ -322,16 +320,13 @@ def check_needs(method: str, needs: Any, backbone: object) -> None:
         backbone: A loaded one.
 
     Raises:
-        CapabilityError: With the first capability that it lacks, and bundled forms that have it.
+        CapabilityError: With the first capability that it lacks, and the backbones that have it.
     """
     if needs is None or isinstance(backbone, needs):
         return
-    # what it does before what it is called: a capability tells a reader more than `device`
-    parts = sorted(needs.__mro__, key=lambda part: part is HasCard)
-    wanted = (name for part in parts for name in vars(part) if not name.startswith("_"))
-    missing = next((name for name in wanted if not hasattr(backbone, name)), needs.__name__)
+    missing = next((name for name in members(needs) if not hasattr(backbone, name)), "")
     own = str(getattr(backbone, "name", type(backbone).__name__))
-    raise CapabilityError(method, own, missing, DRAWERS if _draws(needs) else PRIORS)
+    raise CapabilityError(method, own, missing or needs.__name__, backbones_with(missing))
 
 
 def _draws(needs: Any) -> bool:

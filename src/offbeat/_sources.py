@@ -13,7 +13,7 @@ from offbeat._pictures_out import prior_settings
 from offbeat.errors import FingerprintError, PromptError, StoreError
 from offbeat.judges.classifier import ClassifierJudge
 from offbeat.pictures import picture_files, read_picture
-from offbeat.protocols import CalibratedJudge, ChecksSubject, PriorBackbone
+from offbeat.protocols import CalibratedJudge, ChecksSubject, ExploringBackbone
 from offbeat.rng import streams
 from offbeat.sampling import sample_concept
 from offbeat.store import RunFolder
@@ -23,7 +23,7 @@ NUM_CLUSTER = 500
 """Samples of an avoided run; the paper reuses N, which may mean 5,000."""
 
 
-def choose_judge(name: str, backbone: PriorBackbone, subject: str) -> ChecksSubject | None:
+def choose_judge(name: str, backbone: ExploringBackbone, subject: str) -> ChecksSubject | None:
     """Return the judge of this name: auto, none, clip, classifier, or as ``open_judge`` takes it.
 
     ``auto`` takes the checkpoint's own classifier if it knows the subject, and reads pixels with
@@ -57,7 +57,7 @@ def choose_judge(name: str, backbone: PriorBackbone, subject: str) -> ChecksSubj
     return checks_subject(given, name)
 
 
-def avoid_clusters(sources: Sequence[str], backbone: PriorBackbone) -> list[Tensor]:
+def avoid_clusters(sources: Sequence[str], backbone: ExploringBackbone) -> list[Tensor]:
     """Return samples ``[500, D]`` of what each run, ``FOLDER`` or ``FOLDER:STEP``, drew.
 
     Raises:
@@ -106,7 +106,7 @@ def _state_of(run: RunFolder, step: str) -> str:
     return f"{under}{wanted}/"
 
 
-def unlike_clusters(folders: Sequence[str], backbone: PriorBackbone) -> list[Tensor]:
+def unlike_clusters(folders: Sequence[str], backbone: ExploringBackbone) -> list[Tensor]:
     """Return image embeddings, ``[n, D]``, of the pictures of each folder.
 
     Raises:

@@ -21,6 +21,7 @@ Kind = Literal["method", "backbone", "judge", "metric"]
 
 _UNCLIP = "offbeat.backbones.unclip:UnclipBackbone"
 _STABLE_DIFFUSION = "offbeat.backbones.stable_diffusion:StableDiffusionBackbone"
+_ONE_STEP = "offbeat.backbones.one_step:OneStepBackbone"
 _SD3 = "offbeat.backbones.sd3:SD3Backbone"
 _FLUX = "offbeat.backbones.flux:FluxBackbone"
 
@@ -51,6 +52,7 @@ BUILT_IN: dict[Kind, dict[str, str]] = {
         "pocket-sd": _STABLE_DIFFUSION,
         "sd-1.5": _STABLE_DIFFUSION,
         "sdxl": _STABLE_DIFFUSION,
+        "hyper-sd": _ONE_STEP,
         "sd3": _SD3,
         "sd3.5": _SD3,
         "flux": _FLUX,
@@ -97,7 +99,13 @@ BUILT_IN: dict[Kind, dict[str, str]] = {
 }
 """What Offbeat brings; a plug-in cannot take one of these names."""
 
-_OF_FORM = {"unclip": "pocket", "stable-diffusion": "pocket-sd", "sd3": "sd3", "flux": "flux"}
+_OF_FORM = {
+    "unclip": "pocket",
+    "stable-diffusion": "pocket-sd",
+    "one-step": "hyper-sd",
+    "sd3": "sd3",
+    "flux": "flux",
+}
 """A backbone of each form of checkpoint."""
 
 

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Literal
 
-Form = Literal["unclip", "stable-diffusion", "sd3", "flux"]
+Form = Literal["unclip", "stable-diffusion", "one-step", "sd3", "flux"]
 
 INDEX = "model_index.json"
 STARTS: tuple[tuple[str, Form], ...] = (
@@ -21,6 +21,7 @@ def form_of(source: str | Path) -> Form:
     """Return the form of a folder or hub id.
 
     A pipeline's own index names its class; the adapter says so if it is one that it does not know.
+    That a model draws in one step, ``"form": "one-step"`` in the folder's ``card.json`` says.
     A folder without index is taken as one with ``prior/`` and ``decoder/``. What cannot be read is
     left to the adapter to report.
     """
@@ -29,7 +30,10 @@ def form_of(source: str | Path) -> Form:
         return _form_of_file(path)
     if path.is_dir():
         file = path / INDEX
-        return _named_in(file) if file.is_file() else "unclip"
+        if not file.is_file():
+            return "unclip"
+        form = _named_in(file)
+        return "one-step" if form == "stable-diffusion" and _is_one_step(path) else form
     if path.is_absolute() or str(source).startswith((".", "~")) or str(source).count("/") != 1:
         return "unclip"
     from huggingface_hub import hf_hub_download
@@ -54,6 +58,15 @@ def _form_of_file(file: Path) -> Form:
     except OSError:
         return "stable-diffusion"
     return next((form for key, form in KEYS if key in names), "stable-diffusion")
+
+
+def _is_one_step(folder: Path) -> bool:
+    """Return whether a folder's card says that its model draws in one step."""
+    try:
+        card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return False
+    return isinstance(card, dict) and card.get("form") == "one-step"
 
 
 def _named_in(file: Path) -> Form:

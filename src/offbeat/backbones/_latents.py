@@ -20,6 +20,7 @@ from offbeat.backbones._conditions import (
 )
 from offbeat.backbones._denoiser import Denoiser
 from offbeat.backbones._inversion import invert as invert_latents
+from offbeat.backbones._loading import quiet_diffusers
 from offbeat.backbones._prior import check_streams
 from offbeat.backbones._unet_lora import init_lora, lora_in
 from offbeat.checks import check_range, check_shape
@@ -230,7 +231,8 @@ class LatentDenoiser(Denoiser):
         steps = self._num_steps(num_inference_steps, scheduler)
         own = self._card.get("timesteps")
         if own and len(own) == steps and scheduler is not self._ddim:
-            scheduler.set_timesteps(timesteps=list(own), device=self.device)
+            with quiet_diffusers():  # it warns of every way that does not start at pure noise
+                scheduler.set_timesteps(timesteps=list(own), device=self.device)
         else:
             scheduler.set_timesteps(steps, device=self.device)
         timesteps: Tensor = scheduler.timesteps

@@ -36,11 +36,22 @@ def lora_layers(unet: Any) -> dict[str, Any]:
     }
 
 
-def init_lora(unet: Any, rank: int, generator: torch.Generator) -> dict[str, Tensor]:
-    """Return fresh factors: A ``[r, in]`` Kaiming-uniform as in PEFT, B ``[out, r]`` zero."""
+def init_lora(
+    unet: Any, rank: int, generator: torch.Generator, *, layers: str = ""
+) -> dict[str, Tensor]:
+    """Return fresh factors: A ``[r, in]`` Kaiming-uniform as in PEFT, B ``[out, r]`` zero.
+
+    Args:
+        unet: What they are for.
+        rank: r.
+        generator: Of A.
+        layers: What the names of the layers hold: ``.attn2.`` is cross-attention alone.
+    """
     check_range("rank", rank, 1, 1024)
     factors = {}
     for name, layer in lora_layers(unet).items():
+        if layers not in name:
+            continue
         wide_out, wide_in = layer.weight.shape
         noise = torch.rand(rank, wide_in, generator=generator) * 2 - 1
         factors[lora_name(name, "A")] = noise * wide_in**-0.5

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from offbeat.protocols import PriorBackbone
+from offbeat.protocols import ExploringBackbone
 from offbeat.rng import stream, streams
 from offbeat.sampling import ordinary_prompt, template_of
 from offbeat.templates import fill
@@ -28,7 +28,7 @@ class ConceptSpace:
     """Parameters of one space, and the concept that they are."""
 
     name: str
-    backbone: PriorBackbone
+    backbone: ExploringBackbone
     request: Request
     rank: int
     """Of the LoRA factors."""

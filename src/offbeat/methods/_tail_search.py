@@ -25,9 +25,9 @@ from offbeat.methods.low_probability import (
     creative_loss,
     novelty_loss,
 )
-from offbeat.protocols import ChecksSubject, PriorBackbone
+from offbeat.protocols import ChecksSubject, ExploringBackbone
 from offbeat.rng import streams
-from offbeat.sampling import sample_concept
+from offbeat.sampling import draw_concept, sample_concept
 from offbeat.types import Concept, Request, Step, Verdict
 
 
@@ -37,7 +37,7 @@ class Search:
     def __init__(
         self,
         config: LowProbabilityConfig,
-        backbone: PriorBackbone,
+        backbone: ExploringBackbone,
         request: Request,
         baseline: Baseline,
         avoid: Sequence[Tensor],
@@ -159,10 +159,13 @@ class Search:
         if self.judge is None:
             return None
         num = self.config.num_judged
-        noise = streams(self.request.seed, "judge", num=num)
+        prior, image = (
+            streams(self.request.seed, purpose, num=num) for purpose in ("judge-prior", "judge")
+        )
+        concept = self._concept(self.params, self.index)
         with torch.no_grad():
-            images = self.backbone.decode_embeds(self._fresh("judge-prior", num), generator=noise)
-        verdicts = self.judge.still_a(images.cpu(), self.request.subject)
+            images = draw_concept(self.backbone, concept, prior, image, **self.settings)
+        verdicts = self.judge.still_a(images, self.request.subject)
         answered = [v for v in verdicts if v.answered]
         if not answered:
             return verdicts[0]

@@ -20,13 +20,15 @@ from offbeat.density import AvoidCluster, Density, KernelDensity
 from offbeat.errors import ConfigError
 from offbeat.functional import cosine
 from offbeat.methods._spaces import SPACES
-from offbeat.protocols import ChecksSubject, PriorBackbone
+from offbeat.protocols import ChecksSubject, ExploringBackbone
 from offbeat.rng import streams
 from offbeat.sampling import ordinary_prompt
 from offbeat.types import Concept, OnStep, Request, ignore_step
 
 NAME = "low-probability"
 BASELINE_BATCH = 250
+PRIOR_STEPS = 5
+"""Denoising steps of a prior, as published."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +52,8 @@ class LowProbabilityConfig:
     """Further samples, not fitted, to check the Gaussian against."""
     num_components: int | None = None
     """PCA axes kept; None is 50, and 8 for ``kde``."""
-    prior_num_inference_steps: int = 5
+    prior_num_inference_steps: int | None = None
+    """None is the checkpoint's own for exploration: 5, and 1 where a picture takes one step."""
     prior_guidance_scale: float | None = None
     """Of baseline and search alike; None is the checkpoint's own for exploration."""
     num_noises: int | None = None
@@ -126,13 +129,16 @@ class LowProbabilityConfig:
             return self.reach * baseline.ordinary_distance
         return None if self.novelty is None else baseline.radius(self.novelty)
 
-    def sampling(self, backbone: PriorBackbone) -> dict[str, Any]:
+    def sampling(self, backbone: ExploringBackbone) -> dict[str, Any]:
         """Return the prior's settings, for ``sample_prior``, in search and pictures alike."""
         card = backbone.card
         own = card.get("explore_prior_guidance_scale", card["prior_guidance_scale"])
         scale = own if self.prior_guidance_scale is None else self.prior_guidance_scale
+        steps = self.prior_num_inference_steps
+        if steps is None:
+            steps = int(card.get("explore_prior_num_inference_steps", PRIOR_STEPS))
         return {
-            "num_inference_steps": self.prior_num_inference_steps,
+            "num_inference_steps": steps,
             "prior_guidance_scale": float(scale),
         }
 
@@ -145,7 +151,7 @@ _RANGES: dict[str, tuple[float, float]] = {
     "num_baseline": (2, _MANY),
     "num_held_out": (1, _MANY),
     "num_components": (1, 100_000),
-    "prior_num_inference_steps": (2, 1000),
+    "prior_num_inference_steps": (1, 1000),
     "prior_guidance_scale": (0, 100),
     "gradient_steps": (1, 1000),
     "num_noises": (1, 10_000),
@@ -194,13 +200,14 @@ class LowProbability:
     """The search: ``measure`` the ordinary once, then ``fit`` from each seed."""
 
     name = NAME
+    needs = ExploringBackbone
 
     def __init__(self, config: LowProbabilityConfig | None = None) -> None:
         self.config = config or LowProbabilityConfig()
 
     def measure(
         self,
-        backbone: PriorBackbone,
+        backbone: ExploringBackbone,
         request: Request,
         *,
         on_sample: Callable[[int, int], None] = lambda done, total: None,
@@ -232,7 +239,7 @@ class LowProbability:
 
     def fit(
         self,
-        backbone: PriorBackbone,
+        backbone: ExploringBackbone,
         request: Request,
         *,
         baseline: Baseline | None = None,

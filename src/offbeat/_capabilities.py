@@ -1,0 +1,63 @@
+"""Which registered backbones can do what: read off their classes, no checkpoint is loaded."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+from offbeat import protocols, registry
+from offbeat.errors import OffbeatError
+
+CAPABILITIES: tuple[type, ...] = (
+    protocols.EncodesText,
+    protocols.SamplesPrior,
+    protocols.AdaptsPrior,
+    protocols.DecodesEmbeds,
+    protocols.DrawsText,
+    protocols.DenoisesText,
+    protocols.PredictsClean,
+    protocols.AddsNoise,
+    protocols.EncodesLatents,
+    protocols.InvertsImages,
+    protocols.HasEmptyText,
+    protocols.EncodesImage,
+    protocols.EditsAttention,
+    protocols.AdaptsDenoiser,
+)
+"""What a backbone may offer, one Protocol each."""
+
+
+def members(needs: type) -> Iterator[str]:
+    """Yield what a protocol asks for; what it does before what it is called.
+
+    A capability that is missing tells a reader more than a missing ``device``.
+    """
+    for part in sorted(needs.__mro__, key=lambda one: one is protocols.HasCard):
+        if part not in (object, Protocol):
+            yield from (name for name in vars(part) if not name.startswith("_"))
+
+
+def offers(backbone: Any, needs: type) -> bool:
+    """Return whether a backbone, or its class, has all that a protocol asks for.
+
+    Args:
+        backbone: A class, or an object.
+        needs: The protocol.
+    """
+    return all(hasattr(backbone, name) for name in members(needs))
+
+
+def backbones_with(name: str) -> list[str]:
+    """Return the registered backbones whose class has a method of this name, sorted.
+
+    A plug-in that cannot be imported is left out: whoever asks for it is told why.
+    """
+    found = []
+    for backbone in registry.names("backbone"):
+        try:
+            kind = registry.find("backbone", backbone)
+        except OffbeatError:
+            continue
+        if hasattr(kind, name):
+            found.append(backbone)
+    return found
