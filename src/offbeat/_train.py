@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -10,7 +11,7 @@ from offbeat import formats, vocab
 from offbeat._disk import json_bytes
 from offbeat._judges import open_judge, reads_classes
 from offbeat._keeper import Keeper, few_threads
-from offbeat._pictures_out import draw, plain_concept_of, sheet
+from offbeat._pictures_out import draw, made_on, plain_concept_of, sheet
 from offbeat._readings import choose_reader
 from offbeat._runs import loaded, numerics_of
 from offbeat._trained import SUFFIX, config_of, find_trained, make_method
@@ -108,6 +109,10 @@ def train(
             on_step=keeper.observer(0, total, done=done),
             resume=state,
         )
+    layout = made_on(model)["layout"]
+    if len(layout) > 1:  # other tools must know which part of a row is whose
+        encoders = [list(part) for part in layout]
+        trained = replace(trained, readings={**trained.readings, "encoders": encoders})
     if folder is not None:
         folder.write(_files(chosen, model, trained, keeper.rows, asked, observe))
         folder.finish()
