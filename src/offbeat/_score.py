@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 from torch import Tensor
 
 from offbeat import _formats_png, registry
-from offbeat._judges import open_judge
 from offbeat._readings import choose_any
 from offbeat._runs import Run, load_backbone
 from offbeat.backbones._placement import Where, placement_of
@@ -35,8 +34,6 @@ PLAIN = ("diversity", "vendi")
 WITH_TEXTS = ("clip_t",)
 WITH_REFERENCES = ("clip_i", "novelty_nn")
 """What is measured if nothing is named: without more, with texts, with references."""
-OWN_JUDGES = ("auto", "none", "clip", "classifier")
-"""Judges of the checkpoint itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -276,11 +273,7 @@ class _Bench:
     @cached_property
     def judge(self) -> Any:
         named = self._judge
-        if not isinstance(named, str):
-            return named
-        if named in OWN_JUDGES:
-            return choose_any(named, self.backbone)
-        return open_judge(named, self.backbone)
+        return choose_any(named, self.backbone) if isinstance(named, str) else named
 
     def metric(self, name: str | Metric) -> Metric:
         if not isinstance(name, str):

@@ -273,6 +273,7 @@ def test_nobody_there(server):
         "host/v1",
         "http://",
         "http://host:port/v1",
+        "http://host/v1 and more",
         "https://me:secret-0@host/v1",
         "https://host/v1?key=secret-0",
         "https://host/v1#secret-0",

@@ -5,16 +5,18 @@ import os
 
 import pytest
 import tiny_vlm
+import torch
 from test_api import KEY, QUICK, Server, answer, hang_up, said, slow
 
 import offbeat
 from offbeat import registry
 from offbeat._judges import MODEL_TYPES, open_judge
 from offbeat._sources import choose_judge
-from offbeat.errors import CheckpointError, ConfigError, UnknownNameError
+from offbeat.errors import CheckpointError, ConfigError, JudgeError, UnknownNameError
 from offbeat.judges._http import Budget
 from offbeat.methods.low_probability import LowProbabilityConfig
-from offbeat.run import dream, fuse, train
+from offbeat.metrics.rubric import CRITERIA
+from offbeat.run import dream, fuse, score, train
 
 SMALL = LowProbabilityConfig(
     num_baseline=60, num_held_out=20, num_components=4, num_steps=6, num_probes=8, probe_every=3,
@@ -119,10 +121,27 @@ def test_a_folder_s_model_judges_reads_names_and_teaches(pocket, folder, server,
     words = ["pig", "owl", "frog"]
     config = {"num_steps": 2, "estimate_every": 1, "num_estimated": 1}
     config |= {"num_pictures": 1, "num_inference_steps": 2}
-    learned = train(
-        "distok", vocabulary=words, config=config, judge=str(folder), backbone=pocket
-    )
+    learned = train("distok", vocabulary=words, config=config, judge=str(folder), backbone=pocket)
     assert learned.readings["judge"] == name
+
+
+def test_pictures_are_scored_by_one_judge_or_several(pocket, server):
+    images = [torch.full((3, 8, 8), value) for value in (0.2, 0.6)]
+    asked = {"text": "pig + owl", "backbone": pocket}
+    server.replies = [answer(said("Yes")), answer(said("no"))]
+    found = score(images, metrics="vqascore", judge=f"api:a@{server.url}", **asked).scores[0]
+    assert found.values == (1, 0)
+    ratings = dict.fromkeys(CRITERIA, 4) | {"originality": 8}
+    server.replies = [answer(said(f"Here: {json.dumps(ratings)}"))]
+    both = f"api:a@{server.url}, api:b@{server.url}"
+    found = score(images, metrics="rubric", judge=both, **asked).scores[0]
+    assert found.values == (5, 5)
+    assert found.name == "rubric[api:a, api:b]"
+    assert {body["model"] for _, _, body in server.asked} == {"a", "b"}
+    server.replies = [answer(b"", 401)]
+    for metric in ("vqascore", "validity", "rubric"):
+        with pytest.raises(JudgeError, match="status 401"):
+            score(images, metrics=metric, judge=f"api:a@{server.url}", **asked)
 
 
 def test_names_folders_and_addresses_that_are_no_judge(pocket, folder, tmp_path):

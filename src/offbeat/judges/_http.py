@@ -229,7 +229,8 @@ def checked_url(url: str) -> SplitResult:
             "judge: expected an address without user, password or query, since runs record it; "
             f"a key goes into the environment as {OWN_KEY}"
         )
-    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
+    plain = url.isascii() and url.isprintable() and " " not in url
+    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0 or not plain:
         raise ConfigError(
             f"judge: expected an address such as {OPENAI} or http://localhost:8000/v1, got {url!r}"
         )
