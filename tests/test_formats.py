@@ -244,6 +244,50 @@ def test_any_recipe_comes_back(recipe):
         assert json.loads(back.info["offbeat"]) == recipe
 
 
+def read_as_a1111_does(text):
+    """What AUTOMATIC1111's parse_generation_parameters does, by its published behaviour."""
+    *lines, last = text.strip().split("\n")
+    pattern = re.compile(r'\s*(\w[\w \-/]+):\s*("(?:\\.|[^\\"])+"|[^,]*)(?:,|$)')
+    assert len(pattern.findall(last)) >= 3  # else it would take the settings for a prompt
+    prompts, place = {"Prompt": "", "Negative prompt": ""}, "Prompt"
+    for line in map(str.strip, lines):
+        if line.startswith("Negative prompt:"):
+            place, line = "Negative prompt", line[16:].strip()
+        prompts[place] += ("" if prompts[place] == "" else "\n") + line
+    values = {}
+    for name, value in pattern.findall(last):
+        quoted = value[0] == '"' and value[-1] == '"'  # it fails on an empty value
+        values[name] = json.loads(value) if quoted else value
+    return {**prompts, **values}
+
+
+words = st.text(
+    st.sampled_from('ab ,:"\\\n\r\t<>()=é手') | st.characters(exclude_categories=["Cs"])
+)
+
+
+@settings(max_examples=200, deadline=None)
+@given(words, words, words)
+def test_what_a1111_reads_is_what_was_asked(prompt, negative, subject):
+    recipe = {**RECIPE, "prompt": prompt, "negative_prompt": negative, "subject": subject}
+    text = formats.infotext({**recipe, "size": "64x64"})
+    found = read_as_a1111_does(text)
+    assert found == formats.parse_infotext(text)
+    assert (found["Steps"], found["Seed"], found["Size"]) == ("20", "3", "64x64")
+    assert found.get("Offbeat subject", "") == " ".join(subject.split())
+    if "Negative prompt:" not in prompt + negative:
+        for name, asked in (("Prompt", prompt), ("Negative prompt", negative)):
+            lines = [line.strip() for line in re.split("[\r\n]", asked)]
+            assert found[name] == "\n".join(line for line in lines if line)
+
+
+def test_a_prompt_keeps_its_lines_and_ends_where_it_ends():
+    asked = {**RECIPE, "prompt": "a pig,\nNegative prompt: none", "negative_prompt": 'a "b", c: d'}
+    found = formats.parse_infotext(formats.infotext(asked))
+    assert found["Prompt"] == "a pig, Negative prompt: none"
+    assert found["Negative prompt"] == 'a "b", c: d'
+
+
 def chunk(kind, data):
     body = kind + data
     return len(data).to_bytes(4, "big") + body + zlib.crc32(body).to_bytes(4, "big")
