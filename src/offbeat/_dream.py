@@ -271,8 +271,8 @@ def _written(
     pictures = formats.to_pil(images)
     files = concept_files(concepts, backbone)
     for number, (picture, concept) in enumerate(zip(pictures, concepts, strict=True)):
-        own = {"purpose": f"dream {dreams[number].index}"}
-        files |= png_files("images", [picture], asked, concept, backbone, start=number, drawing=own)
+        how = {"purpose": f"dream {dreams[number].index}"}
+        files |= png_files("images", [picture], asked, concept, backbone, start=number, drawing=how)
     captions = [_readings.caption(labels, one) for one in read] if read is not None else []
     note = f"Under each: what {asked['judge']} reads." if captions else ""
     contact = sheet([("", pictures)], title=_title(asked), captions=captions, note=note)

@@ -18,7 +18,14 @@ from offbeat._trained import SUFFIX, config_of, find_trained, make_method
 from offbeat.backbones._placement import Where
 from offbeat.errors import ConfigError, StoreError, VocabularyError
 from offbeat.plots import concept_report, lines_over_steps
-from offbeat.protocols import EncodesImage, FusesConcepts, ReadsClasses, TextBackbone, TrainsOnce
+from offbeat.protocols import (
+    EncodesImage,
+    FusesConcepts,
+    HasCard,
+    ReadsClasses,
+    TextBackbone,
+    TrainsOnce,
+)
 from offbeat.store import RunFolder
 from offbeat.types import Observe, Request, Trained, ignore
 
@@ -119,7 +126,7 @@ def train(
     return trained
 
 
-def _reader(name: str, backbone: Any, words: Sequence[str]) -> ReadsClasses | None:
+def _reader(name: str, backbone: HasCard, words: Sequence[str]) -> ReadsClasses | None:
     """Return who reads what decoded tokens draw.
 
     Raises:
