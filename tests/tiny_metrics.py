@@ -19,12 +19,12 @@ TOWER = {
 }
 
 
-def clip(**settings):
+def clip(text=None, **settings):
     """Return a random CLIP; its text tower has the published ``eos_token_id: 2``."""
     torch.manual_seed(11)
     special = {"bos_token_id": 0, "eos_token_id": 2, "pad_token_id": 1}
     config = CLIPConfig(
-        text_config={**TOWER, "vocab_size": 514, **special, **settings},
+        text_config={**TOWER, "vocab_size": 514, **special, **settings, **(text or {})},
         vision_config={**TOWER, "image_size": 16, "patch_size": 8, **settings},
         projection_dim=12,
     )

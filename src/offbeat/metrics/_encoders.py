@@ -91,7 +91,7 @@ class ClipEncoder:
         self.name, self.checkpoint = name, checkpoint
 
     @classmethod
-    def load(cls, source: str | Path, *, device: str | torch.device = "cpu") -> ClipEncoder:
+    def load(cls, source: str | Path, *, device: str | torch.device = "cpu") -> Self:
         """Load a folder or hub id of ``CLIPModel``, or of open_clip's names beside its config.
 
         Raises:
@@ -120,10 +120,14 @@ class ClipEncoder:
         device, parts = self._model.device, []
         with torch.no_grad():
             for start in range(0, len(images), BATCH):
-                raw = [to_uint8(image) for image in images[start : start + BATCH]]
-                pixels = self._processor(raw, return_tensors="pt").pixel_values
-                parts.append(self._model.get_image_features(pixel_values=pixels.to(device)))
+                pixels = self._pixels(images[start : start + BATCH]).to(device)
+                parts.append(self._model.get_image_features(pixel_values=pixels))
         return torch.cat([part.pooler_output for part in parts]).float().cpu()
+
+    def _pixels(self, images: Sequence[Tensor]) -> Tensor:
+        raw = [to_uint8(image) for image in images]
+        pixels: Tensor = self._processor(raw, return_tensors="pt").pixel_values
+        return pixels
 
     def text_embeds(self, texts: Sequence[str]) -> Tensor:
         """Return ``[B, D]``; a text beyond the tower's length is cut, as everywhere with CLIP."""
@@ -142,6 +146,27 @@ class ClipEncoder:
         return torch.cat(parts).float().cpu()
 
 
+class FloatClipEncoder(ClipEncoder):
+    """A CLIP that resizes pictures as floats, which neither rounds nor clips, as HPSv2 does."""
+
+    def _pixels(self, images: Sequence[Tensor]) -> Tensor:
+        side = int(self._model.config.vision_config.image_size)
+        mean, std = (
+            torch.tensor(part)[:, None, None]
+            for part in (self._processor.image_mean, self._processor.image_std)
+        )
+        return torch.stack([(_cropped(image, side) - mean) / std for image in images])
+
+
+def _cropped(image: Tensor, side: int) -> Tensor:
+    """Return the middle square of a picture whose shorter side is resized, ``[3, side, side]``."""
+    short = min(image.shape[-2:])
+    size = [int(side * length / short) for length in image.shape[-2:]]
+    fitted = torch.nn.functional.interpolate(image[None], size, mode="bicubic", antialias=True)[0]
+    top, left = (round((length - side) / 2) for length in size)
+    return fitted[:, top : top + side, left : left + side]
+
+
 def _clip_model(folder: Path) -> Any:
     from transformers import CLIPConfig, CLIPModel
 
@@ -158,11 +183,12 @@ def load_encoder(
     backbone: Any | None,
     default: str,
     device: str | torch.device = "cpu",
+    kind: type[ClipEncoder] = ClipEncoder,
 ) -> Encoder:
     """Return the encoder of a metric: of its source, else of the backbone, else the published."""
     if source is None and backbone is not None:
         return BackboneEncoder(backbone)
-    return ClipEncoder.load(default if source is None else source, device=device)
+    return kind.load(default if source is None else source, device=device)
 
 
 class EncoderMetric(BaseMetric):
@@ -170,6 +196,8 @@ class EncoderMetric(BaseMetric):
 
     default: str = CLIP_LARGE
     """Hub id of what it takes if neither a source nor a backbone is named."""
+    clip: type[ClipEncoder] = ClipEncoder
+    """How weights of its own see pictures."""
 
     def __init__(self, encoder: Encoder) -> None:
         """Measure with this encoder."""
@@ -195,4 +223,4 @@ class EncoderMetric(BaseMetric):
             CheckpointError: If there are no such weights.
             CapabilityError: If the backbone cannot read pictures.
         """
-        return cls(load_encoder(source, backbone, cls.default, device))
+        return cls(load_encoder(source, backbone, cls.default, device, cls.clip))

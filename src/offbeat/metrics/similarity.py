@@ -14,7 +14,7 @@ from torch import Tensor
 from offbeat.errors import CapabilityError, ImageError, PromptError
 from offbeat.functional import cosine, pair_cosine
 from offbeat.metrics._common import pictures, texts_for
-from offbeat.metrics._encoders import Encoder, EncoderMetric
+from offbeat.metrics._encoders import Encoder, EncoderMetric, FloatClipEncoder
 from offbeat.protocols import Need
 
 CLIP_SCALE = 100.0
@@ -164,3 +164,4 @@ class Hpsv2(ClipT):
 
     stem = "hpsv2"
     default = "xswu/HPSv2"
+    clip = FloatClipEncoder
