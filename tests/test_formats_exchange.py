@@ -161,6 +161,12 @@ def test_a_fused_word_and_a_trained_one_go_out(pocket, tmp_path):
     drawn = render(tmp_path / "run", num_images=1, backbone=pocket)
     assert drawn.images[0].tobytes() == run.images[0].tobytes()
     assert load_run(tmp_path / "run").concept.word == back.concept.word
+    (tmp_path / "lone.png").write_bytes(run.files["images/0000.png"])  # it holds the concept too
+    inside = import_concept(tmp_path / "lone.png", backbone=pocket).concept
+    assert torch.equal(inside.token_embeds["<cretok>"], back.concept.token_embeds["<cretok>"])
+    run.images[0].save(tmp_path / "bare.png")
+    with pytest.raises(ConfigError, match="keeps no concept"):
+        import_concept(tmp_path / "bare.png", backbone=pocket)
 
 
 def test_a_token_of_another_tool_is_drawn_at_once(sd, tmp_path):

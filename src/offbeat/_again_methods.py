@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +58,7 @@ def _mixed(
         if "word" in source:
             parents.append(_mixture.Parent(name=source["word"]))
             continue
-        digest = source["digest"]
-        file = _found(source["picture"], search, lambda path, d=digest: _file_is(path, d))
+        file = _found(source["picture"], search, partial(_file_is, source["digest"]))
         parents.append(parent_of(str(file), _size(model)))
     points = [tuple((str(name), float(share)) for name, share in asked["weights"])]
     if "frame" in asked:  # the method paces its path itself
@@ -87,13 +87,12 @@ def _painted(
     method = make_method(asked["method"], model, asked["config"])
     size = _size(model)
 
-    def is_it(path: Path, digest: str) -> bool:
+    def is_it(digest: str, path: Path) -> bool:
         return _painting.Picture.read(path, "source", size).digest == digest
 
     given = []
     for source in asked["sources"]:
-        digest = source["digest"]
-        file = _found(source["picture"], search, lambda path, d=digest: is_it(path, d))
+        file = _found(source["picture"], search, partial(is_it, source["digest"]))
         given.append(_painting.Picture.read(file, "source", size))
     swept = asked["strengths"] if asked["layout"] == "sweep" else None
     job = _painting.Job(
@@ -133,7 +132,7 @@ def _size(model: Any) -> int:
     return min(int(model.card["height"]), int(model.card["width"]))
 
 
-def _file_is(path: Path, digest: str) -> bool:
+def _file_is(digest: str, path: Path) -> bool:
     return digest_of(path.read_bytes()) == digest
 
 

@@ -14,6 +14,7 @@ from offbeat._learned import Learned, check_lora, of_files
 from offbeat._pictures_out import made_on
 from offbeat._render import Source, check_fingerprint, learned_of
 from offbeat._runs import Run, concept_files, kept, loaded
+from offbeat.backbones._placement import Where
 from offbeat.errors import ConfigError, StoreError
 from offbeat.protocols import TextBackbone
 from offbeat.store import RunFolder
@@ -28,13 +29,14 @@ def export_concept(
     *,
     token: str | None = None,
     backbone: str | Path | TextBackbone | None = None,
-    device: str = "cpu",
+    device: Where = "auto",
     out: str | Path = ".",
 ) -> list[Path]:
     """Write a learned concept as another tool reads it: its token, its LoRA factors, or both.
 
     Args:
-        source: A run, its folder, ``FOLDER:INDEX``, or a ``concept.safetensors``.
+        source: A run, its folder, ``FOLDER:INDEX``, a ``concept.safetensors``, or a picture that
+            keeps its concept inside.
         format: ``diffusers``; ``a1111`` or ``comfyui`` (also Forge); ``sdxl`` (the rows of two
             encoders in one file, which every format is where there are two); ``kohya``.
         token: Its word in prompts, e.g. ``<owlpig>``; None makes one of the subject, or of the
@@ -100,14 +102,14 @@ def import_concept(
     backbone: str | Path | TextBackbone | None = None,
     word: str | None = None,
     prompt: str | None = None,
-    device: str = "cpu",
+    device: Where = "auto",
     out: str | Path | None = None,
 ) -> Run:
     """Read a token or LoRA of another tool, check it against its checkpoint, and keep it as a run.
 
     Args:
         source: A safetensors file of diffusers, AUTOMATIC1111, ComfyUI or kohya, or ConceptLab's
-            ``learned_embeds.bin``; or several that belong together.
+            ``learned_embeds.bin``; a picture of Offbeat; or several that belong together.
         backbone: The checkpoint that it was learned on; None is what the file says.
         word: What stands in prompts, of a file that holds factors alone.
         prompt: With ``{concept}``; None is the concept's own, or the checkpoint's.

@@ -58,7 +58,7 @@ def of_files(
         ShapeError: If it belongs to another family or checkpoint.
         UnsafeWeightsError: If it is a pickle.
     """
-    data = [_read(path) for path in paths]
+    data = [_inside(path, _read(path)) for path in paths]
     abouts = [_about(one) for one in data]
     if len(paths) == 1 and abouts[0] and "export" not in abouts[0]:
         return _own(paths[0], data[0], abouts[0])
@@ -206,6 +206,22 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError as error:
         raise StoreError(f"{path}: cannot be read ({error.strerror or error})") from error
+
+
+def _inside(path: Path, data: bytes) -> bytes:
+    """Return a file's content; of a picture, that of the concept which it keeps inside.
+
+    Raises:
+        ConfigError: If it is a picture that keeps none.
+    """
+    if not data.startswith(b"\x89PNG"):
+        return data
+    found = formats.read_concept_file(path)
+    if found is None:
+        raise ConfigError(
+            f"{path}: is a picture that keeps no concept inside; name the run that drew it"
+        )
+    return found
 
 
 def _about(data: bytes) -> dict[str, Any]:

@@ -43,7 +43,8 @@ def render(
 
     Args:
         source: A run, its folder, ``FOLDER:INDEX`` for one concept of several, a
-            ``concept.safetensors``, or a token of another tool. Several may stand in one prompt.
+            ``concept.safetensors``, a picture that keeps its concept inside, or a token of another
+            tool. Several may stand in one prompt.
         prompt: With ``{concept}``, e.g. ``an oil painting of a {concept}``, and ``{concept2}``,
             ``{concept3}``, ... for further sources; None is the concept's own.
         num_images: Pictures to draw.

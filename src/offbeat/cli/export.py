@@ -16,8 +16,8 @@ def export(
         str,
         typer.Argument(
             metavar="CONCEPT",
-            help="A finished run folder, `FOLDER:NUMBER` for one concept of several, or a "
-            "`concept.safetensors`.",
+            help="A finished run folder, `FOLDER:NUMBER` for one concept of several, a "
+            "`concept.safetensors`, or a picture.",
         ),
     ],
     format: Annotated[
@@ -62,7 +62,7 @@ def import_(
         typer.Argument(
             metavar="FILE...",
             help="A token or LoRA: safetensors of diffusers, AUTOMATIC1111, ComfyUI or kohya, or "
-            "ConceptLab's `learned_embeds.bin`. Several files make one concept.",
+            "ConceptLab's `learned_embeds.bin`; or a picture. Several files make one concept.",
         ),
     ],
     backbone: Annotated[

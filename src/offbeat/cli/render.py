@@ -24,7 +24,7 @@ def render(
         typer.Argument(
             metavar="CONCEPT...",
             help="A finished run folder, `FOLDER:NUMBER` for one concept of several, or a "
-            "`concept.safetensors`. Several share a prompt.",
+            "`concept.safetensors`, a picture, or a token of another tool. Several share a prompt.",
         ),
     ],
     prompt: Annotated[
