@@ -8,7 +8,7 @@ from typing import Any
 
 from offbeat import registry
 from offbeat._weights import model_config, model_folder
-from offbeat.errors import ConfigError
+from offbeat.errors import CheckpointError, ConfigError
 from offbeat.judges.classifier import ClassifierJudge
 from offbeat.protocols import ChecksSubject, HasCard, NamesThings, ReadsClasses
 from offbeat.vocab import DEFAULT_LABELS
@@ -21,6 +21,7 @@ MODEL_TYPES = {
     "janus": "janus",
     "qwen2_5_vl": "qwen2.5-vl",
     "smolvlm": "smolvlm",
+    "idefics3": "idefics3",
 }
 """What ``config.json`` says a model is, and the judge that runs it; all others classify."""
 
@@ -48,8 +49,14 @@ def open_judge(name: str, backbone: HasCard, *, labels: Sequence[str] = ()) -> A
     if not (Path(name).expanduser().is_dir() or name.count("/") == 1):
         return registry.find("judge", name)()
     folder = model_folder(name)
-    found = MODEL_TYPES.get(str(model_config(folder).get("model_type")))
+    config = model_config(folder)
+    found = MODEL_TYPES.get(str(config.get("model_type")))
     if found is None:
+        if not any("ImageClassification" in str(one) for one in config.get("architectures") or ()):
+            raise CheckpointError(
+                f"{name}: expected an image classifier, or a vision-language model of type "
+                f"{', '.join(MODEL_TYPES)}, got {config.get('model_type')!r}"
+            )
         subjects = backbone.card["subjects"]
         return ClassifierJudge.load(folder, device=backbone.device, subjects=subjects)
     return registry.find("judge", found).load(name, **known)

@@ -67,6 +67,7 @@ BUILT_IN: dict[Kind, dict[str, str]] = {
         "janus": "offbeat.judges.chat:JanusJudge",
         "qwen2.5-vl": "offbeat.judges.chat:QwenJudge",
         "smolvlm": "offbeat.judges.chat:SmolVlmJudge",
+        "idefics3": "offbeat.judges.chat:Idefics3Judge",
         "api": "offbeat.judges.api:ApiJudge",
     },
     "metric": {

@@ -155,6 +155,9 @@ def test_names_folders_and_addresses_that_are_no_judge(pocket, folder, tmp_path)
         choose_judge("blip-vqa", pocket, "pet")  # its weights are not here
     with pytest.raises(CheckpointError, match=r"config\.json"):
         choose_judge(str(tmp_path), pocket, "pet")
+    (tmp_path / "config.json").write_text('{"model_type": "bert", "architectures": ["BertModel"]}')
+    with pytest.raises(CheckpointError, match=r"vision-language model of type .*got 'bert'"):
+        choose_judge(str(tmp_path), pocket, "pet")
     with pytest.raises(ConfigError, match="no model"):
         choose_judge("api", pocket, "pet")
     with pytest.raises(ConfigError, match="no class probabilities"):

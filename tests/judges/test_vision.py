@@ -5,15 +5,16 @@ import shutil
 from types import SimpleNamespace
 
 import pytest
-import tiny_vlm
 import torch
 import transformers
 from PIL import Image
 from transformers.models.smolvlm.processing_smolvlm import get_image_prompt_string
 
+import tiny_vlm
 from offbeat import registry
 from offbeat.errors import CheckpointError, ConfigError, PromptError, UnsafeWeightsError
 from offbeat.judges import _answers
+from offbeat.judges.vqa import spellings
 from offbeat.protocols import ChecksSubject, NamesThings, ReadsClasses
 from offbeat.rng import stream
 
@@ -153,7 +154,7 @@ class Theirs:
         return -float(self.model(**inputs, labels=labels).loss)
 
 
-def test_answers_are_those_that_transformers_gives(pair):
+def test_answers_are_those_that_transformers_gives(pair, monkeypatch):
     ids, logits = pair.theirs.generate(IMAGES, QUESTION, 6)
     shares = logits.softmax(dim=-1)
     vocab = pair.theirs.tokenizer.get_vocab()
@@ -171,6 +172,10 @@ def test_answers_are_those_that_transformers_gives(pair):
     words = pair.theirs.tokenizer.batch_decode(ids, skip_special_tokens=True)
     ours = pair.judge.ask(IMAGES, QUESTION, max_new_tokens=6)
     assert ours == [text.strip() for text in words]
+    monkeypatch.setattr(pair.judge, "ends", frozenset({int(ids[0, 2])}))
+    until = ids[0, : ids[0].tolist().index(int(ids[0, 2]))]
+    ended = pair.judge.ask(IMAGES, QUESTION, max_new_tokens=6)[0]
+    assert ended == pair.theirs.tokenizer.decode(until, skip_special_tokens=True).strip()
 
 
 def test_a_name_gets_the_likelihood_of_the_models_own_loss(pair, monkeypatch):
@@ -260,6 +265,22 @@ def test_what_is_no_such_checkpoint_says_why(folders, tmp_path):
     (copied / "pytorch_model.bin").write_bytes(b"\x80\x04N.")
     with pytest.raises(UnsafeWeightsError):
         load(copied)
+
+
+def test_words_are_found_in_a_tokenizer_that_marks_spaces():
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+
+    pieces = ["<unk>", *"▁[/INST]yesnocat", "▁yes", "▁Yes", "▁no", "▁No", "▁cat", "▁Cat"]
+    ranks = [(piece, -float(len(piece) == 1) * 5 - 1) for piece in dict.fromkeys(pieces)]
+    inner = Tokenizer(models.Unigram(ranks, unk_id=0))
+    inner.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
+    inner.decoder = decoders.Metaspace(prepend_scheme="first")
+    tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="<unk>")
+    yes, no = _answers.yes_no_ids(tokenizer)
+    assert tokenizer.convert_ids_to_tokens(yes) == ["▁yes", "▁Yes"]
+    assert tokenizer.convert_ids_to_tokens(no) == ["▁no", "▁No"]
+    ways = spellings(tokenizer, "[/INST]", "cat")  # a space is no part of this prompt's end
+    assert ["▁cat"] in [tokenizer.convert_ids_to_tokens(ids) for ids in ways]
 
 
 def test_missing_weights_are_not_made_up(folders, tmp_path):

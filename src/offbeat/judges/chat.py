@@ -1,7 +1,7 @@
-"""Judges that chat about pictures: LLaVA-Next, Janus, Qwen2.5-VL and SmolVLM.
+"""Judges that chat about pictures: LLaVA-Next, Janus, Qwen2.5-VL, SmolVLM and Idefics3.
 
-The processors of the last two want a package that breaks others when it does not match torch, only
-for videos; their image tokens are placed here, in the same way.
+The processors of Qwen2.5-VL and SmolVLM want a package that breaks others when it does not match
+torch, only for videos; their image tokens are placed here, in the same way.
 """
 
 from __future__ import annotations
@@ -192,12 +192,15 @@ class SmolVlmJudge(ChatJudge):
     def _model_class(cls) -> str:
         return "SmolVLMForConditionalGeneration"
 
-    def _load_processor(self, folder: Path) -> None:
+    def _processor_class(self) -> Any:
         from transformers.models.smolvlm.image_processing_pil_smolvlm import (
             SmolVLMImageProcessorPil,
         )
 
-        self.image_processor = _weights.load_part(SmolVLMImageProcessorPil, folder)
+        return SmolVLMImageProcessorPil
+
+    def _load_processor(self, folder: Path) -> None:
+        self.image_processor = _weights.load_part(self._processor_class(), folder)
         config = self.model.config
         side = config.vision_config.image_size // config.vision_config.patch_size
         self.num_image_tokens = side**2 // config.scale_factor**2
@@ -222,6 +225,25 @@ class SmolVlmJudge(ChatJudge):
             for row in range(1, rows + 1)
         ]
         return "".join([*lines, "\n" * bool(lines), f"{fence}<global-img>{body}{fence}"])
+
+
+class Idefics3Judge(SmolVlmJudge):
+    """Idefics3, and the first SmolVLM, which is one: the same tiles, of another class."""
+
+    kind = "idefics3"
+    model_type = "idefics3"
+    published = "HuggingFaceTB/SmolVLM-256M-Instruct"
+
+    @classmethod
+    def _model_class(cls) -> str:
+        return "Idefics3ForConditionalGeneration"
+
+    def _processor_class(self) -> Any:
+        from transformers.models.idefics3.image_processing_pil_idefics3 import (
+            Idefics3ImageProcessorPil,
+        )
+
+        return Idefics3ImageProcessorPil
 
 
 def _chat_template(folder: Path, tokenizer: Any) -> str:

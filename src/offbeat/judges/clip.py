@@ -132,6 +132,8 @@ class ClipJudge:
 
     def _read(self, images: Tensor, names: Tensor) -> Tensor:
         _rule.check_images(images)
+        if len(images) == 0:  # attention cannot be cut into heads without a batch
+            return torch.empty(0, len(names))
         image_embeds = self._encoder.encode_image(images)
         return (self._logit_scale * cosine(image_embeds, names)).softmax(dim=-1).cpu()
 

@@ -270,20 +270,36 @@ def smolvlm(folder):
     from transformers import SmolVLMConfig, SmolVLMForConditionalGeneration
     from transformers.models.smolvlm.image_processing_pil_smolvlm import SmolVLMImageProcessorPil
 
+    return _tiled(folder, SmolVLMConfig, SmolVLMForConditionalGeneration, SmolVLMImageProcessorPil)
+
+
+def idefics3(folder):
+    from transformers import Idefics3Config, Idefics3ForConditionalGeneration, Idefics3Processor
+    from transformers.models.idefics3.image_processing_pil_idefics3 import Idefics3ImageProcessorPil
+
+    _tiled(folder, Idefics3Config, Idefics3ForConditionalGeneration, Idefics3ImageProcessorPil)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(folder)
+    pixels = Idefics3ImageProcessorPil.from_pretrained(folder)
+    template = tokenizer.chat_template
+    Idefics3Processor(pixels, tokenizer, image_seq_len=1, chat_template=template).save_pretrained(
+        folder
+    )
+    return folder
+
+
+def _tiled(folder, config_class, model_class, processor_class):
     tiles = [f"<row_{r}_col_{c}>" for r in range(1, 3) for c in range(1, 3)]
     special = ("<image>", "<fake_token_around_image>", "<global-img>", "<end_of_utterance>", *tiles)
     tokenizer = bpe(*special, image="<image>", image_token="<image>")
-    config = SmolVLMConfig(
+    config = config_class(
         text_config={"model_type": "llama", **TEXT, **ids(tokenizer)},
         vision_config=VISION,
         scale_factor=2,
         image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
         pad_token_id=0,
     )
-    pixels = SmolVLMImageProcessorPil(
-        size={"longest_edge": 32}, max_image_size={"longest_edge": 16}
-    )
-    return write(folder, SmolVLMForConditionalGeneration, config, tokenizer, pixels)
+    pixels = processor_class(size={"longest_edge": 32}, max_image_size={"longest_edge": 16})
+    return write(folder, model_class, config, tokenizer, pixels)
 
 
 BUILDERS = {
@@ -294,4 +310,5 @@ BUILDERS = {
     "janus": janus,
     "qwen2.5-vl": qwen,
     "smolvlm": smolvlm,
+    "idefics3": idefics3,
 }
