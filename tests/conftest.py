@@ -68,3 +68,27 @@ def tiny_flow_backbone(tiny_flow_folder):
 
     kind = SD3Backbone if "sd3" in tiny_flow_folder.name else FluxBackbone
     return kind.load(tiny_flow_folder)
+
+
+@pytest.fixture(scope="session")
+def tiny_of(tmp_path_factory):
+    """Return a tiny checkpoint of a kind, such as ``2.2``, ``xl`` or ``flux``, loaded once."""
+    import tiny
+    import tiny_flow
+    from offbeat.run import load_backbone
+
+    builds = {
+        **dict.fromkeys(("2.1", "2.2"), tiny.build),
+        **dict.fromkeys(("sd", "xl"), tiny.build_sd),
+        "one-step": lambda folder, kind: tiny.build_one_step(folder),
+        "sd3": lambda folder, kind: tiny_flow.build_sd3(folder),
+        "flux": lambda folder, kind: tiny_flow.build_flux(folder),
+    }
+    known = {}
+
+    def of(kind):
+        if kind not in known:
+            known[kind] = load_backbone(builds[kind](tmp_path_factory.mktemp("tiny") / kind, kind))
+        return known[kind]
+
+    return of

@@ -115,7 +115,7 @@ def build_sd(folder, form, *, scheduler="ddim", prediction="epsilon", adapter=Tr
 
 def build_one_step(folder):
     """Save a model of SD 1.5's form that draws in one step, with CLIP's towers beside it."""
-    build_sd(folder, "sd", scheduler="lcm", adapter=False)
+    build_sd(folder, "sd", scheduler="lcm")
     unet = UNet2DConditionModel.from_pretrained(folder / "unet")
     with torch.no_grad():  # one step must show what the text says, beside what the noise does
         for name, weight in unet.named_parameters():

@@ -23,7 +23,7 @@ FLOW_CARD = {
     "height": 16,
     "width": 16,
     "decode_batch_size": 2,
-    "max_sequence_length": 40,
+    "max_sequence_length": 64,
 }
 
 

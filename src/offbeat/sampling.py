@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from offbeat.errors import PromptError
-from offbeat.protocols import DecodesEmbeds, ExploringBackbone, HasCard
+from offbeat.protocols import ExploringBackbone, HasCard, PriorBackbone
 from offbeat.templates import fill
 from offbeat.types import Concept, Request
 
@@ -76,7 +76,7 @@ def draw_concept(
         image: Streams of the decoding.
         settings: Passed to ``sample_prior``, or in their place to ``draw_text``.
     """
-    if isinstance(backbone, DecodesEmbeds):
+    if isinstance(backbone, PriorBackbone):
         embeds = sample_concept(backbone, concept, prior, **settings)
         return backbone.decode_embeds(embeds.to(backbone.device), generator=image).cpu()
     settings["guidance_scale"] = settings.pop("prior_guidance_scale", None)

@@ -101,9 +101,11 @@ def clean_latents(
     if kind == "sample":
         return predicted
     if kind == "v_prediction":
-        return alpha * shown - sigma * predicted
+        clean: Tensor = alpha * shown - sigma * predicted
+        return clean
     if kind == "epsilon":
-        return (shown - sigma * predicted) / alpha
+        clean = (shown - sigma * predicted) / alpha
+        return clean
     raise CheckpointError(
         f"scheduler: expected prediction_type epsilon, v_prediction or sample, got {kind!r}"
     )

@@ -156,6 +156,7 @@ class CreTok:
 
     name = NAME
     config_class = CreTokConfig
+    needs = TextBackbone
     takes_weights = False
 
     def __init__(self, config: CreTokConfig | None = None) -> None:

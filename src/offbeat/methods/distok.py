@@ -147,6 +147,7 @@ class DisTok:
 
     name = NAME
     config_class = DisTokConfig
+    needs = TextBackbone
     takes_weights = True
 
     def __init__(self, config: DisTokConfig | None = None) -> None:

@@ -1,0 +1,195 @@
+"""Every method on every form of backbone that has what it needs, on tiny random checkpoints."""
+
+from contextlib import suppress
+from dataclasses import replace
+
+import pairs
+import pytest
+import test_drawing_methods
+import test_methods
+import test_mixing_methods
+import test_painting_methods
+import torch
+
+from offbeat import registry
+from offbeat._pictures_out import draw
+from offbeat.errors import CapabilityError
+from offbeat.functional import pair_cosine
+from offbeat.methods.cretok import WORD
+from offbeat.protocols import FusesConcepts
+from offbeat.rng import streams
+from offbeat.types import Request, Verdict
+
+SMALL = {
+    "low-probability": {"num_steps": 3, "num_baseline": 20, "num_held_out": 5, "probe_every": 3,
+                        "num_probes": 2},
+    "conceptlab": {"num_steps": 2},
+    "cretok": {"num_steps": 4},
+    "distok": {"num_steps": 4},
+    "agswap": {"num_draws": 2, "num_inference_steps": 2},
+    "bass": {"num_swaps": 3, "num_pilot": 2, "num_inference_steps": 2},
+    "diffmorpher": {"num_steps": 1, "num_inference_steps": 2},
+    "magicmix": {"num_inference_steps": 3},
+    "creativesynth": {"num_inference_steps": 3},
+    "adaptive-negatives": {"num_inference_steps": 3},
+    "cads": {"num_inference_steps": 3},
+    "guidance-interval": {"num_inference_steps": 3},
+}  # fmt: skip
+"""Settings smaller still than those of the other contracts."""
+CASES = {
+    **test_methods.CASES,
+    **test_painting_methods.CASES,
+    **test_mixing_methods.CASES,
+    **test_drawing_methods.CASES,
+}
+WORDS = ("pig", "owl", "cat", "bee")
+PAIR = Request(subject="pig + owl", weights=(("pig", 0.5), ("owl", 0.5)), num_images=1, seed=5)
+ONE = Request(subject="pig", prompt="a picture of a {subject}", num_images=1, seed=5)
+
+
+class Judge:
+    """Passes everything; reads what is there from the colours, and names it after the red."""
+
+    name = "judge"
+    labels = WORDS
+
+    def still_a(self, images, subject):
+        return [Verdict("yes", 1.0, self.name)] * len(images)
+
+    def class_probabilities(self, images):
+        colours = images.mean(dim=(2, 3))
+        return torch.cat([colours, colours[:, :1]], dim=1).softmax(dim=1)
+
+    def name_it(self, image, subject):
+        return WORDS[int(image[0].mean() * len(WORDS)) % len(WORDS)]
+
+
+@pytest.fixture(scope="module", params=list(pairs.FORMS))
+def form(request, tiny_of):
+    """A form, and a tiny checkpoint of it."""
+    return request.param, tiny_of(pairs.FORMS[request.param][1])
+
+
+def make(method):
+    return registry.find("method", method)(replace(CASES[method], **SMALL.get(method, {})))
+
+
+def weights(backbone):
+    return [p.clone() for module in backbone._modules() for p in module.parameters()]
+
+
+def art_of(backbone):
+    with torch.no_grad():
+        return backbone.draw_text(backbone.encode_text(["a cat"]), generator=streams(1, num=1))[0]
+
+
+def use(method, backbone):
+    """Let a method do what it can, and return its pictures."""
+    found = []
+    if hasattr(method, "draw"):
+        found.append(method.draw(backbone, ONE, judge=Judge()))
+    if hasattr(method, "mix"):
+        found.append(method.mix(backbone, PAIR, WORDS[:2]))
+    if hasattr(method, "paint"):
+        request = replace(ONE, prompt="a pig")
+        found.append(method.paint(backbone, request, art_of(backbone)))
+    if not found:
+        _, concept = learn(method, backbone)
+        found.append(draw(backbone, concept, seed=1, num=1))
+    return found
+
+
+def learn(method, backbone):
+    """Return what a method learns, and a concept of it."""
+    if hasattr(method, "train"):
+        trained = method.train(backbone, WORDS, seed=5)
+        return trained, method.fuse(backbone, PAIR, trained=trained)
+    extra = {"baseline": method.measure(backbone, ONE)} if hasattr(method, "measure") else {}
+    return None, method.fit(backbone, ONE, **extra)
+
+
+@pytest.mark.parametrize("name", sorted(CASES))
+def test_a_method_runs_on_what_it_says(form, name):
+    label, backbone = form
+    if not pairs.runs_on(name, label):
+        return
+    method, before = make(name), weights(backbone)
+    for images in use(method, backbone):
+        side = backbone.card["height"]
+        assert images.shape == (1, 3, side, side)
+        assert bool(images.isfinite().all())
+        assert 0 <= float(images.min()) <= float(images.max()) <= 1
+        assert float(images.std()) > 0.01
+    after = [p for module in backbone._modules() for p in module.parameters()]
+    assert all(torch.equal(a, b) for a, b in zip(before, after, strict=True))
+    assert all(not p.requires_grad and p.grad is None for p in after)
+
+
+def test_every_method_has_its_settings_here():
+    assert set(CASES) == set(registry.BUILT_IN["method"])
+
+
+def test_what_is_lacking_is_named_and_so_is_who_has_it(tiny_of):
+    from offbeat._runs import check_needs
+
+    for method, form in (("diffmorpher", "FLUX"), ("conceptlab", "SD3"), ("cads", "unCLIP")):
+        backbone = tiny_of(pairs.FORMS[form][1])
+        with pytest.raises(CapabilityError) as caught:
+            check_needs(method, pairs.needs_of(method), backbone)
+        able = str(caught.value).partition("have it: ")[2].partition(". Choose")[0].split(", ")
+        assert "" not in able
+        assert pairs.FORMS[form][0] not in able
+
+
+@pytest.mark.parametrize("kind", ["sd", "xl", "sd3", "flux"])
+def test_cretok_moves_the_part_of_every_text_encoder(tiny_of, kind):
+    """A token whose T5 part stays what it was is no token to FLUX."""
+    backbone = tiny_of(kind)
+    method = make("cretok")
+    steps = []
+    trained = method.train(backbone, WORDS, seed=5, on_step=steps.append)
+    start = backbone.token_embed(method.config.initial_word)
+    widths = [encoder.width for encoder in backbone._encoders]
+    moved = (trained.tensors[WORD][0] - start).split(widths)
+    assert all(float(part.abs().min()) > 0 for part in moved)
+    assert steps[-1].values["loss_all"] < steps[0].values["loss_all"]
+
+
+@pytest.mark.parametrize("kind", ["sd", "xl", "sd3", "flux"])
+def test_distok_pulls_every_text_encoder_to_its_targets(tiny_of, kind):
+    backbone = tiny_of(kind)
+    config = replace(CASES["distok"], num_steps=40, learning_rate=3e-3, max_restrictive_cosine=1.0)
+    method = registry.find("method", "distok")
+    plain, trained = (
+        method(replace(config, num_steps=steps)).train(backbone, WORDS, seed=5)
+        for steps in (1, config.num_steps)
+    )
+    nearness = []
+    for one in (plain, trained):
+        concept = method(config).fuse(backbone, PAIR, trained=one)
+        assert isinstance(method(config), FusesConcepts)
+        with torch.no_grad():
+            found = backbone.encode_text([concept.prompt()], tokens=concept.token_embeds)
+            target = backbone.encode_text(["a pig owl"])
+        sizes = list(found.widths) or [found.text_embeds.shape[1]]
+        nearness.append(
+            [
+                float(pair_cosine(a, b))
+                for a, b in zip(
+                    found.text_embeds.split(sizes, -1),
+                    target.text_embeds.split(sizes, -1),
+                    strict=True,
+                )
+            ]
+        )
+    before, after = nearness
+    assert sum(after) > sum(before)
+    assert after[-1] > before[-1]  # of the encoder that comes last: CLIP-G, or T5
+
+
+def test_the_table_in_the_docs_is_what_the_classes_say():
+    text = pairs.DOCS.read_text(encoding="utf-8")
+    assert text == pairs.with_tables(text), "run `python tests/contract/pairs.py`"
+    with suppress(ValueError):
+        pairs.with_tables("no table here")
+        pytest.fail("a document without tables must not pass")
