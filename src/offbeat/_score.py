@@ -19,7 +19,7 @@ from offbeat._readings import choose_any
 from offbeat._runs import Run, load_backbone
 from offbeat.backbones._placement import Where, placement_of
 from offbeat.errors import ConfigError, ImageError, OffbeatError, PromptError
-from offbeat.metrics import texts_for
+from offbeat.metrics import EncoderMetric, SharedEncoder, texts_for
 from offbeat.pictures import picture_files, read_whole, whole
 from offbeat.protocols import HasCard, Metric
 from offbeat.types import Observe, Scores, ignore
@@ -263,6 +263,7 @@ class _Bench:
 
     def __init__(self, backbone: str | Path | HasCard, judge: Any, device: Where) -> None:
         self._backbone, self._judge, self._where = backbone, judge, device
+        self._encoders: dict[str, SharedEncoder] = {}
 
     @cached_property
     def backbone(self) -> Any:
@@ -293,4 +294,8 @@ class _Bench:
                 f"{stem}: expected a metric with name, better, needs and score, got "
                 f"{type(loaded).__name__}; see CONTRIBUTING.md"
             )
+        if isinstance(loaded, EncoderMetric):  # metrics of one encoder read each picture once
+            own = loaded.encoder
+            key = f"{type(own).__name__} {own.checkpoint}"
+            loaded.encoder = self._encoders.setdefault(key, SharedEncoder(own))
         return loaded

@@ -12,7 +12,7 @@ from offbeat.errors import (
     PromptError,
     UnsafeWeightsError,
 )
-from offbeat.metrics import similarity
+from offbeat.metrics import ClipEncoder, SharedEncoder, similarity
 from offbeat.metrics._open_clip import to_transformers
 
 TEXTS = ["a red cat", "a dog", "a bee on a leaf", "a cat", "an owl", "a frog"]
@@ -187,3 +187,24 @@ def test_direction_is_that_of_the_change(clip_folder, pictures):
         metric.score(pictures, texts=["a cat"], references=pictures[:1])
     with pytest.raises(ImageError, match="references"):
         metric.score(pictures, texts=["a -> b"], references=pictures[:4])
+
+
+def test_a_shared_encoder_reads_each_picture_once_and_says_the_same(clip_folder, pictures):
+    encoder = ClipEncoder.load(clip_folder)
+    seen = []
+
+    class Counting:
+        name, checkpoint, logit_scale = encoder.name, encoder.checkpoint, encoder.logit_scale
+        text_embeds = staticmethod(encoder.text_embeds)
+
+        @staticmethod
+        def image_embeds(images):
+            seen.append(len(images))
+            return encoder.image_embeds(images)
+
+    shared = SharedEncoder(Counting())
+    for kind in (similarity.ClipT, similarity.PickScore, similarity.ClipI):
+        given = {"texts": TEXTS, "references": pictures[1:3]}
+        found = kind(shared).score(pictures, **given).values
+        assert found == pytest.approx(kind(encoder).score(pictures, **given).values, abs=2e-4)
+    assert sum(seen) == len(pictures)

@@ -2,7 +2,13 @@
 
 from offbeat.metrics._base import BaseMetric
 from offbeat.metrics._common import bootstrap_interval, pictures, summarise, texts_for
-from offbeat.metrics._encoders import BackboneEncoder, ClipEncoder, Encoder, EncoderMetric
+from offbeat.metrics._encoders import (
+    BackboneEncoder,
+    ClipEncoder,
+    Encoder,
+    EncoderMetric,
+    SharedEncoder,
+)
 
 __all__ = [
     "BackboneEncoder",
@@ -10,6 +16,7 @@ __all__ = [
     "ClipEncoder",
     "Encoder",
     "EncoderMetric",
+    "SharedEncoder",
     "bootstrap_interval",
     "pictures",
     "summarise",

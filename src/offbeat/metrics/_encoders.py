@@ -38,6 +38,8 @@ class Encoder(Protocol):
     """What stands in the brackets behind a metric's name."""
     checkpoint: str
     """Its name and a digest of its weights."""
+    logit_scale: float | None
+    """What its cosines were multiplied by in training; None where that is not kept."""
 
     def image_embeds(self, images: Sequence[Tensor]) -> Tensor:
         """Return ``[B, D]``, float32, on the CPU, of pictures ``[3, H, W]`` of any sizes."""
@@ -64,6 +66,7 @@ class BackboneEncoder:
         if not isinstance(backbone, EncodesImage) or not isinstance(backbone, EncodesText):
             raise CapabilityError("a metric", backbone.name, "encode_image", ("pocket",))
         self._backbone = backbone
+        self.logit_scale: float | None = None
         self.name = short_name(backbone.name)
         self.checkpoint = f"{self.name}@{backbone.fingerprint[:8]}"
 
@@ -89,6 +92,7 @@ class ClipEncoder:
         self._model = model
         self._processor, self._tokenizer = processor, tokenizer
         self.name, self.checkpoint = name, checkpoint
+        self.logit_scale: float | None = float(model.logit_scale.exp())
 
     @classmethod
     def load(cls, source: str | Path, *, device: str | torch.device = "cpu") -> Self:
@@ -109,11 +113,6 @@ class ClipEncoder:
             name=short_name(source),
             checkpoint=f"{short_name(source)}@{fingerprint(folder)}",
         )
-
-    @property
-    def logit_scale(self) -> float:
-        """What its cosines are multiplied by in training."""
-        return float(self._model.logit_scale.exp())
 
     def image_embeds(self, images: Sequence[Tensor]) -> Tensor:
         """Return ``[B, D]`` of pictures, ``[3, H, W]`` each."""
@@ -189,6 +188,30 @@ def load_encoder(
     if source is None and backbone is not None:
         return BackboneEncoder(backbone)
     return kind.load(default if source is None else source, device=device)
+
+
+class SharedEncoder:
+    """An encoder that reads the same pictures once, for several metrics of one table."""
+
+    def __init__(self, encoder: Encoder) -> None:
+        """Stand before this encoder."""
+        self._encoder = encoder
+        self._read: dict[int, tuple[Tensor, Tensor]] = {}
+        self.name, self.checkpoint = encoder.name, encoder.checkpoint
+        self.logit_scale = encoder.logit_scale
+
+    def image_embeds(self, images: Sequence[Tensor]) -> Tensor:
+        """Return ``[B, D]`` of pictures; a tensor that was read is not read again."""
+        fresh = [image for image in images if id(image) not in self._read]
+        if fresh:
+            embeds = self._encoder.image_embeds(fresh)
+            # the picture is kept, too: another could get its id
+            self._read |= {id(one): (one, row) for one, row in zip(fresh, embeds, strict=True)}
+        return torch.stack([self._read[id(image)][1] for image in images])
+
+    def text_embeds(self, texts: Sequence[str]) -> Tensor:
+        """Return ``[B, D]``."""
+        return self._encoder.text_embeds(texts)
 
 
 class EncoderMetric(BaseMetric):

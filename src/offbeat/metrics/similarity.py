@@ -7,7 +7,6 @@ Kirstain et al., Pick-a-Pic, arXiv:2305.01569; Wu et al., HPSv2, arXiv:2306.0934
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -129,12 +128,6 @@ def _change(text: str) -> tuple[str, str]:
     return old, new
 
 
-@runtime_checkable
-class _Scaled(Protocol):
-    @property
-    def logit_scale(self) -> float: ...
-
-
 class PickScore(ClipT):
     """PickScore: the scaled cosine of a CLIP-H that learned from people's choices, about 19 to 23.
 
@@ -151,9 +144,8 @@ class PickScore(ClipT):
         references: Sequence[Tensor] | Tensor | None,
     ) -> Tensor:
         """Return the scaled cosine of each picture and its text, ``[B]``."""
-        own = self.encoder
-        scale = own.logit_scale if isinstance(own, _Scaled) else CLIP_SCALE
-        return scale * super().measure(images, texts, references)
+        scale = self.encoder.logit_scale
+        return (CLIP_SCALE if scale is None else scale) * super().measure(images, texts, references)
 
 
 class Hpsv2(ClipT):
