@@ -64,12 +64,16 @@ PARTS = {
     "_paint": "run",
     "_painting": "run",
     "_pictures_out": "run",
+    "_previews": "run",
     "_readings": "run",
+    "_regions": "run",
     "_render": "run",
     "_runs": "run",
     "_score": "run",
+    "_sketch": "run",
     "_sources": "run",
     "_train": "run",
+    "_walk": "run",
     "_trained": "run",
 }
 """Private modules, and the module that they are a part of."""

@@ -13,16 +13,18 @@ from offbeat import formats, registry
 from offbeat._disk import digest_of
 from offbeat._keeper import Keeper, OnKept, few_threads
 from offbeat._outcome import NUM_FRESH, Outcome, Plan, Trial
-from offbeat._pictures_out import draw_embeds, prior_settings
+from offbeat._pictures_out import draw_embeds, png_files, prior_settings
+from offbeat._previews import Previews
+from offbeat._regions import BASELINE_FILE
 from offbeat._runs import concept_files, numerics_of, read_concept
-from offbeat._sources import avoid_clusters, choose_judge, unlike_clusters
+from offbeat._sources import avoid_clusters, choose_judge, start_concept, unlike_clusters
 from offbeat.baseline import Baseline
 from offbeat.errors import ConfigError
 from offbeat.methods.low_probability import NAME, LowProbability
 from offbeat.protocols import CalibratedJudge, ExploringBackbone
 from offbeat.rng import streams
 from offbeat.sampling import sample_concept
-from offbeat.store import RunFolder, cached
+from offbeat.store import RunFolder, cached, pack_tensors
 from offbeat.types import Concept, Observe, Step
 
 NUM_CALIBRATION = 16
@@ -39,6 +41,7 @@ class Exploration:
         out: str | Path | None,
         resume: bool,
         observe: Observe,
+        preview_every: int = 0,
     ) -> None:
         self.plan, self.backbone, self.observe = plan, backbone, observe
         self.method: LowProbability = registry.find("method", NAME)(plan.config)
@@ -47,6 +50,7 @@ class Exploration:
             backbone.encode_text([self.ordinary.prompt()])
         self.judge = choose_judge(plan.judge, backbone, plan.subject)
         self.avoid = avoid_clusters(plan.avoid, backbone) + unlike_clusters(plan.unlike, backbone)
+        self.start = start_concept(plan.start, backbone)
         width = self.ordinary_width()
         if plan.config.axes > width:
             raise ConfigError(
@@ -58,9 +62,13 @@ class Exploration:
             "judge_name": self.judge.name if self.judge else None,
             "avoid_digests": [digest_of(c.numpy().tobytes()) for c in self.avoid],
         }
+        if self.start is not None:
+            files = concept_files([self.start], backbone, NAME)
+            self.asked["start_digest"] = digest_of(b"".join(files[name] for name in sorted(files)))
         self.folder = RunFolder.create(Path(out), self.asked, resume=resume) if out else None
         self.keeper = Keeper(self.folder, observe, stage="searching")
-        self.files: dict[str, bytes] = {}
+        self.previews = Previews(self.folder, backbone, observe, preview_every)
+        self._plain: dict[int, Tensor] = {}
 
     def ordinary_width(self) -> int:
         """Return the width D of the checkpoint's embeddings."""
@@ -71,15 +79,36 @@ class Exploration:
         """Return the fields of a ``Run``."""
         if self.folder is not None and self.folder.is_finished:
             return self._finished()
+        if self.previews.every:  # something to see before anything is known
+            first = self.ordinary if self.start is None else self.start
+            self.previews.draw(first, seed=self.plan.seed, trial=0, count=0)
+            self._show_ordinary()
         baseline = self._baseline()
         self._calibrate()
         trials = [self._trial(number, baseline) for number in range(self.plan.num_trials)]
         best = max(trials, key=lambda t: (t.validity, t.readings["distance_median"], -t.number))
-        _, ordinary = self._draw(self.ordinary, best.seed)
+        ordinary = self._ordinary(best.seed)
         result = self._write(best, trials, baseline, ordinary)
         if self.folder is not None:
             self.folder.finish()
         return result
+
+    def _ordinary(self, seed: int) -> Tensor:
+        """Return ordinary pictures of a seed's noise, drawn once."""
+        if seed not in self._plain:
+            self._plain = {seed: self._draw(self.ordinary, seed)[1]}
+        return self._plain[seed]
+
+    def _show_ordinary(self) -> None:
+        """Draw what the first trial is seen beside, before it begins."""
+        pictures = formats.to_pil(self._ordinary(self.plan.seed))
+        files: dict[str, bytes] = {}
+        if self.folder is not None:
+            asked, plain, seed = self.asked, self.ordinary, self.plan.seed
+            files = png_files("ordinary", pictures, asked, plain, self.backbone, seed=seed)
+            self.folder.write(files)
+        told = {"pictures": pictures, "files": list(files)}
+        self.observe("ordinary ones", len(pictures), len(pictures), told)
 
     # --- parts ------------------------------------------------------------------------------
 
@@ -105,7 +134,11 @@ class Exploration:
                 self.backbone, self.plan.request(), on_sample=on_sample
             ).pack()
 
-        return Baseline.unpack(*cached("baselines", key, measure))
+        tensors, values = cached("baselines", key, measure)
+        if self.folder is not None:  # early: its map can be looked at while the search runs
+            self.folder.write({BASELINE_FILE: pack_tensors(tensors, values)})
+        self.observe("what is ordinary", 1, 1, {"measured": True})
+        return Baseline.unpack(tensors, values)
 
     def _where(self) -> dict[str, Any]:
         """Return what numbers depend on beside the checkpoint, for the cache's keys."""
@@ -151,10 +184,10 @@ class Exploration:
             )
         image_embeds, images = self._draw(concept, seed)
         distances = baseline.density.squared_distance(image_embeds).sqrt().tolist()
+        axes = baseline.space.project(image_embeds)[:, :2].tolist()
         verdicts = self.judge.still_a(images, self.plan.subject) if self.judge else []
-        return Trial(
-            number, seed, concept, fresh, baseline.describe(fresh), images, distances, verdicts
-        )
+        found = baseline.describe(fresh)
+        return Trial(number, seed, concept, fresh, found, images, distances, axes, verdicts)
 
     def _search(self, number: int, seed: int, baseline: Baseline) -> Concept:
         """Fit one trial; its steps go to the trace, its state to the checkpoint."""
@@ -172,6 +205,7 @@ class Exploration:
                 baseline=baseline,
                 avoid=self.avoid,
                 judge=self.judge,
+                start=self.start,
                 on_step=on_step,
                 resume=state,
             )
@@ -183,10 +217,17 @@ class Exploration:
         """Return what keeps the concept itself now and then, for --avoid RUN:STEP."""
 
         def on_kept(count: int, step: Step) -> None:
-            due = count % self.plan.config.judge_every == 0 or bool(step.values["stopped"])
-            if self.folder is not None and step.concept and due:
+            every, seen = self.plan.config.judge_every, self.previews.due(count)
+            if step.concept is None:
+                return
+            if self.folder is not None and (
+                seen or count % every == 0 or bool(step.values["stopped"])
+            ):
                 where = f"trials/{number}/states/{count:04d}/"
                 self.folder.write(self._concept_files(where, step.concept()))
+            if seen:
+                seed = self.plan.seed + number
+                self.previews.draw(step.concept(), seed=seed, trial=number, count=count)
 
         return on_kept
 

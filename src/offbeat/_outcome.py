@@ -12,6 +12,7 @@ from torch import Tensor
 from offbeat import formats, plots
 from offbeat._disk import json_bytes, pack_tensors
 from offbeat._pictures_out import png_files, sheet
+from offbeat._regions import Region
 from offbeat._report import CalibrationRow, ReportPicture, percent, report_html
 from offbeat._runs import numerics_of
 from offbeat.baseline import Baseline
@@ -36,10 +37,17 @@ class Plan:
     num_images: int
     seed: int
     num_trials: int
-    avoid: tuple[str, ...]
-    unlike: tuple[str, ...]
+    avoid: tuple[str | Region, ...]
+    unlike: tuple[str | tuple[str, ...], ...]
     judge: str
     config: LowProbabilityConfig
+    start: str | None = None
+    """Goes on from this run, or this step of it."""
+
+    @property
+    def away(self) -> tuple[str | Region | tuple[str, ...], ...]:
+        """What to keep away from, in the order of the clusters."""
+        return (*self.avoid, *self.unlike)
 
     def request(self, seed: int | None = None) -> Request:
         """Return the request of one trial."""
@@ -61,9 +69,12 @@ class Plan:
 
     def as_json(self, backbone: ExploringBackbone) -> dict[str, Any]:
         """Return everything that the result depends on."""
+        asked = asdict(self)
+        if self.start is None:
+            del asked["start"]
         return {
             "verb": "explore",
-            **{**asdict(self), "avoid": list(self.avoid), "unlike": list(self.unlike)},
+            **{**asked, "avoid": list(asked["avoid"]), "unlike": list(self.unlike)},
             "prior": self.config.sampling(backbone),
             "checkpoint": backbone.name,
             "fingerprint": backbone.fingerprint,
@@ -85,6 +96,8 @@ class Trial:
     """Of these, see ``Baseline.describe``."""
     images: Tensor
     distances: list[float]
+    axes: list[list[float]]
+    """Of the pictures, along the first two axes of the baseline."""
     verdicts: list[Verdict]
 
     @property
@@ -224,6 +237,7 @@ class Outcome:
             "images": [
                 {
                     "distance": distance,
+                    "axes": best.axes[index],
                     "quantile": baseline.quantile(distance),
                     "held_out_share": baseline.held_out_share(distance),
                     "verdict": asdict(best.verdicts[index]) if best.verdicts else None,
@@ -260,7 +274,7 @@ class Outcome:
             "prompt": self.plan.ordinary(self.backbone).prompt(),
             "distance to hold": distance,
             "what is learned": config.space,
-            "to avoid": ", ".join((*self.plan.avoid, *self.plan.unlike)) or "nothing",
+            "to avoid": ", ".join(_named(one) for one in self.plan.away) or "nothing",
             "seed": self.plan.seed,
             "trials": self.plan.num_trials,
             "checkpoint": f"{self.backbone.name} ({self.backbone.fingerprint})",
@@ -276,7 +290,7 @@ class Outcome:
                 f"trial {summary['trial']} of {len(self.trials)}, seed {self.best.seed}; chosen by "
                 "these very figures, which flatters them"
             )
-        for index in range(len(self.plan.avoid) + len(self.plan.unlike)):
+        for index in range(len(self.plan.away)):
             if self.trace:
                 first, last = (self.trace[at]["avoid"][index] for at in (0, -1))
                 found[f"cluster {index + 1} to avoid"] = (
@@ -325,6 +339,12 @@ class Outcome:
                 f"{_ENDS[best.stopped]}."
             )
         return found
+
+
+def _named(away: str | Region | tuple[str, ...]) -> str:
+    if isinstance(away, Region):
+        return f"a region of {away.run}"
+    return away if isinstance(away, str) else f"{len(away)} pictures"
 
 
 _ENDS = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -10,6 +11,8 @@ from torch import Tensor
 from offbeat import formats, registry
 from offbeat._judges import checks_subject, open_judge
 from offbeat._pictures_out import prior_settings
+from offbeat._regions import Region, kept_steps, region_cluster
+from offbeat._runs import read_concept
 from offbeat.errors import FingerprintError, PromptError, StoreError
 from offbeat.judges.classifier import ClassifierJudge
 from offbeat.pictures import picture_files, read_picture
@@ -17,6 +20,7 @@ from offbeat.protocols import CalibratedJudge, ChecksSubject, ExploringBackbone
 from offbeat.rng import streams
 from offbeat.sampling import sample_concept
 from offbeat.store import RunFolder
+from offbeat.types import Concept
 from offbeat.vocab import DEFAULT_LABELS
 
 NUM_CLUSTER = 500
@@ -57,8 +61,8 @@ def choose_judge(name: str, backbone: ExploringBackbone, subject: str) -> Checks
     return checks_subject(given, name)
 
 
-def avoid_clusters(sources: Sequence[str], backbone: ExploringBackbone) -> list[Tensor]:
-    """Return samples ``[500, D]`` of what each run, ``FOLDER`` or ``FOLDER:STEP``, drew.
+def avoid_clusters(sources: Sequence[str | Region], backbone: ExploringBackbone) -> list[Tensor]:
+    """Return samples ``[n, D]`` of what each run drew: all, at a step, or in a region of its map.
 
     Raises:
         StoreError: If a run or its step is not there.
@@ -66,6 +70,9 @@ def avoid_clusters(sources: Sequence[str], backbone: ExploringBackbone) -> list[
     """
     clusters = []
     for source in sources:
+        if isinstance(source, Region):
+            clusters.append(region_cluster(source, backbone))
+            continue
         folder, _, step = source.rpartition(":")
         if not folder or not step.isdigit():
             folder, step = source, ""
@@ -96,25 +103,46 @@ def _state_of(run: RunFolder, step: str) -> str:
     """Return the folder of a state of the run's best trial; none means its result."""
     if not step:
         return ""
-    trial = int(run.read_json("summary.json")["trial"]) if run.exists("summary.json") else 0
-    under = f"trials/{trial}/states/"
-    steps = sorted({name[len(under) :].split("/")[0] for name in run.names() if under in name})
-    wanted = f"{int(step):04d}"
-    if wanted not in steps:
-        known = ", ".join(str(int(found)) for found in steps) or "none"
+    steps = kept_steps(run)
+    if int(step) not in steps:
+        known = ", ".join(map(str, steps)) or "none"
         raise StoreError(f"{run.path}:{step}: expected a step that was kept, one of {known}")
-    return f"{under}{wanted}/"
+    return steps[int(step)]
 
 
-def unlike_clusters(folders: Sequence[str], backbone: ExploringBackbone) -> list[Tensor]:
-    """Return image embeddings, ``[n, D]``, of the pictures of each folder.
+def start_concept(source: str | None, backbone: ExploringBackbone) -> Concept | None:
+    """Return what a search goes on from: a run's result, or a step that it kept.
+
+    Raises:
+        StoreError: If it is not there.
+        FingerprintError: If it was learned on another checkpoint.
+    """
+    if source is None:
+        return None
+    folder, _, step = source.rpartition(":")
+    if not folder or not step.isdigit():
+        folder, step = source, ""
+    run = RunFolder.open(folder)
+    concept, about = read_concept(run, _state_of(run, step))
+    if about["fingerprint"] != backbone.fingerprint:
+        raise FingerprintError(
+            f"{source}: was learned on {about['checkpoint']} ({about['fingerprint']}), and this is "
+            f"{backbone.name} ({backbone.fingerprint}): it fits no other weights"
+        )
+    return concept
+
+
+def unlike_clusters(
+    given: Sequence[str | Sequence[str]], backbone: ExploringBackbone
+) -> list[Tensor]:
+    """Return image embeddings, ``[n, D]``, of the pictures of each folder, or list of files.
 
     Raises:
         ImageError: If a folder holds no picture, or one cannot be read.
     """
     clusters = []
-    for folder in folders:
-        files = picture_files(folder)
+    for one in given:
+        files = picture_files(one) if isinstance(one, str) else [Path(file) for file in one]
         with torch.no_grad():
             parts = [
                 backbone.encode_image(torch.stack([read_picture(file) for file in batch])).cpu()

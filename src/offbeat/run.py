@@ -20,10 +20,13 @@ from offbeat._generate import generate as _generate
 from offbeat._models import as_json, fetch_model, inspect_model, list_models
 from offbeat._outcome import Plan
 from offbeat._paint import paint as _paint
+from offbeat._regions import Region
 from offbeat._render import render as _render
 from offbeat._runs import Run, costed, load_backbone, load_run, loaded_prior
 from offbeat._score import ScoreTable, score
+from offbeat._sketch import between, concept_of, dreamt, mixture, sketch
 from offbeat._train import train
+from offbeat._walk import walk as _walk
 from offbeat.backbones._placement import Placement, Where
 from offbeat.errors import ConfigError, PromptError
 from offbeat.methods._settings import configured
@@ -34,12 +37,16 @@ from offbeat.types import Observe, ignore
 __all__ = [
     "Again",
     "Placement",
+    "Region",
     "Run",
     "ScoreTable",
     "again",
     "as_json",
+    "between",
+    "concept_of",
     "doctor",
     "dream",
+    "dreamt",
     "explore",
     "export_concept",
     "fetch_model",
@@ -51,17 +58,20 @@ __all__ = [
     "list_models",
     "load_backbone",
     "load_run",
+    "mixture",
     "paint",
     "render",
     "score",
+    "sketch",
     "sweep",
     "train",
+    "walk",
 ]
 
 
 # every verb that draws says what it cost
 dream, fuse, sweep, grid = costed(_dream), costed(_fuse), costed(_sweep), costed(_grid)
-generate, paint, render = costed(_generate), costed(_paint), costed(_render)
+generate, paint, render, walk = costed(_generate), costed(_paint), costed(_render), costed(_walk)
 
 
 @costed
@@ -76,8 +86,10 @@ def explore(
     num_images: int = 8,
     seed: int = 0,
     num_trials: int = 1,
-    avoid: Sequence[str] = (),
-    unlike: Sequence[str | Path] = (),
+    avoid: Sequence[str | Region] = (),
+    unlike: Sequence[str | Path | Sequence[str | Path]] = (),
+    start: str | Path | None = None,
+    preview_every: int = 0,
     prompt: str | None = None,
     judge: str = "auto",
     config: LowProbabilityConfig | Mapping[str, Any] | None = None,
@@ -105,8 +117,12 @@ def explore(
         seed: Same seed, same pictures.
         num_trials: Searches from ``seed``, ``seed + 1``, ...; the best is kept, by validity, then
             by novelty.
-        avoid: Runs, ``FOLDER`` or ``FOLDER:STEP``, to keep away from.
-        unlike: Folders of pictures to keep away from.
+        avoid: Runs, ``FOLDER`` or ``FOLDER:STEP``, to keep away from, or a ``Region`` of the map
+            of one.
+        unlike: Folders of pictures, or lists of files, to keep away from.
+        start: A run, ``FOLDER`` or ``FOLDER:STEP``, of the same settings to go on from.
+        preview_every: Steps between two quick pictures of what the search has, told to
+            ``observe`` and kept beside its state; 0 draws none. The result is the same.
         prompt: Template with ``{subject}``; None is the checkpoint's own.
         judge: ``auto``, ``none``, ``clip``, ``classifier`` or a classifier's folder.
         config: Everything else, and what those of these that are None take: an object, or the
@@ -136,6 +152,7 @@ def explore(
         searching = {
             "novelty": novelty, "reach": reach, "num_steps": num_steps, "space": space,
             "num_trials": num_trials if num_trials > 1 else None, "avoid": avoid, "unlike": unlike,
+            "start": start,
         }  # fmt: skip
         return explore_by_drawing(
             subject.strip(),
@@ -169,13 +186,23 @@ def explore(
         seed=seed,
         num_trials=num_trials,
         avoid=tuple(avoid),
-        unlike=tuple(str(folder) for folder in unlike),
+        unlike=tuple(_texts(one) for one in unlike),
+        start=None if start is None else str(start),
         judge=judge,
         config=settings,
     )
     model = loaded_prior("pocket" if backbone is None else backbone, device)
-    exploration = Exploration(plan, model, out=out, resume=resume, observe=observe)
+    exploration = Exploration(
+        plan, model, out=out, resume=resume, observe=observe, preview_every=preview_every
+    )
     return Run(**exploration.run())
+
+
+def _texts(unlike: str | Path | Sequence[str | Path]) -> str | tuple[str, ...]:
+    """Return a folder as text, or a list of files."""
+    if isinstance(unlike, str | Path):
+        return str(unlike)
+    return tuple(str(file) for file in unlike)
 
 
 def _drawing_settings(

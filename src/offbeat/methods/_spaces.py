@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from offbeat.errors import ConfigError
 from offbeat.protocols import ExploringBackbone
 from offbeat.rng import stream, streams
 from offbeat.sampling import ordinary_prompt, template_of
@@ -35,8 +36,34 @@ class ConceptSpace:
     settings: Mapping[str, Any]
     """Of ``sample_prior``."""
 
-    def initial(self) -> dict[str, Tensor]:
-        """Return fresh leaves that draw the ordinary (the adjective: a creative subject)."""
+    def initial(self, start: Concept | None = None) -> dict[str, Tensor]:
+        """Return fresh leaves that draw the ordinary (the adjective: a creative subject).
+
+        Args:
+            start: Return leaves that draw this instead: what a search in this space found.
+
+        Raises:
+            ConfigError: If it was found in another space, or with LoRA factors of another rank.
+        """
+        fresh = self._fresh()
+        if start is None:
+            return fresh
+        found = dict(start.lora)
+        found |= dict(zip(("token",), start.token_embeds.values(), strict=False))
+        if start.image_embeds is not None:
+            found["image_embeds"] = start.image_embeds
+        for what, got, expected in (
+            ("space", sorted(found), sorted(fresh)),
+            ("shapes", _shapes(found), _shapes(fresh)),
+        ):
+            if got != expected:
+                raise ConfigError(
+                    f"start: its {what} is not that of a search in {self.name} with lora_rank "
+                    f"{self.rank}; go on with the settings that it was found with"
+                )
+        return {name: found[name].detach().clone().requires_grad_() for name in fresh}
+
+    def _fresh(self) -> dict[str, Tensor]:
         params: dict[str, Tensor] = {}
         seed = self.request.seed
         if self.name in ("subject", "adjective", "token+lora"):
@@ -72,3 +99,7 @@ class ConceptSpace:
                 "prior_guidance_scale": str(self.settings["prior_guidance_scale"]),
             },
         )
+
+
+def _shapes(params: Mapping[str, Tensor]) -> dict[str, list[int]]:
+    return {name: list(param.shape) for name, param in params.items()}

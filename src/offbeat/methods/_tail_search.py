@@ -42,6 +42,7 @@ class Search:
         baseline: Baseline,
         avoid: Sequence[Tensor],
         judge: ChecksSubject | None,
+        start: Concept | None = None,
     ) -> None:
         self.config, self.backbone, self.request = config, backbone, request
         self.baseline, self.density, self.judge = baseline, baseline.density, judge
@@ -52,7 +53,7 @@ class Search:
         self.space = ConceptSpace(
             config.space, backbone, request, rank=config.lora_rank, settings=self.settings
         )
-        self.params = self.space.initial()
+        self.params = self.space.initial(start)
         self.optimizer = torch.optim.AdamW(self.params.values(), lr=config.learning_rate)
         self.passing = self._copy_params()
         self.index = self.passing_step = 0

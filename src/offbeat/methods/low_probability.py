@@ -245,6 +245,7 @@ class LowProbability:
         baseline: Baseline | None = None,
         avoid: Sequence[Tensor] = (),
         judge: ChecksSubject | None = None,
+        start: Concept | None = None,
         on_step: OnStep = ignore_step,
         resume: Mapping[str, Any] | None = None,
     ) -> Concept:
@@ -256,13 +257,14 @@ class LowProbability:
             baseline: Of the same request, from ``measure``; None measures it.
             avoid: Image embeddings of each unwanted cluster, ``[n, D]``.
             judge: Asked every ``judge_every`` steps; a "no" ends the search.
+            start: What an earlier search in the same space found: go on from there.
             on_step: Told each step; ``Step.snapshot`` is what ``resume`` takes.
             resume: State to go on from.
         """
         from offbeat.methods._tail_search import Search  # which needs the losses above
 
         found = self.measure(backbone, request) if baseline is None else baseline
-        search = Search(self.config, backbone, request, found, avoid, judge)
+        search = Search(self.config, backbone, request, found, avoid, judge, start)
         if resume is not None:
             search.restore(resume)
         while not search.done:
