@@ -30,6 +30,9 @@ class Far(torch.Tensor):
     def __repr__(self):
         return f"far {self.near!r}"
 
+    def tolist(self):
+        return self.near.tolist()
+
     @classmethod
     def __torch_dispatch__(cls, func, types, args=(), kwargs=None):
         return run(func, args, kwargs or {})
@@ -52,6 +55,8 @@ def run(func, args, kwargs):
         far = torch.device(moved) == DEVICE
     args, kwargs = tree_map_only(Far, lambda one: one.near, (args, kwargs))
     found = func(*args, **kwargs)
+    if found is None:
+        return None
     if func.overloadpacket.__name__.endswith("_") and tensors:
         return tensors[0]  # in place
     return tree_map_only(torch.Tensor, Far, found) if far else found
@@ -63,6 +68,8 @@ class _Literals(TorchFunctionMode):
     def __torch_function__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         where = kwargs.get("device")
+        if func is torch.Tensor.new_tensor and isinstance(args[0], Far):
+            return torch.tensor(args[1], dtype=args[0].dtype).to(DEVICE)
         if func is torch.tensor and where is not None and torch.device(where) == DEVICE:
             return func(*args, **{**kwargs, "device": "cpu"}).to(DEVICE)
         return func(*args, **kwargs)

@@ -1,13 +1,10 @@
 """The memory that a checkpoint takes, told before it is loaded; free memory is made up here."""
 
 import json
-import weakref
 from dataclasses import replace
 
 import pytest
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 import tiny
 import tiny_flow
@@ -17,6 +14,7 @@ from offbeat.backbones._placement import Placement
 from offbeat.backbones._sizes import read_header, survey
 from offbeat.errors import CheckpointError, DoesNotFitError
 from offbeat.run import load_backbone
+from peak import peak
 
 GB = 10**9
 CUDA = torch.device("cuda:0")
@@ -173,41 +171,6 @@ def test_activations_are_within_the_rule(folders):
         found = replace(found, height=64, width=64)
         numbers = _memory._vae_numbers(vae.config, found, Placement())
         assert 0.5 < counted / (4 * numbers) < _memory.MARGIN
-
-
-def peak(act, *given):
-    """Return the bytes of tensors that live at once while something computes."""
-
-    class Counting(TorchDispatchMode):
-        def __init__(self):
-            super().__init__()
-            self.alive, self.most, self.seen = 0, 0, set()
-
-        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-            for one in tree_leaves((args, kwargs)):
-                if isinstance(one, torch.nn.Parameter):
-                    self.seen.add(one.untyped_storage()._cdata)
-            made = func(*args, **(kwargs or {}))
-            for one in tree_leaves(made):
-                if isinstance(one, torch.Tensor):
-                    self.add(one.untyped_storage())
-            return made
-
-        def add(self, storage):
-            key, size = storage._cdata, storage.nbytes()
-            if key not in self.seen:
-                self.seen.add(key)
-                self.alive += size
-                self.most = max(self.most, self.alive)
-                weakref.finalize(storage, self.gone, key, size)
-
-        def gone(self, key, size):
-            self.alive -= size
-            self.seen.discard(key)
-
-    with torch.no_grad(), Counting() as counting:
-        act(*given)
-    return counting.most
 
 
 def test_a_container_limit_counts(tmp_path, monkeypatch):

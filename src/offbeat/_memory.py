@@ -1,7 +1,7 @@
 """Whether a checkpoint fits into memory, before it is loaded, and what would make it fit.
 
 Weights are counted. Activations follow a rule: a U-Net holds at most 26 maps of its first width
-and of the latents' size at once, a transformer 17 vectors for each token, an autoencoder 6 maps of
+and of the latents' size at once, a transformer 16 vectors for each token, an autoencoder 6 maps of
 its first width and of the picture's size, one with spatial norms 10. These numbers were measured on
 the published configurations (SD 1.5, SDXL, Kandinsky 2.2, SD3, FLUX and their autoencoders), with
 attention that keeps no matrix, and a quarter is added. One picture is assumed, twice with guidance:
@@ -23,7 +23,7 @@ from offbeat.backbones._sizes import Part, Survey, survey
 from offbeat.errors import CheckpointError, DoesNotFitError
 
 UNET_MAPS = 26
-TRANSFORMER_VECTORS = 17
+TRANSFORMER_VECTORS = 16
 VAE_MAPS = 6
 SPATIAL_VAE_MAPS = 10
 MARGIN = 1.25
