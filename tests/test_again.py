@@ -11,6 +11,7 @@ import offbeat
 import tiny
 from offbeat import _pictures_out, cli, formats
 from offbeat.backbones.stable_diffusion import StableDiffusionBackbone
+from offbeat.backbones.unclip import UnclipBackbone
 from offbeat.errors import CorruptRunError, FingerprintError, ImageError, StoreError
 from offbeat.methods.low_probability import LowProbabilityConfig
 
@@ -49,6 +50,12 @@ def small(tmp_path_factory):
     return StableDiffusionBackbone.load(folder)
 
 
+@pytest.fixture(scope="module")
+def prior(tmp_path_factory):
+    """As small a checkpoint that has a prior."""
+    return UnclipBackbone.load(tiny.build(tmp_path_factory.mktemp("small") / "k", "2.2"))
+
+
 def remade(path, backbone, **settings):
     found = offbeat.again(path, backbone=backbone, **settings)
     assert found.same, found.notes
@@ -69,61 +76,70 @@ def test_generated(pocket, tmp_path):
     remade(alone(tmp_path / "run/images/0004.png", tmp_path), pocket)
 
 
-def test_explored(pocket, tmp_path):
+def test_explored(prior, tmp_path):
     offbeat.explore("handbag", config=SMALL, num_trials=2, num_images=2, judge="none",
-                    backbone=pocket, out=tmp_path / "run")  # fmt: skip
-    remade(tmp_path / "run/images/0001.png", pocket)
-    remade(tmp_path / "run/ordinary/0001.png", pocket)
+                    backbone=prior, out=tmp_path / "run")  # fmt: skip
+    remade(tmp_path / "run/images/0001.png", prior)
+    remade(tmp_path / "run/ordinary/0001.png", prior)
     far = alone(tmp_path / "run/images/0001.png", tmp_path)
     with pytest.raises(StoreError, match="--run"):
-        offbeat.again(far, backbone=pocket)
-    remade(far, pocket, run=tmp_path / "run")
+        offbeat.again(far, backbone=prior)
+    remade(far, prior, run=tmp_path / "run")
 
 
-def test_drawn_another_way(pocket, tmp_path):
-    offbeat.explore("pet", method="high-guidance", num_images=2, judge="none", backbone=pocket,
+def test_drawn_another_way(prior, tmp_path):
+    offbeat.explore("pet", method="high-guidance", num_images=2, judge="none", backbone=prior,
                     out=tmp_path / "run")  # fmt: skip
-    remade(tmp_path / "run/images/0001.png", pocket)
-    remade(tmp_path / "run/ordinary/0001.png", pocket)
+    remade(tmp_path / "run/images/0001.png", prior)
+    remade(tmp_path / "run/ordinary/0001.png", prior)
 
 
 @pytest.mark.parametrize("space", ["adjective", "direct"])
-def test_explored_in_another_space(pocket, tmp_path, space):
+def test_explored_in_another_space(prior, tmp_path, space):
     offbeat.explore("pet", config=SMALL, space=space, num_images=1, judge="none",
-                    backbone=pocket, out=tmp_path / "run")  # fmt: skip
-    remade(alone(tmp_path / "run/images/0000.png", tmp_path), pocket)
+                    backbone=prior, out=tmp_path / "run")  # fmt: skip
+    remade(alone(tmp_path / "run/images/0000.png", tmp_path), prior)
 
 
-def test_fused_and_rendered(pocket, tmp_path):
+def test_fused_and_rendered(prior, tmp_path):
     first, second = tmp_path / "first", tmp_path / "second"
-    common = {"num_images": 1, "judge": "none", "backbone": pocket}
-    offbeat.sweep("pig", "owl", num=3, out=first, **common)
-    remade(alone(first / "images/0001.png", tmp_path), pocket)
-    remade(first / "ordinary/0001.png", pocket)
-    offbeat.fuse(["pig", "owl"], method="cretok", out=second, **common)
-    remade(second / "images/0000.png", pocket)
+    common = {"num_images": 1, "judge": "none", "backbone": prior}
+    words, quick = ["pig", "owl", "fox", "bee", "cat"], {"num_steps": 2, "batch_size": 2}
+    spaces = {
+        method: offbeat.train(method, vocabulary=words, config=quick, backbone=prior)
+        for method in ("distok", "cretok")
+    }
+    offbeat.sweep("pig", "owl", num=3, trained=spaces["distok"], out=first, **common)
+    remade(alone(first / "images/0001.png", tmp_path), prior)
+    remade(first / "ordinary/0001.png", prior)
+    offbeat.fuse(["pig", "owl"], method="cretok", trained=spaces["cretok"], out=second, **common)
+    remade(second / "images/0000.png", prior)
     offbeat.render([f"{first}:1", second], prompt="a {concept2} near {concept}", num_images=1,
-                   backbone=pocket, out=tmp_path / "third")  # fmt: skip
-    remade(tmp_path / "third/images/0000.png", pocket)
+                   backbone=prior, out=tmp_path / "third")  # fmt: skip
+    remade(tmp_path / "third/images/0000.png", prior)
 
 
-def test_searched_evolved_and_dreamt(pocket, photos, tmp_path):
-    common = {"num_images": 1, "judge": "none", "backbone": pocket, "method": "conceptlab"}
+def test_searched_evolved_and_dreamt(prior, photos, tmp_path):
+    common = {"num_images": 1, "judge": "none", "backbone": prior, "method": "conceptlab"}
     offbeat.fuse(["pig", "owl"], config=SEARCH, out=tmp_path / "a", **common)
-    remade(tmp_path / "a/images/0000.png", pocket)
+    remade(tmp_path / "a/images/0000.png", prior)
     files = [photos / "red.png", photos / "blue.png"]
     offbeat.fuse(files, config=SEARCH, out=tmp_path / "b", **common)
-    remade(tmp_path / "b/images/0000.png", pocket)
+    remade(tmp_path / "b/images/0000.png", prior)
     with pytest.raises(ImageError, match="was given; nothing drew it"):
-        offbeat.again(tmp_path / "b/ordinary/0000.png", backbone=pocket)
-    offbeat.dream(2, backbone=pocket, judge="none", out=tmp_path / "c")
-    remade(tmp_path / "c/images/0001.png", pocket)
+        offbeat.again(tmp_path / "b/ordinary/0000.png", backbone=prior)
+    offbeat.dream(2, backbone=prior, judge="none", method="conceptlab", config=SEARCH,
+                  max_cosine=1.0, out=tmp_path / "c")  # fmt: skip
+    remade(tmp_path / "c/images/0001.png", prior)
 
 
-@pytest.mark.parametrize("method", ["bass", "agswap"])
-def test_swapped(small, tmp_path, method):
+@pytest.mark.parametrize(
+    ("method", "few"),
+    [("bass", {"num_swaps": 3, "num_pilot": 2}), ("agswap", {"num_draws": 2})],
+)
+def test_swapped(small, tmp_path, method, few):
     offbeat.fuse(["owl", "teapot"], method=method, num_images=1, judge="none",
-                 config={"num_inference_steps": 2}, backbone=small,
+                 config={"num_inference_steps": 2, **few}, backbone=small,
                  out=tmp_path / "run")  # fmt: skip
     remade(tmp_path / "run/images/0000.png", small)
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from offbeat import _mixture, _painting, formats
 from offbeat._disk import digest_of
-from offbeat._drawn import explore_by_drawing
+from offbeat._drawn import explore_by_drawing, with_metric
 from offbeat._keeper import few_threads
 from offbeat._mix import parent_of
 from offbeat._paint import strengths_of
@@ -51,7 +51,7 @@ def drawn(
 def _mixed(
     asked: Mapping[str, Any], model: Any, search: Sequence[Path], number: int, observe: Observe
 ) -> Tensor:
-    method = make_method(asked["method"], model, asked["config"])
+    method = with_metric(make_method(asked["method"], model, asked["config"]), model)
     parents, names = [], []
     for source in asked["sources"]:
         names.append(source.get("word") or source["picture"])
