@@ -92,7 +92,7 @@ def noise(count, *size, seed):
 
 
 IMAGES = [*noise(5, 24, 24, seed=1), *noise(2, 30, 20, seed=2)]
-REFERENCES = [*noise(6, 24, 24, seed=3), *noise(4, 16, 16, seed=4)]
+REFERENCES = [*noise(12, 24, 24, seed=3), *noise(8, 16, 16, seed=4)]
 
 
 @pytest.fixture(scope="module", params=sorted(CASES))
@@ -183,7 +183,7 @@ def test_texts_and_references_that_are_missing_or_wrong_are_refused(case):
             with pytest.raises(PromptError, match="texts"):
                 metric.score(IMAGES, **{**given, "texts": texts})
     if "references" in metric.needs:
-        for references in (None, [], torch.full((9, 3, 8, 8), math.nan)):
+        for references in (None, [], torch.full((20, 3, 8, 8), math.nan)):
             with pytest.raises(OffbeatError, match="references"):
                 metric.score(IMAGES, **{**given, "references": references})
 

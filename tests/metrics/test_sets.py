@@ -68,8 +68,8 @@ def test_ordinary_items_share_is_even_and_that_of_far_ones_is_1():
         [0.25, 0.5, 0.75], abs=0.09
     )
     assert novelty.held_out_share(torch.full((1, 12), 30.0), baseline).tolist() == [1.0]
-    with pytest.raises(ImageError, match="at least 8"):
-        novelty.fit_baseline(noise(7, 12))
+    with pytest.raises(ImageError, match="at least 20"):
+        novelty.fit_baseline(noise(19, 12))
     with pytest.raises(ConfigError, match="identical"):
         novelty.fit_baseline(torch.ones(20, 12))
 

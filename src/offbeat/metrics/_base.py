@@ -48,8 +48,16 @@ class BaseMetric(ABC):
             better=self.better,
             checkpoint=self.checkpoint,
             per_image=self.per_image,
-            note=self.note,
+            note=self.remark(texts, references),
         )
+
+    def remark(
+        self,
+        texts: Sequence[str] | None,
+        references: Sequence[Tensor] | Tensor | None,
+    ) -> str:
+        """Return what a reader must know to weigh the scores; ``note`` if it is always the same."""
+        return self.note
 
     @abstractmethod
     def measure(

@@ -141,7 +141,7 @@ class _Neighbours(EncoderMetric):
         """
         super().__init__(encoder)
         self.nearest_k, self.at_least = nearest_k, nearest_k + 1
-        self.note = f"nearest_k {nearest_k}"
+        self.note = f"{self.stem}: radii reach to neighbour {nearest_k}"
 
     def measure(
         self,

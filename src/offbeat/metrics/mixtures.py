@@ -76,6 +76,17 @@ class _Fusion(EncoderMetric):
             )
         return self.combine(*self._by_texts(images, texts_for(texts, len(images))))
 
+    def remark(
+        self,
+        texts: Sequence[str] | None,
+        references: Sequence[Tensor] | Tensor | None,
+    ) -> str:
+        """Return what the similarities are to."""
+        if references is None:
+            return "fusion: similarities to the two texts"
+        half = len(references) // 2
+        return f"fusion: similarities to the first {half} references, and to the other {half}"
+
     def _by_pictures(
         self, images: list[Tensor], references: Sequence[Tensor] | Tensor
     ) -> tuple[Tensor, Tensor]:

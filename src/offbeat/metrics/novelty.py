@@ -20,7 +20,7 @@ from offbeat.protocols import Need
 
 NUM_COMPONENTS = 50
 """Axes of the density at most, as the search's own."""
-MIN_REFERENCES = 8
+MIN_REFERENCES = 20
 """Fewer cannot both make a density and check it."""
 
 
@@ -50,7 +50,7 @@ def fit_baseline(references: Tensor, *, num_components: int = NUM_COMPONENTS) ->
     It has ``num_components`` axes, or a third of the samples that it is fitted to if that is less.
 
     Raises:
-        ImageError: If there are fewer than 8.
+        ImageError: If there are fewer than 20.
         ConfigError: If they are all equal.
     """
     if len(references) < MIN_REFERENCES:
@@ -119,9 +119,19 @@ class NoveltyQuantile(EncoderMetric):
             baseline = fit_baseline(self.encoder.image_embeds(others))
         return held_out_share(self.encoder.image_embeds(images), baseline)
 
+    def remark(
+        self,
+        texts: Sequence[str] | None,
+        references: Sequence[Tensor] | Tensor | None,
+    ) -> str:
+        """Return how many references the share is of."""
+        if self.baseline is not None or references is None:
+            return self.note
+        return f"novelty_quantile: a share of {len(references) // 2} held-out references"
+
 
 def _about(baseline: Baseline) -> str:
     return (
-        f"{baseline.space.num_components} axes, {len(baseline.held_out)} held-out samples of "
-        f"{baseline.prompt!r}"
+        f"novelty_quantile: a share of {len(baseline.held_out)} held-out samples of "
+        f"{baseline.prompt!r}, in {baseline.space.num_components} axes"
     )
