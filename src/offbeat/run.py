@@ -152,7 +152,7 @@ def explore(
         searching = {
             "novelty": novelty, "reach": reach, "num_steps": num_steps, "space": space,
             "num_trials": num_trials if num_trials > 1 else None, "avoid": avoid, "unlike": unlike,
-            "start": start,
+            "start": start, "preview_every": preview_every,
         }  # fmt: skip
         return explore_by_drawing(
             subject.strip(),
