@@ -12,7 +12,7 @@ from PIL import Image, PngImagePlugin
 from typer.testing import CliRunner
 
 import offbeat
-from offbeat import cli, formats
+from offbeat import _score, cli, formats
 from offbeat.errors import ConfigError, ImageError, PromptError
 from offbeat.pictures import read_whole, whole
 
@@ -170,6 +170,13 @@ def test_python_takes_tensors_pil_pictures_and_files(others, pocket):
         offbeat.score([], metrics="vendi", backbone=pocket)
     with pytest.raises(PromptError, match="keeps no prompt"):
         offbeat.score(picture, metrics="clip_t", backbone=pocket)
+
+
+def test_more_pictures_than_memory_holds_are_refused_before_it_is_full(others, monkeypatch):
+    monkeypatch.setattr(_score, "MEMORY_SHARE", 0)
+    result = invoke(others, "--text", "a")
+    assert result.exit_code == 2
+    assert "score them in parts" in result.output
 
 
 def plugin_in_contributing():

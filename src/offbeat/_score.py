@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
+import psutil
 from torch import Tensor
 
 from offbeat import _formats_png, registry
@@ -34,6 +35,10 @@ PLAIN = ("diversity", "vendi")
 WITH_TEXTS = ("clip_t",)
 WITH_REFERENCES = ("clip_i", "novelty_nn")
 """What is measured if nothing is named: without more, with texts, with references."""
+
+
+MEMORY_SHARE = 0.5
+"""Of the free memory that pictures may take; the rest is for what measures them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -141,10 +146,12 @@ class _Pictures:
     names: list[str]
     images: list[Tensor]
     recipes: list[Mapping[str, Any]]
+    room: float
+    """Bytes that they may take: all are in memory at once."""
 
     @classmethod
     def read(cls, given: Pictures, what: str) -> _Pictures:
-        found = cls([], [], [])
+        found = cls([], [], [], MEMORY_SHARE * psutil.virtual_memory().available)
         single = isinstance(given, str | Path | Run) or hasattr(given, "getbands")
         single = single or (isinstance(given, Tensor) and given.ndim == 3)
         for one in [given] if single else list(given):  # type: ignore[arg-type]
@@ -171,6 +178,12 @@ class _Pictures:
             )
 
     def _put(self, name: str, image: Tensor, recipe: Mapping[str, Any]) -> None:
+        taken = sum(one.nbytes for one in [*self.images, image])
+        if taken > self.room:
+            raise ImageError(
+                f"{name}: expected pictures that fit into memory, and up to this one there are "
+                f"{taken / 1e9:.1f} GB; score them in parts, or make them smaller"
+            )
         self.names.append(name)
         self.images.append(image)
         self.recipes.append(recipe)
