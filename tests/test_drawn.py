@@ -70,10 +70,13 @@ def test_pocket_with_its_prior_is_drawn_from_too(pocket):
     assert run.request["config"]["phrase"] == "creative {subject}"
 
 
-def test_a_word_that_the_judge_does_not_know_is_drawn_all_the_same(quick):
-    run = explore("zeitgeist", num_images=1, backbone=quick, **COMMON)
+@pytest.mark.parametrize("method", ["cads", "best-of-n", "adaptive-negatives"])
+def test_a_word_that_the_judge_does_not_know_is_drawn_all_the_same(quick, method):
+    run = explore("zeitgeist", num_images=1, backbone=quick, method=method)
     assert run.summary["validity"] is None
     assert "does not know 'zeitgeist'" in run.summary["warnings"][0]
+    asked = [row for row in run.trace if row.get("negatives", [[]])[0]]
+    assert bool(asked) == (method == "adaptive-negatives")
 
 
 @pytest.mark.parametrize(

@@ -214,6 +214,7 @@ class Drawing:
         """Return the pictures, and what they cost; what was drawn outlives a kill."""
         job = self.job
         size = job.num_images if job.method.from_one_pool else DRAW_BATCH
+        names_only = getattr(job.method, "asks_names_only", False)
         starts = range(0, job.num_images, size)
         state = self.folder.load_checkpoint() if self.folder is not None else None
         done = int(state["part"]) if state is not None else 0
@@ -229,7 +230,7 @@ class Drawing:
                 images = job.method.draw(
                     job.backbone,
                     request,
-                    judge=job.judge if job.judges or hasattr(job.judge, "name_it") else None,
+                    judge=job.judge if job.judges or names_only else None,
                     start=start,
                     on_step=self.keeper.observer(number, 1),
                 )

@@ -92,6 +92,8 @@ class AdaptiveNegatives:
     config_class = AdaptiveNegativesConfig
     needs = LookingBackbone
     from_one_pool = False
+    asks_names_only = True
+    """The judge need not know the subject: it is asked what it sees, not whether it is one."""
 
     def __init__(self, config: AdaptiveNegativesConfig | None = None) -> None:
         self.config = config or AdaptiveNegativesConfig()
