@@ -1,10 +1,12 @@
 """The SD3 and FLUX adapters: the same pictures as the pipelines of diffusers, to 1e-5."""
 
 import json
+import shutil
 
 import pytest
 import torch
 from diffusers import FluxPipeline, StableDiffusion3Pipeline
+from safetensors.torch import load_file, save_file
 
 import tiny_flow
 from offbeat.backbones.flux import FluxBackbone
@@ -335,8 +337,6 @@ def test_it_says_what_it_can_and_what_suits_it(tiny_flow_backbone):
 
 
 def test_a_folder_without_a_card_gets_what_its_kind_is_run_with(tmp_path, tiny_flow_folder):
-    import shutil
-
     folder = tmp_path / tiny_flow_folder.name
     shutil.copytree(tiny_flow_folder, folder, ignore=shutil.ignore_patterns("card.json"))
     card = (SD3Backbone if "sd3" in folder.name else FluxBackbone).load(folder).card
@@ -359,3 +359,39 @@ def test_checkpoints_that_are_no_plain_flow_are_refused(tmp_path):
     weights.rename(weights.with_suffix(".bin"))
     with pytest.raises(UnsafeWeightsError, match=r"\.bin"):
         SD3Backbone.load(folder)
+
+
+@torch.no_grad()
+def test_names_of_older_libraries_in_an_index_still_load(tiny_flow_folder, tmp_path):
+    """Published repositories name the fast tokenizers, and CLIP's weights as before a rename."""
+    folder = tmp_path / tiny_flow_folder.name
+    shutil.copytree(tiny_flow_folder, folder)
+    index = json.loads((folder / "model_index.json").read_text())
+    fast = {"T5Tokenizer": "T5TokenizerFast", "CLIPTokenizer": "CLIPTokenizerFast"}
+    for entry in index.values():
+        if isinstance(entry, list):
+            entry[1] = fast.get(entry[1], entry[1])
+    (folder / "model_index.json").write_text(json.dumps(index))
+    file = folder / "text_encoder" / "model.safetensors"
+    weights = {f"text_model.{n.removeprefix('text_model.')}": w for n, w in load_file(file).items()}
+    weights["text_model.embeddings.position_ids"] = torch.arange(77)[None]
+    if "text_model.text_projection.weight" in weights:
+        weights["text_projection.weight"] = weights.pop("text_model.text_projection.weight")
+    save_file(weights, file, {"format": "pt"})
+    kind = SD3Backbone if "sd3" in folder.name else FluxBackbone
+    same(draw(kind.load(folder)), draw(kind.load(tiny_flow_folder)))
+
+
+def test_half_precision_draws_almost_the_same_and_passes_a_gradient(
+    tiny_flow_backbone, tiny_flow_folder
+):
+    half = type(tiny_flow_backbone).load(tiny_flow_folder, dtype=torch.bfloat16)
+    with torch.no_grad():
+        ours, whole = draw(half), draw(tiny_flow_backbone)
+    assert ours.dtype == torch.float32
+    assert float((ours - whole).abs().mean()) < 0.03
+    token = half.token_embeds("pig").requires_grad_()
+    text = half.encode_text(["a <x>"], tokens={"<x>": token})
+    (grad,) = torch.autograd.grad(text.text_embeds.square().sum(), token)
+    assert bool(grad.isfinite().all())
+    assert float(grad.abs().max()) > 0

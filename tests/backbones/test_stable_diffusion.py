@@ -120,6 +120,8 @@ def test_a_card_may_name_the_timesteps_of_a_one_step_model(tmp_path):
     same(ours, draw_with(pipeline(folder), scale=0, steps=None, timesteps=[800]))
     other = draw(backbone, scale=0, steps=1, seed=2)
     assert float((other - ours).abs().max()) > 0.05
+    (folder / "card.json").write_text(json.dumps({**card, "timesteps": [600]}))
+    assert StableDiffusionBackbone.load(folder).fingerprint != backbone.fingerprint
 
 
 @torch.no_grad()

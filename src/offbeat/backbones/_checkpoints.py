@@ -57,6 +57,7 @@ DRAWING = (
     "width",
     "max_sequence_length",
     "true_guidance_scale",
+    "timesteps",
 )
 """The entries of a card that change pictures; they are part of the fingerprint."""
 

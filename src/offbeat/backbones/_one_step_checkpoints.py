@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
@@ -65,11 +64,10 @@ def load(
         card["scheduler"] = type(parts["scheduler"]).__name__
     towers = _towers(folder, parts, clip, dtype)
     used = [*stable_diffusion.digested(folder, ip_adapter), *towers, *([file] if file else [])]
-    settings = drawing_settings(card) + json.dumps(card["timesteps"])
     return {
         "parts": parts,
         "name": str(source),
-        "digest": fingerprint(*used, settings=settings),
+        "digest": fingerprint(*used, settings=drawing_settings(card)),
         "card": card,
     }
 

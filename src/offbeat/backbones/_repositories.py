@@ -57,13 +57,18 @@ def digest_of_survey(found: Survey) -> str | None:
         folders = dict.fromkeys(pipeline.path for pipeline in pipelines)
         return fingerprint(*folders, settings=unclip.drawing_settings(card))
     try:
-        if found.form == "stable-diffusion" and found.source != one_step.NAME:
+        if found.form == "stable-diffusion" and not _is_one_step(found.source):
             return _of_stable_diffusion(last, configs)
         if found.form in ("sd3", "flux"):
             return _of_flow(last, configs)
     except (AttributeError, KeyError, TypeError):  # its settings are less than the adapter reads
         return None
     return None
+
+
+def _is_one_step(source: str) -> bool:
+    """Return whether more than the pipeline decides what is drawn: LoRA weights, CLIP."""
+    return source == one_step.NAME or form_of(source) == "one-step"
 
 
 def _of_stable_diffusion(pipeline: PipelineFolder, configs: dict[str, Any]) -> str:
