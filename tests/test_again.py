@@ -199,7 +199,7 @@ def saved(path, picture, recipe, concept=None):
     return path
 
 
-def test_what_is_not_as_it_was_is_said(drawn, pocket, tmp_path):
+def test_what_is_not_as_it_was_is_said(drawn, pocket, tmp_path, monkeypatch):
     recipe, inside = formats.read_recipe(drawn), formats.read_concept_file(drawn)
     with Image.open(drawn) as opened:
         picture = opened.convert("RGB")
@@ -217,7 +217,9 @@ def test_what_is_not_as_it_was_is_said(drawn, pocket, tmp_path):
     path = saved(tmp_path / "b.png", changed, recipe, inside)
     found = offbeat.again(path, backbone=pocket)
     assert (found.same, found.same_pixels) == (False, False)
+    monkeypatch.chdir(tmp_path)
     assert CliRunner().invoke(cli.app, ["again", str(path)]).exit_code == 1
+    assert (tmp_path / "b-again.png").exists()
     other = {**recipe, "fingerprint": "0" * 16}
     with pytest.raises(FingerprintError, match="other weights"):
         offbeat.again(saved(tmp_path / "c.png", picture, other, inside), backbone=pocket)

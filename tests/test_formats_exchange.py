@@ -328,3 +328,7 @@ def test_a_token_and_its_factors_go_together(sd, tmp_path):
     back = import_concept(paths, backbone=sd).concept
     one, other = (draw(sd, this, seed=1, num=1) for this in (concept, back))
     assert torch.equal(one, other)
+    for path, lacks in zip(paths, ("factors", "a token"), strict=True):
+        with pytest.raises(ConfigError, match=f"has {lacks} too; name all of its files"):
+            import_concept(path, backbone=sd)
+    assert import_concept(paths[1], backbone=sd, word="a pig").concept.prompt().startswith("a ph")

@@ -105,6 +105,12 @@ def _concept(
             own = layout or [("", width, 1.0)]  # an encoder that nobody named
             tokens[name] = formats.join_rows(name, parts, own)
         lora |= one.lora
+    whole = not about or (set(about["tokens"]) == set(tokens) and about["lora"] == bool(lora))
+    if not whole and word is None:
+        raise ConfigError(
+            f"source: {path.name} is a part of a concept that has "
+            f"{'factors' if tokens and not lora else 'a token'} too; name all of its files"
+        )
     if tokens and word is not None:
         raise ConfigError(f"word: the file brings its own, {', '.join(tokens)}; leave it out")
     if about and (set(about["tokens"]) == set(tokens)):

@@ -14,7 +14,7 @@ def again(
     picture: Annotated[Path, typer.Argument(metavar="PICTURE", help="A PNG that Offbeat drew.")],
     out: Annotated[
         Optional[Path],  # noqa: UP045 - typer reads it at run time on Python 3.10
-        typer.Option(help="Where to write it; `PICTURE-again.png` if not given."),
+        typer.Option(help="Where to write it; here, as `PICTURE-again.png`, if not given."),
     ] = None,
     run: Annotated[
         Optional[Path],  # noqa: UP045
@@ -47,7 +47,8 @@ def again(
     with errors_shown():
         from offbeat import run as library
 
-        target = out or picture.with_name(f"{picture.stem}-again.png")
+        # not beside it: a run folder holds what the run drew, and nothing else
+        target = out or Path(f"{picture.stem}-again.png")
         progress = ProgressLine()
         found = library.again(
             picture,
