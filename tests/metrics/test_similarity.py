@@ -1,3 +1,6 @@
+import json
+import shutil
+
 import numpy as np
 import pytest
 import torch
@@ -208,3 +211,26 @@ def test_a_shared_encoder_reads_each_picture_once_and_says_the_same(clip_folder,
         found = kind(shared).score(pictures, **given).values
         assert found == pytest.approx(kind(encoder).score(pictures, **given).values, abs=2e-4)
     assert sum(seen) == len(pictures)
+
+
+def test_weights_without_a_processor_take_that_of_what_they_were_trained_from(
+    hps_folder, clip_folder, tmp_path, pictures, monkeypatch
+):
+    weights = load_file(hps_folder / "HPS_v2.1_compressed.safetensors")
+    save_file(weights, tmp_path / "HPS_v2.1_compressed.safetensors")
+    with pytest.raises(CheckpointError, match=r"laion/.* put its small files beside the weights"):
+        similarity.Hpsv2.load(tmp_path)
+    monkeypatch.setattr(similarity.Hpsv2, "processor", clip_folder)
+    found = similarity.Hpsv2.load(tmp_path).score(pictures, texts=TEXTS)
+    assert found.values == similarity.Hpsv2.load(hps_folder).score(pictures, texts=TEXTS).values
+
+
+def test_an_image_processor_of_the_first_hub_form_is_read(clip_folder, tmp_path, pictures):
+    shutil.copytree(clip_folder, tmp_path / "old")
+    old = {"crop_size": 16, "do_center_crop": True, "do_normalize": True, "do_resize": True,
+           "feature_extractor_type": "CLIPFeatureExtractor", "resample": 3, "size": 16,
+           "image_mean": [0.48145466, 0.4578275, 0.40821073],
+           "image_std": [0.26862954, 0.26130258, 0.27577711]}  # fmt: skip
+    (tmp_path / "old" / "preprocessor_config.json").write_text(json.dumps(old))
+    found = similarity.ClipT.load(tmp_path / "old").score(pictures, texts=TEXTS)
+    assert found.values == similarity.ClipT.load(clip_folder).score(pictures, texts=TEXTS).values

@@ -25,6 +25,30 @@ def weights_folder(source: str | Path) -> Path:
     return folder
 
 
+def small_files(source: str | Path, what: str) -> Path:
+    """Return the local folder of a folder or hub id whose weights are not wanted.
+
+    Args:
+        source: Folder or hub id.
+        what: What is wanted of it: for the error.
+
+    Raises:
+        CheckpointError: If there is no such folder, and the hub does not give it.
+    """
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return path
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(str(source), allow_patterns=["*.json", "*.txt"]))
+    except Exception as error:  # offline, absent, gated: each with its own class
+        raise CheckpointError(
+            f"{source}: expected {what}, and the hub did not give it ({type(error).__name__}: "
+            f"{error}); put its small files beside the weights"
+        ) from error
+
+
 def short_name(source: str | Path) -> str:
     """Return the last part of a folder or hub id.
 

@@ -18,6 +18,7 @@ from offbeat.metrics._checkpoints import (
     names_of,
     read_weights,
     short_name,
+    small_files,
     to_uint8,
     weights_folder,
 )
@@ -95,8 +96,20 @@ class ClipEncoder:
         self.logit_scale: float | None = float(model.logit_scale.exp())
 
     @classmethod
-    def load(cls, source: str | Path, *, device: str | torch.device = "cpu") -> Self:
+    def load(
+        cls,
+        source: str | Path,
+        *,
+        device: str | torch.device = "cpu",
+        processor: str | Path | None = None,
+    ) -> Self:
         """Load a folder or hub id of ``CLIPModel``, or of open_clip's names beside its config.
+
+        Args:
+            source: Which.
+            device: Where it runs.
+            processor: Folder or hub id of tokenizer, image processor and configuration, where the
+                weights come without.
 
         Raises:
             CheckpointError: If it is none, or incomplete.
@@ -106,10 +119,13 @@ class ClipEncoder:
         from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
         folder = weights_folder(source)
+        beside = folder
+        if processor is not None and not (folder / "preprocessor_config.json").is_file():
+            beside = small_files(processor, f"tokenizer and image processor for {source}")
         return cls(
-            _clip_model(folder).to(device),
-            load_part(CLIPImageProcessorPil, folder),
-            load_part(CLIPTokenizer, folder),
+            _clip_model(folder, beside).to(device),
+            load_part(CLIPImageProcessorPil, beside),
+            load_part(CLIPTokenizer, beside),
             name=short_name(source),
             checkpoint=f"{short_name(source)}@{fingerprint(folder)}",
         )
@@ -166,13 +182,14 @@ def _cropped(image: Tensor, side: int) -> Tensor:
     return fitted[:, top : top + side, left : left + side]
 
 
-def _clip_model(folder: Path) -> Any:
+def _clip_model(folder: Path, beside: Path) -> Any:
     from transformers import CLIPConfig, CLIPModel
 
     if not _open_clip.is_open_clip(names_of(folder)):
         return load_model(CLIPModel, folder, dtype=torch.float32)
     # open_clip keeps no configuration beside its weights: transformers' of the same CLIP must be
-    model = CLIPModel(CLIPConfig.from_dict(model_config(folder)))
+    described = folder if (folder / "config.json").is_file() else beside
+    model = CLIPModel(CLIPConfig.from_dict(model_config(described)))
     fill(model, _open_clip.to_transformers(read_weights(folder)), folder)
     return model
 
@@ -183,11 +200,12 @@ def load_encoder(
     default: str,
     device: str | torch.device = "cpu",
     kind: type[ClipEncoder] = ClipEncoder,
+    processor: str | Path | None = None,
 ) -> Encoder:
     """Return the encoder of a metric: of its source, else of the backbone, else the published."""
     if source is None and backbone is not None:
         return BackboneEncoder(backbone)
-    return kind.load(default if source is None else source, device=device)
+    return kind.load(default if source is None else source, device=device, processor=processor)
 
 
 class SharedEncoder:
@@ -219,6 +237,8 @@ class EncoderMetric(BaseMetric):
 
     default: str = CLIP_LARGE
     """Hub id of what it takes if neither a source nor a backbone is named."""
+    processor: str | Path | None = None
+    """Whose tokenizer and image processor it takes where the weights come without."""
     clip: type[ClipEncoder] = ClipEncoder
     """How weights of its own see pictures."""
 
@@ -246,4 +266,4 @@ class EncoderMetric(BaseMetric):
             CheckpointError: If there are no such weights.
             CapabilityError: If the backbone cannot read pictures.
         """
-        return cls(load_encoder(source, backbone, cls.default, device, cls.clip))
+        return cls(load_encoder(source, backbone, cls.default, device, cls.clip, cls.processor))

@@ -16,6 +16,8 @@ from offbeat.metrics._common import pictures, texts_for
 from offbeat.metrics._encoders import Encoder, EncoderMetric, FloatClipEncoder
 from offbeat.protocols import Need
 
+CLIP_HUGE = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"
+"""What PickScore and HPSv2 were trained from."""
 CLIP_SCALE = 100.0
 """Of CLIP's logits at the end of its training; a backbone's towers have none of their own."""
 
@@ -136,6 +138,7 @@ class PickScore(ClipT):
 
     stem = "pickscore"
     default = "yuvalkirstain/PickScore_v1"
+    processor = CLIP_HUGE
 
     def measure(
         self,
@@ -156,4 +159,5 @@ class Hpsv2(ClipT):
 
     stem = "hpsv2"
     default = "xswu/HPSv2"
+    processor = CLIP_HUGE
     clip = FloatClipEncoder
