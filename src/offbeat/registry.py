@@ -113,8 +113,8 @@ _OF_FORM = {
 def names(kind: Kind) -> list[str]:
     """Return all known names of one kind, sorted; imports nothing.
 
-    >>> names("method")[0]
-    'agswap'
+    >>> "cretok" in names("method")
+    True
     """
     return sorted({*BUILT_IN[_checked(kind)], *(point.name for point in _plugins(kind))})
 
