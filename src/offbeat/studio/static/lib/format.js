@@ -1,0 +1,52 @@
+// How numbers, times and names are said.
+
+export const percent = (share) => `${Math.round(share * 100)} %`;
+
+export function left(seconds) {
+  if (seconds === null || seconds === undefined) return "";
+  if (seconds < 1) return "a moment left";
+  if (seconds < 90) return `${Math.round(seconds)} s left`;
+  return `${Math.round(seconds / 60)} min left`;
+}
+
+export function when(seconds) {
+  if (!seconds) return "";
+  const ago = Date.now() / 1000 - seconds;
+  if (ago < 60) return "just now";
+  if (ago < 3600) return `${Math.floor(ago / 60)} min ago`;
+  const date = new Date(seconds * 1000);
+  const time = date.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit" });
+  return date.toDateString() === new Date().toDateString() ? `today, ${time}` : `${date.toLocaleDateString()}, ${time}`;
+}
+
+export const number = (value, digits = 1) =>
+  value === null || value === undefined ? "–" : Number(value).toFixed(digits);
+
+export function size(bytes) {
+  return bytes < 1048576 ? `${Math.max(1, Math.round(bytes / 1024))} KiB` : `${(bytes / 1048576).toFixed(1)} MiB`;
+}
+
+export const VERBS = {
+  explore: "Exploration", fuse: "Mixture", dream: "Dice", walk: "Walk", paint: "Painting",
+  generate: "Plain prompt", render: "Rendering", import: "Import",
+};
+export const STATES = {
+  queued: "waiting", running: "running", finished: "finished", failed: "failed",
+  cancelled: "cancelled", interrupted: "interrupted",
+};
+
+/** "still a handbag: yes, 97 %" */
+export function verdict(one, subject) {
+  const word = { yes: "yes", no: "no", unknown: "no answer" }[one.answer] ?? one.answer;
+  const sure = one.answer !== "unknown" && typeof one.probability === "number" ? `, ${percent(one.probability)}` : "";
+  return `still ${/^[aeiou]/i.test(subject) ? "an" : "a"} ${subject}? ${word}${sure}`;
+}
+export const MARKS = { yes: "✓", no: "✕", unknown: "?" };
+
+export function pictureName(picture, title) {
+  const kind = { ordinary: "ordinary", previews: "preview", images: "" }[picture.kind] ?? "";
+  const parts = [picture.caption || [kind, title].filter(Boolean).join(" ")];
+  parts.push(picture.step ? `step ${picture.step}` : `picture ${picture.index + 1}`);
+  if (typeof picture.distance === "number") parts.push(`distance ${number(picture.distance)}`);
+  return parts.join(", ");
+}

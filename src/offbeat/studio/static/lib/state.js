@@ -1,0 +1,36 @@
+// What every room knows: what the server has, and how to go elsewhere.
+
+export const state = { about: null };
+
+const ROOMS = { explore: "explore", fuse: "fuse", dream: "fuse", walk: "fuse", paint: "paint" };
+export const roomOf = (verb) => ROOMS[verb] ?? "shelf";
+
+/** Where one is: `#/room/id?name=value`. */
+export function here() {
+  const [path, search = ""] = location.hash.replace(/^#\/?/, "").split("?");
+  const [room = "", id = ""] = path.split("/");
+  return { room, id: /^[0-9a-f]{16}$/.test(id) ? id : "", params: new URLSearchParams(search) };
+}
+
+export function address(room, id = "", params = {}) {
+  const kept = Object.entries(params).filter(([, value]) => value !== "" && value !== null && value !== undefined);
+  return `#/${room}${id ? `/${id}` : ""}${kept.length ? `?${new URLSearchParams(kept)}` : ""}`;
+}
+export const go = (room, id, params) => { location.hash = address(room, id, params); };
+
+/** Change the address without going anywhere: a reload comes back to it. */
+export const note = (room, id, params) => history.replaceState(null, "", address(room, id, params));
+
+export const backbone = (name) => {
+  const all = state.about.backbones;
+  return all.find((one) => one.name === name) ?? all.find((one) => one.default) ?? all[0];
+};
+export const methods = (verb) => state.about.methods.filter((one) => one.verbs.includes(verb));
+export const method = (name) => state.about.methods.find((one) => one.name === name);
+
+const bus = new EventTarget();
+/** Hand something to a room that may not be open yet: a request to fill in, a picture to take. */
+export function hand(room, what) {
+  bus.dispatchEvent(new CustomEvent(room, { detail: what }));
+}
+export const receive = (room, take) => bus.addEventListener(room, (event) => take(event.detail));

@@ -1,0 +1,50 @@
+// A picture that follows a slider: one request on its way, and only the newest wish behind it.
+
+import * as api from "../lib/api.js";
+import { h, problem } from "../lib/dom.js";
+
+/** `follow(body, words)` draws soon; `words` say to a screen reader what is seen. */
+export function follower(lane, { side = 64 } = {}) {
+  const canvas = h("canvas", { width: side, height: side, role: "img", "aria-label": "No picture yet" });
+  const trouble = h("div", {});
+  const el = h("div", { class: "follower" }, h("div", { class: "follower-frame" }, canvas), trouble);
+  let running = null;
+  let wish = null;
+  let last = null;
+
+  async function work() {
+    while (wish) {
+      const { body, words } = wish;
+      wish = null;
+      running = new AbortController();
+      el.classList.add("waiting");
+      try {
+        const blob = await api.sketch(body, lane, running.signal);
+        const bitmap = await createImageBitmap(blob);
+        canvas.width = bitmap.width;
+        canvas.height = bitmap.height;
+        canvas.getContext("2d").drawImage(bitmap, 0, 0);
+        canvas.classList.toggle("tiny", bitmap.width <= 96);
+        canvas.setAttribute("aria-label", words);
+        last = { body, words, blob };
+        problem(trouble, null);
+        el.dispatchEvent(new CustomEvent("drawn", { detail: last }));
+      } catch (error) {
+        // a newer wish made it outdated: that one is drawn next
+        if (error.name !== "AbortError" && error.kind !== "outdated") problem(trouble, error);
+      }
+    }
+    running = null;
+    el.classList.remove("waiting");
+  }
+
+  function follow(body, words) {
+    wish = { body, words };
+    if (!running) work();
+  }
+  function stop() {
+    wish = null;
+    running?.abort();
+  }
+  return { el, canvas, follow, stop, get last() { return last; } };
+}

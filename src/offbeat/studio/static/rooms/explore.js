@@ -1,0 +1,153 @@
+// Explore: a word, a dial, and pictures that are still the word and yet not what everyone has seen.
+
+import * as api from "../lib/api.js";
+import { busy, field, h, options, problem } from "../lib/dom.js";
+import * as live from "../lib/live.js";
+import { backbone, go, method, methods, receive, state } from "../lib/state.js";
+import { begin } from "../parts/actions.js";
+import { dial } from "../parts/dial.js";
+import { dropzone } from "../parts/drop.js";
+import { runView } from "../parts/runview.js";
+import { settingsForm } from "../parts/settings.js";
+import { clearSteering, onsteer, steering, steerList, unlike } from "../parts/steer.js";
+import { seedField, wordInput } from "../parts/words.js";
+
+const TASTE = ["handbag", "castle", "chair", "vehicle", "alien", "fruit", "dinosaur", "building"];
+
+export function explore() {
+  const view = runView();
+  const able = state.about.backbones.filter((one) => one.capabilities.includes("explore"));
+  const bone = () => backbone(checkpoint.value || able[0]?.name);
+  const subject = wordInput([], { required: true, placeholder: "handbag", "aria-label": "Word" });
+  const novelty = dial(2);
+  const num = h("select", {}, options([["4", "4"], ["8", "8"], ["16", "16"], ["32", "32"]]));
+  num.value = "8";
+  const seed = seedField();
+  const checkpoint = h("select", {}, options(able.map((one) => one.name)));
+  const how = h("select", {}, options(methods("explore").map((one) => [one.name, one.name])));
+  const steps = h("input", { type: "number", min: 1, max: 10000, placeholder: "as usual" });
+  const trials = h("input", { type: "number", min: 1, max: 16, value: 1 });
+  const judge = h("select", {}, options(state.about.judges));
+  const space = h("select", {}, options([["", "as usual"], "subject", "adjective", "lora", "token+lora", "direct"]));
+  const settings = settingsForm();
+  const trouble = h("div", {});
+  const submit = h("button", { class: "primary big-button" }, "Go");
+  const summary = h("p", { class: "hint" });
+
+  const tastes = h("div", { class: "tastes", role: "group", "aria-label": "Words to try" });
+  function suggest() {
+    const known = bone();
+    subject.suggest([...(known?.subjects ?? []), ...(known?.words ?? [])]);
+    const words = TASTE.filter((word) => [...(known?.subjects ?? []), ...(known?.words ?? [])].includes(word));
+    tastes.replaceChildren(...words.map((word) => h("button", { type: "button", class: "quiet small", onclick: () => { subject.value = word; subject.focus(); } }, word)));
+  }
+  checkpoint.addEventListener("change", suggest);
+  const summed = () => {
+    const one = method(how.value);
+    summary.textContent = one?.summary ?? "";
+    settings.show(one);
+  };
+  how.addEventListener("change", summed);
+  if (how.querySelector("option[value=low-probability]")) how.value = "low-probability";
+  suggest();
+  summed();
+
+  const drop = dropzone({
+    label: "Unlike my pictures", hint: "Drop pictures that you have seen enough of.", multiple: true,
+    take: async (files) => {
+      const made = [];
+      for (const file of files) made.push(await api.upload(file));
+      unlike(made.map((one) => ({ ref: { upload: one.id }, text: one.name, url: one.url })));
+    },
+  });
+
+  const form = h("form", { class: "controls", "aria-label": "What to explore" },
+    h("div", { class: "hero-field" }, h("label", { class: "lead", for: "explore-word" }, "Explore"), subject, tastes),
+    novelty.el, h("div", { class: "go" }, submit, trouble),
+    h("section", { class: "stack", "aria-label": "Steering" }, steerList(), drop),
+    h("details", {}, h("summary", {}, "More"),
+      h("div", { class: "stack" }, field("Pictures", num), seed.el, field("Method", how, null), summary, field("Checkpoint", checkpoint),
+        field("Judge", judge, "Looks at rendered pictures: is it still the subject?"), field("Steps", steps), field("Trials", trials, "Searches, of which the best is kept."),
+        field("What is learned", space), settings.el)));
+  subject.id = "explore-word";
+  subject.removeAttribute("aria-label");
+
+  function request() {
+    const body = { verb: "explore", subject: subject.value, reach: novelty.value, num_images: Number(num.value), seed: seed.value };
+    if (how.value && how.value !== "low-probability") body.method = how.value;
+    if (able.length > 1 && checkpoint.value) body.backbone = checkpoint.value;
+    if (steps.value) body.num_steps = Number(steps.value);
+    if (Number(trials.value) > 1) body.num_trials = Number(trials.value);
+    if (judge.value !== "auto") body.judge = judge.value;
+    if (space.value) body.space = space.value;
+    const config = settings.read();
+    if (Object.keys(config).length) body.config = config;
+    if (steering.avoid.length) body.avoid = steering.avoid.map((one) => one.ref);
+    if (steering.unlike.length) body.unlike = steering.unlike.map((one) => one.ref);
+    return body;
+  }
+
+  form.addEventListener("submit", (event) => {
+    event.preventDefault();
+    busy(submit, trouble, async () => {
+      const body = request();
+      if (!steering.start) return begin(body);
+      const { run, step = null, region = null } = steering.start;
+      const { verb, ...changes } = body;
+      const entry = await api.goOn(run, { step, region, changes });
+      live.keep(entry);
+      steering.start = null;
+      return go("explore", entry.id);
+    });
+  });
+
+  function fill(body) {
+    subject.value = body.subject ?? subject.value;
+    if (typeof body.reach === "number") novelty.value = body.reach;
+    num.value = String(body.num_images ?? 8);
+    if (!num.value) num.value = "8";
+    seed.value = body.seed ?? 0;
+    if (body.method) how.value = body.method;
+    if (body.backbone) checkpoint.value = body.backbone;
+    steps.value = body.num_steps ?? "";
+    trials.value = String(body.num_trials ?? 1);
+    judge.value = body.judge ?? "auto";
+    space.value = body.space ?? "";
+    suggest();
+    summed();
+    settings.write(body.config);
+  }
+  onsteer(() => {
+    // a start is of one subject and one space: the form shows which
+    if (steering.start?.request && !steering.start.filled) {
+      steering.start.filled = true;
+      fill(steering.start.request);
+    }
+    submit.textContent = steering.start ? "Continue" : "Go";
+  });
+  receive("explore", ({ request: body }) => {
+    if (!body) return;
+    clearSteering();
+    fill(body);
+    for (const ref of body.avoid ?? []) steering.avoid.push({ ref, text: "what was avoided before" });
+    if (body.unlike) unlike(body.unlike.map((ref) => ({ ref, text: "a picture of before" })));
+  });
+
+  const empty = h("div", { class: "empty-stage" },
+    h("p", { class: "lead" }, "Pictures that are still what was asked for, and yet not what everyone has seen."),
+    h("p", {}, "Type a word, turn the dial, and press Go. Ordinary pictures come first; unusual ones of the same noise appear beside them while the search runs. On the map, mark a region with the lasso to have less or more of it."));
+  const el = h("div", { class: "room two" }, h("h1", { class: "unseen" }, "Explore"), form, h("div", { class: "stage" }, empty, view.el));
+  return {
+    el, title: "Explore",
+    show({ id }) {
+      empty.hidden = Boolean(id);
+      problem(trouble, null);
+      if (!id) subject.focus({ preventScroll: true });
+      view.show(id || null).then(() => {
+        // opened by its address: the form says how it was made
+        const entry = view.run ?? live.jobs.get(view.id);
+        if (!subject.value && entry?.request?.verb === "explore") fill(entry.request);
+      });
+    },
+  };
+}
