@@ -158,6 +158,7 @@ def test_on_a_backbone_the_name_says_so(pocket):
     assert found.values == pytest.approx(expected.tolist(), abs=1e-5)
     pick = similarity.PickScore.load(backbone=pocket).score(images, texts=["a picture of a cat"])
     assert pick.values == pytest.approx((100 * expected).tolist(), abs=1e-3)
+    assert "learned nothing of what people prefer" in pick.note
 
 
 def test_a_backbone_that_sees_nothing_is_refused(pocket):

@@ -130,7 +130,23 @@ def _change(text: str) -> tuple[str, str]:
     return old, new
 
 
-class PickScore(ClipT):
+class _Preference(ClipT):
+    """A CLIP-H that learned what people prefer; a backbone's own towers did not."""
+
+    processor = CLIP_HUGE
+
+    def remark(
+        self,
+        texts: Sequence[str] | None,
+        references: Sequence[Tensor] | Tensor | None,
+    ) -> str:
+        """Return a warning where the towers learned from no people."""
+        if self.encoder.logit_scale is not None:
+            return self.note
+        return f"{self.name}: the formula on towers that learned nothing of what people prefer"
+
+
+class PickScore(_Preference):
     """PickScore: the scaled cosine of a CLIP-H that learned from people's choices, about 19 to 23.
 
     On a backbone's own towers it is 100 times the cosine, and knows no choices.
@@ -138,7 +154,6 @@ class PickScore(ClipT):
 
     stem = "pickscore"
     default = "yuvalkirstain/PickScore_v1"
-    processor = CLIP_HUGE
 
     def measure(
         self,
@@ -151,7 +166,7 @@ class PickScore(ClipT):
         return (CLIP_SCALE if scale is None else scale) * super().measure(images, texts, references)
 
 
-class Hpsv2(ClipT):
+class Hpsv2(_Preference):
     """HPSv2: the cosine of a CLIP-H that learned from people's preferences, about 0.2 to 0.3.
 
     The published file has open_clip's names. On a backbone's own towers it is their cosine.
@@ -159,5 +174,4 @@ class Hpsv2(ClipT):
 
     stem = "hpsv2"
     default = "xswu/HPSv2"
-    processor = CLIP_HUGE
     clip = FloatClipEncoder
