@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from diffusers import (
+    FluxPipeline,
     KandinskyV22Pipeline,
     KandinskyV22PriorPipeline,
     StableDiffusionPipeline,
@@ -13,8 +14,11 @@ from diffusers import (
 from safetensors.torch import load_file
 
 import tiny
+import tiny_flow
 from offbeat import formats
-from offbeat._runs import concept_files, made_on
+from offbeat._pictures_out import made_on
+from offbeat._runs import concept_files
+from offbeat.backbones.flux import FluxBackbone
 from offbeat.backbones.stable_diffusion import StableDiffusionBackbone
 from offbeat.backbones.unclip import UnclipBackbone
 from offbeat.rng import stream
@@ -193,6 +197,43 @@ def test_a_prior_s_token_and_factors_draw_the_same_in_their_pipelines(folders, t
         mine, generator=stream(2), num_inference_steps=STEPS, guidance_scale=4.0
     )
     assert largest(drawn, torch.from_numpy(images).permute(0, 3, 1, 2)) < 1e-3
+
+
+@torch.no_grad()
+def test_a_token_of_flux_draws_the_same_in_their_pipeline(tmp_path):
+    folder = tiny_flow.build_flux(tmp_path / "flux")
+    backbone = FluxBackbone.load(folder)
+    concept = learned(backbone)
+    (path,) = written(tmp_path, concept, backbone, "diffusers")
+    pipe = FluxPipeline.from_pretrained(folder, local_files_only=True, dtype=torch.float32)
+    pipe.set_progress_bar_config(disable=True)
+    rows = load_file(path)
+    for name, end in (("clip_l", ""), ("t5xxl", "_2")):
+        parts = {"text_encoder": getattr(pipe, f"text_encoder{end}")}
+        parts["tokenizer"] = getattr(pipe, f"tokenizer{end}")
+        pipe.load_textual_inversion(rows[name], token=WORD, **parts)
+
+    def draw_with(pipe):
+        images = pipe(
+            PROMPT,
+            generator=stream(5),
+            guidance_scale=4.0,
+            num_inference_steps=STEPS,
+            height=16,
+            width=16,
+            max_sequence_length=tiny_flow.FLOW_CARD["max_sequence_length"],
+            output_type="np",
+        ).images
+        return torch.from_numpy(images).permute(0, 3, 1, 2)
+
+    unmended = draw_with(pipe)
+    read_to_the_end(pipe.text_encoder, pipe.tokenizer)
+    text = backbone.encode_text([concept.prompt()], tokens=concept.token_embeds)
+    drawn = backbone.draw_text(
+        text, generator=stream(5), num_inference_steps=STEPS, guidance_scale=4.0
+    )
+    assert largest(drawn, draw_with(pipe)) < 1e-4
+    assert largest(drawn, unmended) > 1e-3
 
 
 def test_every_header_is_text(folders, tmp_path):
