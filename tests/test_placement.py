@@ -14,6 +14,7 @@ from offbeat import cli, formats, registry
 from offbeat.backbones import _placement
 from offbeat.backbones._placement import Placement, placement_of
 from offbeat.errors import CheckpointError, ConfigError
+from offbeat.methods.low_probability import LowProbabilityConfig
 from offbeat.rng import stream, streams
 from offbeat.run import load_backbone
 
@@ -323,3 +324,46 @@ def test_a_verb_takes_a_placement():
         device=offbeat.Placement(device="cpu", dtype="bfloat16"),
     )
     assert run.request["dtype"] == "bfloat16"
+
+
+VERBS = {
+    "explore": lambda backbone, art: offbeat.explore(
+        "pig",
+        num_steps=2,
+        num_images=1,
+        config=LowProbabilityConfig(num_baseline=60, num_components=4),
+        backbone=backbone,
+    ),
+    "conceptlab": lambda backbone, art: offbeat.fuse(
+        ["pig", "frog"],
+        method="conceptlab",
+        config={"num_steps": 2},
+        num_images=1,
+        backbone=backbone,
+    ),
+    "train": lambda backbone, art: offbeat.train(
+        "cretok", config={"num_steps": 2}, backbone=backbone
+    ),
+    "paint": lambda backbone, art: offbeat.paint(
+        art, prompt="an owl", config={"num_inference_steps": 4}, num_images=1, backbone=backbone
+    ),
+    "magicmix": lambda backbone, art: offbeat.fuse(
+        ["pig", "frog"], method="magicmix", num_images=1, backbone=backbone
+    ),
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("verb", VERBS)
+def test_verbs_run_on_a_second_device(verb, tmp_path, monkeypatch):
+    monkeypatch.setenv("OFFBEAT_CACHE", str(tmp_path / "cache"))
+    name = "pocket-sd" if verb in ("paint", "magicmix") else "pocket"
+    offbeat.generate("a castle", num_images=1, backbone="pocket-sd").images[0].save(
+        tmp_path / "art.png"
+    )
+    backbone = placed(name, offload="model")
+    with far.device():
+        run = VERBS[verb](backbone, tmp_path / "art.png")
+    if verb != "train":
+        assert len(run.images) == 1
+        assert run.request["device"] == "meta"
