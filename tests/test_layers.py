@@ -58,6 +58,7 @@ PARTS = {
     "_memory": "run",
     "_models": "run",
     "_learned": "run",
+    "_map": "run",
     "_mix": "run",
     "_mixture": "run",
     "_outcome": "run",
@@ -93,6 +94,10 @@ OUTSIDE = {
     "typer": FACES,
     "rich": FACES,
     "ray": {"scale"},
+    "fastapi": {"studio"},
+    "starlette": {"studio"},
+    "uvicorn": {"studio"},
+    "pydantic": {"studio"},
 }
 """Who may use what from outside; torch, numpy and safetensors are free but for ``NO_TORCH``."""
 NO_TORCH = {"errors", "templates", "registry", "cli"}

@@ -8,8 +8,10 @@ are laid over white.
 
 from __future__ import annotations
 
+import io
 import math
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -101,6 +103,57 @@ def _decoded(path: str | Path, size: int, max_megapixels: float) -> Tensor:
             f"{file}: expected a picture (PNG, JPEG, WebP, GIF, BMP, TIFF, PPM, AVIF), and it "
             f"cannot be decoded ({error}); save it again or take it out"
         ) from error
+
+
+def clean_png(
+    path: str | Path,
+    *,
+    formats: Sequence[str] = FORMATS,
+    max_side: int = 2048,
+    max_megapixels: float = 64.0,
+) -> tuple[bytes, int, int]:
+    """Return a picture as a new PNG without anything else that its file held; width and height.
+
+    The camera's rotation is applied, transparent parts are laid over white, and of an animation
+    the first frame counts.
+
+    Args:
+        path: As in ``read_picture``.
+        formats: What is decoded, by content: names of Pillow.
+        max_side: A larger picture is made smaller, pixels.
+        max_megapixels: Larger pictures are refused before they are decoded.
+
+    Raises:
+        ImageError: If the file cannot be read, is no picture, or is too large.
+    """
+    file = Path(path).expanduser()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # damaged metadata and Pillow's own size limit
+            with Image.open(file, formats=tuple(formats)) as picture:
+                _check_size(file, picture.size, max_megapixels)
+                picture.draft("RGB", (max_side, max_side))  # a JPEG is decoded smaller at once
+                picture.load()
+                picture.thumbnail((max_side, max_side))
+                upright = ImageOps.exif_transpose(picture)
+                if upright.has_transparency_data:
+                    clear = upright.convert("RGBA")
+                    upright = Image.new("RGBA", clear.size, "white")
+                    upright.alpha_composite(clear)
+                plain = upright.convert("RGB")
+    except ImageError:
+        raise
+    except Image.DecompressionBombError as error:
+        raise ImageError(
+            f"{file.name}: expected at most {max_megapixels:g} megapixels, got far more"
+        ) from error
+    except Exception as error:  # each decoder raises its own kinds on damaged data
+        raise ImageError(
+            f"{file.name}: expected a picture ({', '.join(formats)}), and it cannot be decoded"
+        ) from error
+    data = io.BytesIO()
+    Image.frombytes("RGB", plain.size, plain.tobytes()).save(data, format="PNG")
+    return data.getvalue(), *plain.size
 
 
 def read_folder(

@@ -17,6 +17,7 @@ from offbeat._fuse import fuse as _fuse
 from offbeat._fuse import grid as _grid
 from offbeat._fuse import sweep as _sweep
 from offbeat._generate import generate as _generate
+from offbeat._map import map_of_run
 from offbeat._models import as_json, fetch_model, inspect_model, list_models
 from offbeat._outcome import Plan
 from offbeat._paint import paint as _paint
@@ -58,6 +59,7 @@ __all__ = [
     "list_models",
     "load_backbone",
     "load_run",
+    "map_of_run",
     "mixture",
     "paint",
     "render",

@@ -22,6 +22,7 @@ from offbeat.cli import (
     render,
     score,
     show,
+    studio,
     train,
 )
 
@@ -45,6 +46,7 @@ app.command("show")(show.show)
 app.command("again")(again.again)
 app.command("export")(export.export)
 app.command("import")(export.import_)
+app.command("studio")(studio.studio)
 app.command("doctor")(doctor.doctor)
 app.add_typer(bench.app, name="bench")
 app.command("list")(listing.listing)

@@ -1,0 +1,44 @@
+"""Which files of a run the page may ask for, and what a browser is told that they are."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+TYPES = {
+    ".png": "image/png",
+    ".gif": "image/gif",
+    ".mp4": "video/mp4",
+    ".html": "text/html; charset=utf-8",
+    ".json": "application/json",
+    ".jsonl": "application/x-ndjson",
+    ".safetensors": "application/octet-stream",
+}
+_PICTURE = r"(?:images|ordinary|sources)/[0-9]{4,6}\.png"
+_STATE = r"trials/[0-9]{1,4}/states/[0-9]{1,6}/preview-[0-9]{4}\.png"
+_WHERE = r"(?:concepts/[0-9]{4}/|trials/[0-9]{1,4}/states/[0-9]{1,6}/)?"
+_CONCEPT = _WHERE + r"(?:concept|lora/pytorch_lora_weights)\.safetensors"
+_TOP = (
+    r"(?:contact|map|curve)\.png|report\.html|summary\.json|request\.json|trace\.jsonl"
+    r"|baseline\.safetensors|[a-z]{1,20}\.(?:gif|mp4)"
+)
+ALLOWED = re.compile(f"(?:{_PICTURE}|{_STATE}|{_CONCEPT}|{_TOP})")
+"""Names, not paths: no dot-dot, no backslash, no absolute path can match."""
+
+
+def allowed_file(folder: Path, name: str) -> Path | None:
+    """Return where a file of a run is, or None if it may not be asked for or is not there."""
+    if not ALLOWED.fullmatch(name):
+        return None
+    path = folder / name
+    # a link inside a run folder could lead anywhere
+    inside = path.resolve().is_relative_to(folder.resolve())
+    return path if inside and path.is_file() else None
+
+
+def allowed_names(folder: Path) -> list[str]:
+    """Return the files of a run that may be asked for, sorted."""
+    if not folder.is_dir():
+        return []
+    found = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return sorted(name for name in found if ALLOWED.fullmatch(name))

@@ -1,0 +1,88 @@
+"""What leaves a run: its concept for other tools, and a request that goes on from it."""
+
+from __future__ import annotations
+
+import io
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from offbeat.errors import ConfigError
+from offbeat.studio import models, shelf
+from offbeat.studio.database import Row
+
+NOT_CHANGED = ("verb", "start", "parent")
+
+
+def exported(folder: Path, style: str, token: str | None, index: int | None) -> tuple[str, bytes]:
+    """Return the name and content of a concept's file, or of a zip where there are several.
+
+    Raises:
+        OffbeatError: If nothing was learned, or the format does not fit.
+    """
+    from offbeat import run
+
+    source = str(folder)
+    if index is not None and (folder / "concepts").is_dir():
+        source = f"{folder}:{index}"
+    with tempfile.TemporaryDirectory() as place:
+        paths = run.export_concept(source, style, token=token, out=place)
+        if len(paths) == 1:
+            return paths[0].name, paths[0].read_bytes()
+        data = io.BytesIO()
+        with zipfile.ZipFile(data, "w") as archive:
+            for path in paths:
+                archive.write(path, path.relative_to(place).as_posix())
+        return f"{paths[0].stem}.zip", data.getvalue()
+
+
+def continued(folder: Path, row: Row, wish: models.Continue) -> Any:
+    """Return the request of an exploration that goes on from a kept step of another.
+
+    Raises:
+        ConfigError: If the run is none that searches, or a change cannot be.
+    """
+    from offbeat._regions import kept_steps
+    from offbeat.store import RunFolder
+
+    if row["verb"] != "explore" or not (folder / "request.json").exists():
+        raise ConfigError("continue: expected an exploration that has begun")
+    run = RunFolder.open(folder)
+    kept = sorted(kept_steps(run))
+    step = wish.step
+    if wish.region is not None:
+        step = _nearest(folder, wish.region)
+    if step is not None and kept:
+        step = max((one for one in kept if one <= step), default=kept[0])
+    if step is None and row["state"] != "finished":
+        step = kept[-1] if kept else None
+        if step is None:
+            raise ConfigError("continue: the search kept no step yet")
+    if changed := set(wish.changes) & set(NOT_CHANGED):
+        raise ConfigError(f"changes: {', '.join(sorted(changed))} cannot be changed here")
+    start = {"run": row["id"], "step": step}
+    request = {"num_images": 8, **row["request"], **wish.changes, "start": start}
+    for name, other in (("reach", "novelty"), ("novelty", "reach")):
+        if wish.changes.get(name) is not None:
+            request.pop(other, None)
+    try:
+        return TypeAdapter(models.JobRequest).validate_python(request)
+    except ValidationError as error:
+        said = "; ".join(f"{one['loc'][-1]}: {one['msg']}" for one in error.errors()[:3])
+        raise ConfigError(f"changes: {said}") from error
+
+
+def _nearest(folder: Path, region: models.Region) -> int:
+    """Return the kept step whose samples lie nearest the middle of a lasso."""
+    middle = [sum(axis) / len(region) for axis in zip(*region, strict=True)]
+    steps = [at for at in shelf.map_of(folder, "")["steps"] if at["kept"] and at["median"]]
+    if not steps:
+        raise ConfigError("region: no kept step has points on the map; name a step instead")
+
+    def distance(at: dict[str, Any]) -> float:
+        return sum((a - b) ** 2 for a, b in zip(at["median"], middle, strict=True))
+
+    return int(min(steps, key=distance)["step"])

@@ -1,0 +1,82 @@
+"""What a browser sees: the page, its files, and the door where a token is needed."""
+
+from __future__ import annotations
+
+import asyncio
+import html
+import time
+from collections import deque
+from pathlib import Path
+from typing import Annotated
+
+from fastapi import APIRouter, FastAPI, Form, Request
+from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse, Response
+from fastapi.staticfiles import StaticFiles
+
+router = APIRouter(include_in_schema=False)
+STATIC = Path(__file__).parent / "static"
+MAX_FAILURES, WINDOW = 10, 60.0
+"""Wrong tokens in so many seconds, from everywhere: then nobody may try for a while."""
+_failures: deque[float] = deque(maxlen=MAX_FAILURES)
+
+
+@router.get("/")
+def page() -> Response:
+    """Return the page."""
+    return FileResponse(STATIC / "index.html", headers={"cache-control": "no-cache"})
+
+
+@router.get("/favicon.ico")
+def icon() -> Response:
+    """Return the mark of the studio."""
+    return FileResponse(STATIC / "icon.svg", media_type="image/svg+xml")
+
+
+@router.get("/login")
+def door(request: Request) -> Response:
+    """Return the page that asks for the token; one that comes in the address is taken at once."""
+    studio = request.app.state.studio
+    if studio.settings.token is None:
+        return RedirectResponse("/", 303)
+    return _door("", request.query_params.get("next", "/"))
+
+
+@router.post("/login")
+async def enter(
+    request: Request,
+    token: Annotated[str, Form(max_length=500)] = "",
+    next: Annotated[str, Form(max_length=500)] = "/",
+) -> Response:
+    """Take the token, set the cookie of a session, and show the page."""
+    rules = request.app.state.studio.rules
+    now = time.monotonic()
+    if len(_failures) == MAX_FAILURES and now - _failures[0] < WINDOW:
+        return _door("Too many wrong tokens: wait a minute.", next, 429)
+    if not rules.allows_token(token.strip()):
+        _failures.append(now)
+        await asyncio.sleep(0.3)
+        return _door("That is not the token.", next, 403)
+    local = next if next.startswith("/") and not next.startswith(("//", "/\\")) else "/"
+    cookie = rules.set_cookie(rules.new_cookie())
+    return RedirectResponse(local, 303, headers={"set-cookie": cookie})
+
+
+def _door(said: str, next: str, status: int = 200) -> Response:
+    text = f'<p role="alert">{html.escape(said)}</p>' if said else ""
+    return HTMLResponse(
+        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
+        '<meta name="viewport" content="width=device-width, initial-scale=1">'
+        '<meta name="color-scheme" content="light dark"><title>Offbeat studio</title></head>'
+        f"<body><main><h1>Offbeat studio</h1>{text}"
+        '<form method="post" action="/login"><p><label>Token '
+        '<input name="token" type="password" autocomplete="current-password" required autofocus>'
+        f'</label> <input type="hidden" name="next" value="{html.escape(next, quote=True)}">'
+        "<button>Enter</button></p></form>"
+        "<p>Whoever started the studio knows it.</p></main></body></html>",
+        status,
+    )
+
+
+def mount(app: FastAPI) -> None:
+    """Serve the page's own files."""
+    app.mount("/static", StaticFiles(directory=STATIC), name="static")

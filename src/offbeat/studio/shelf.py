@@ -1,0 +1,277 @@
+"""The shelf: runs as the page shows them, read from their folders."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+from offbeat.studio._files import allowed_names
+from offbeat.studio.database import Database, Row
+
+API = "/api/v1"
+MAX_NODES = 200
+"""Of a lineage."""
+NUM_ORDINARY = 1000
+"""Of a map."""
+_PREVIEW = re.compile(r"trials/(\d+)/states/(\d+)/preview-(\d+)\.png")
+_STATE = re.compile(r"trials/(\d+)/states/(\d+)/concept\.safetensors")
+_NUMBERED = re.compile(r"(images|ordinary)/(\d+)\.png")
+_SHOWN = (
+    "id", "verb", "title", "subject", "method", "backbone", "created", "ended", "note",
+    "num_images", "num_concepts", "in_words",
+)  # fmt: skip
+
+
+def url_of(run: str, name: str) -> str:
+    """Return where a file of a run is to be had."""
+    return f"{API}/runs/{run}/files/{name}"
+
+
+def entry(row: Row, session: str) -> dict[str, Any]:
+    """Return a run as a list shows it to a session."""
+    return {
+        **{name: row[name] for name in _SHOWN},
+        "state": row["state"],
+        "favourite": bool(row["favourite"]),
+        "shared": bool(row["shared"]),
+        "own": row["session"] == session,
+        "deleted": row["deleted"] is not None,
+        "cover": url_of(row["id"], row["cover"]) if row["cover"] else None,
+    }
+
+
+def picture_of(run: str, name: str, step: int | None = None) -> dict[str, Any]:
+    """Return a picture's file as the API has it."""
+    if found := _NUMBERED.fullmatch(name):
+        kind, index = found[1], int(found[2])
+    elif found := _PREVIEW.fullmatch(name):
+        kind, step, index = "previews", int(found[2]), int(found[2])
+    else:
+        kind, index = "images", 0
+    return {"kind": kind, "index": index, "step": step, "url": url_of(run, name)}
+
+
+def pictures(folder: Path, run: str) -> list[dict[str, Any]]:
+    """Return the pictures that there are so far."""
+    names = allowed_names(folder)
+    shown = (name for name in names if _NUMBERED.fullmatch(name) or _PREVIEW.fullmatch(name))
+    return [picture_of(run, name) for name in shown]
+
+
+def picture_file(kind: str, index: int, names: list[str]) -> str | None:
+    """Return the file of a picture that a request names."""
+    for name in names:
+        numbered, preview = _NUMBERED.fullmatch(name), _PREVIEW.fullmatch(name)
+        if numbered and (numbered[1], int(numbered[2])) == (kind, index):
+            return name
+        if preview and kind == "previews" and int(preview[2]) == index:
+            return name
+    return None
+
+
+def point_of(probe: Mapping[str, Any]) -> dict[str, Any]:
+    """Return where fresh samples are, as a chart draws them."""
+    points = probe.get("axes") or []
+    middle = [median(axis) for axis in zip(*points, strict=True)] if points else None
+    names = ("distance_p10", "distance_p90", "quantile")
+    return {
+        "points": points,
+        "median": middle,
+        "distance": probe.get("distance_median"),
+        **{name: probe.get(name) for name in names},
+    }
+
+
+def read_json(folder: Path, name: str) -> dict[str, Any]:
+    """Return a JSON file of a run; nothing where there is none yet."""
+    try:
+        found = json.loads((folder / name).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def detail(folder: Path, row: Row, session: str, database: Database) -> dict[str, Any]:
+    """Return everything that the page shows of one run."""
+    summary, asked = read_json(folder, "summary.json"), read_json(folder, "request.json")
+    run, names = row["id"], allowed_names(folder)
+    edges = database.edges(run)
+    return {
+        **entry(row, session),
+        "request": row["request"],
+        "summary": summary,
+        "warnings": summary.get("warnings", []),
+        "settings": asked,
+        "pictures": list(_pictures(run, names, summary, row)),
+        "concepts": _concepts(names, summary, row),
+        "steps": _steps(run, names),
+        "files": [
+            {"name": name, "bytes": (folder / name).stat().st_size, "url": url_of(run, name)}
+            for name in names
+        ],
+        "parents": [
+            {"run": source, "how": how}
+            for source, target, how in edges
+            if target == run and visible(database.run(source), session)
+        ],
+        "children": [
+            {"run": target, "how": how}
+            for source, target, how in edges
+            if source == run and visible(database.run(target), session)
+        ],
+    }
+
+
+def visible(row: Row | None, session: str) -> bool:
+    """Return whether a session may see a run: its own, or one that is shared."""
+    if row is None:
+        return False
+    shared = row["shared"] and row["state"] == "finished" and row["deleted"] is None
+    return bool(row["session"] == session or shared)
+
+
+def _pictures(
+    run: str, names: list[str], summary: Mapping[str, Any], row: Row
+) -> Iterator[dict[str, Any]]:
+    found = summary.get("images") or []
+    concepts = summary.get("concepts") or []
+    each = max(1, row["num_images"] // max(1, len(concepts) or 1))
+    for name in names:
+        if not (_NUMBERED.fullmatch(name) or _PREVIEW.fullmatch(name)):
+            continue
+        picture = picture_of(run, name)
+        own: Mapping[str, Any] = {}
+        concept, caption = None, None
+        if picture["kind"] == "images":
+            index = picture["index"]
+            own = found[index] if index < len(found) and isinstance(found[index], dict) else {}
+            if concepts:
+                concept = min(index // each, len(concepts) - 1)
+                texts = concepts[concept].get("images") or []
+                caption = texts[index % each] if index % each < len(texts) else None
+        verdict = own.get("verdict") or (own if "answer" in own else None)
+        yield {
+            **picture,
+            "concept": concept,
+            "caption": caption,
+            **{name: own.get(name) for name in ("distance", "quantile", "axes")},
+            "verdict": verdict,
+        }
+
+
+def _concepts(names: list[str], summary: Mapping[str, Any], row: Row) -> list[dict[str, Any]]:
+    rows = summary.get("concepts") or []
+    kept = any(name.endswith("concept.safetensors") and "trials" not in name for name in names)
+    found = []
+    for index in range(row["num_concepts"] if kept else 0):
+        own = rows[index] if index < len(rows) and isinstance(rows[index], dict) else {}
+        texts = own.get("images") or []
+        found.append(
+            {
+                "index": index,
+                "weights": own.get("weights"),
+                "share": own.get("share"),
+                "caption": texts[0] if texts else None,
+                "exportable": True,
+            }
+        )
+    return found
+
+
+def _steps(run: str, names: list[str]) -> list[dict[str, Any]]:
+    shown = {
+        (int(found[1]), int(found[2])): name
+        for name in names
+        if (found := _PREVIEW.fullmatch(name))
+    }
+    kept = [(int(found[1]), int(found[2])) for name in names if (found := _STATE.fullmatch(name))]
+    return [
+        {"trial": trial, "step": step, "url": url_of(run, shown[trial, step])
+         if (trial, step) in shown else None}
+        for trial, step in sorted(kept)
+    ]  # fmt: skip
+
+
+# --- charts
+
+
+def map_of(folder: Path, run: str) -> dict[str, Any]:
+    """Return coordinates for a chart, of a running exploration too.
+
+    Raises:
+        StoreError: If it is no exploration, or has not measured the ordinary yet.
+    """
+    from offbeat.run import map_of_run
+
+    found = map_of_run(folder, num_ordinary=NUM_ORDINARY)
+    summary = read_json(folder, "summary.json")
+    for at in found["steps"]:
+        at |= point_of(at.pop("probe"))
+    pictures_at = [
+        {"kind": "images", "index": index, "axes": own.get("axes"),
+         "url": url_of(run, f"images/{index:04d}.png")}
+        for index, own in enumerate(summary.get("images") or [])
+        if isinstance(own, dict)
+    ]  # fmt: skip
+    return {"axes": ["first axis", "second axis"], **found, "pictures": pictures_at}
+
+
+def curve_of(folder: Path) -> dict[str, Any]:
+    """Return the readings of a run by step, of a running one too."""
+    from offbeat.store import RunFolder
+
+    summary = read_json(folder, "summary.json")
+    trace = RunFolder.open(folder).trace() if (folder / "request.json").exists() else []
+    gap = max(1, len(trace) // 2000)
+    return {
+        "target_distance": summary.get("target_distance"),
+        "ordinary_distance": summary.get("ordinary_distance"),
+        "rows": [_row(row) for row in trace[::gap]],
+    }
+
+
+def _row(row: Mapping[str, Any]) -> dict[str, Any]:
+    numbers = {
+        name: value
+        for name, value in row.items()
+        if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    }
+    probe = row.get("probe") or {}
+    return {
+        "trial": 0,
+        **numbers,
+        "step": int(row.get("step", 0)) + 1,
+        "branch": row.get("branch"),
+        "distance_p10": probe.get("distance_p10"),
+        "distance_p90": probe.get("distance_p90"),
+        "verdict": row.get("verdict"),
+    }
+
+
+def lineage(database: Database, run: str, session: str) -> dict[str, Any]:
+    """Return what a run comes from and what came from it, as far as a session may see it."""
+    rows: dict[str, Row] = {}
+    edges: set[tuple[str, str, str]] = set()
+    todo = [run]
+    while todo and len(rows) < MAX_NODES:
+        name = todo.pop(0)
+        row = database.run(name)
+        if name in rows or row is None or not visible(row, session):
+            continue
+        rows[name] = row
+        for source, target, how in database.edges(name):
+            edges.add((source, target, how))
+            todo.append(target if source == name else source)
+    return {
+        "nodes": [entry(row, session) for row in rows.values()],
+        "edges": [
+            {"from": source, "to": target, "how": how}
+            for source, target, how in sorted(edges)
+            if source in rows and target in rows
+        ],
+    }

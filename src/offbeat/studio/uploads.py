@@ -1,0 +1,227 @@
+"""What people bring: pictures, decoded once and written anew, and learned tokens of other tools.
+
+Nothing is kept as it came but a concept that our own reader took, and nothing is sent back but a
+PNG that we wrote.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from offbeat.errors import ConfigError, CorruptRunError, ImageError, OffbeatError
+from offbeat.studio.database import Database, Row, new_id
+
+MAX_BYTES = 32 * 2**20
+MAX_MEGAPIXELS = 50.0
+MAX_UPLOADS = 200
+"""Of a session."""
+FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
+CONCEPT = ".safetensors"
+_decoding = threading.BoundedSemaphore(1)
+"""A picture takes some hundreds of megabytes while it is decoded: one at a time."""
+
+
+class TooManyUploads(Exception):
+    """The session has as many as there may be."""
+
+
+def keep(folder: Path, database: Database, session: str, name: str, file: BinaryIO) -> Row:
+    """Check and keep what was uploaded.
+
+    Args:
+        folder: The studio's.
+        database: Where it is listed.
+        session: Whose it is.
+        name: As the browser gave it: shown, and never a path.
+        file: Its content.
+
+    Raises:
+        ImageError: If it is no picture that is taken.
+        CorruptRunError: If it is called a concept and is none.
+        TooManyUploads: If there are too many.
+    """
+    if len(database.uploads(session)) >= MAX_UPLOADS:
+        raise TooManyUploads
+    upload, where = new_id(), folder / "uploads"
+    where.mkdir(exist_ok=True)
+    shown = Path(name.replace("\\", "/")).name[:120] or "unnamed"
+    row: Row = {"id": upload, "session": session, "name": shown, "created": time.time()}
+    if shown.lower().endswith(CONCEPT):
+        data = file.read(MAX_BYTES + 1)
+        _check_concept(data, shown)
+        _write(where / f"{upload}{CONCEPT}", data)
+        row |= {"kind": "concept", "bytes": len(data), "width": None, "height": None, "recipe": 0}
+    else:
+        with _on_disk(file, where) as path:
+            data, width, height = _clean(path, shown)
+            recipe = recall(path, shown)["by"] is not None
+        _write(where / f"{upload}.png", data)
+        row |= {"kind": "picture", "bytes": len(data), "width": width, "height": height}
+        row["recipe"] = int(recipe)
+    database.add_upload(row)
+    return row
+
+
+def file_of(folder: Path, row: Row) -> Path:
+    """Return where an upload is kept."""
+    return folder / "uploads" / (row["id"] + (CONCEPT if row["kind"] == "concept" else ".png"))
+
+
+def remove(folder: Path, database: Database, row: Row) -> None:
+    """Remove an upload for good."""
+    database.forget_upload(row["id"])
+    file_of(folder, row).unlink(missing_ok=True)
+
+
+def recall_of(folder: Path, name: str, file: BinaryIO) -> dict[str, Any]:
+    """Return what a picture says of how it was made; keeps nothing."""
+    where = folder / "uploads"
+    where.mkdir(exist_ok=True)
+    with _on_disk(file, where) as path:
+        _clean(path, name)  # no picture, no answer
+        return recall(path, name)
+
+
+def recall(path: Path, name: str) -> dict[str, Any]:
+    """Return the request that a picture was made by, or what another tool wrote into it."""
+    from offbeat import formats
+
+    found: dict[str, Any] = {
+        "request": None, "by": None, "text": None, "prompt": None, "seed": None, "reason": "",
+    }  # fmt: skip
+    with suppress(OffbeatError, UnicodeError):
+        text = formats.read_infotext(path)[:10_000]
+        parts = formats.parse_infotext(text)
+        found |= {"by": "other", "text": text, "prompt": parts.get("prompt")}
+        seed = parts.get("Seed", parts.get("seed", ""))
+        found["seed"] = int(seed) if seed.isdigit() and len(seed) < 11 else None
+    with suppress(OffbeatError, UnicodeError, RecursionError):
+        recipe = formats.read_recipe(path)
+        found |= {"by": "offbeat", "prompt": recipe.get("prompt"), "seed": recipe.get("seed")}
+        try:
+            asked = recipe.get("request") or recipe
+            found["request"] = request_of(asked)
+        except (KeyError, TypeError, ValueError, AttributeError, OffbeatError) as error:
+            found["reason"] = f"what it was asked cannot be asked here ({error})"
+    if found["by"] is None:
+        found["reason"] = f"{name[:120]} does not say how it was made; sites and editors remove it"
+    return found
+
+
+_OF_EXPLORE = ("subject", "prompt", "num_images", "num_trials", "seed", "judge")
+_OF_DREAM = ("num", "method", "max_cosine", "prompt", "seed")
+
+
+def request_of(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the job that a run's request is, checked.
+
+    Raises:
+        ConfigError: If it needs what only the run folder has.
+    """
+    from pydantic import TypeAdapter
+
+    from offbeat.studio.models import JobRequest
+
+    verb = asked["verb"]
+    job: dict[str, Any] = {"verb": verb, "backbone": asked.get("checkpoint")}
+    if verb == "explore":
+        job |= {name: asked[name] for name in _OF_EXPLORE if asked.get(name) is not None}
+        if asked.get("layout") == "drawn":
+            job |= {"method": asked["method"], "judge": "auto", "config": asked["config"]}
+        else:
+            job |= _of_search(asked["config"])
+    elif verb == "fuse" and asked.get("layout") in ("fuse", "sweep", "grid"):
+        if "sources" in asked or asked.get("parents"):
+            raise ConfigError("it was mixed inside the drawing, of sources that it does not hold")
+        points = asked["weights"]
+        words = list(dict.fromkeys(word for point in points for word, _ in point))
+        shares = dict(points[0]) if asked["layout"] == "fuse" else {}
+        job |= {
+            "layout": asked["layout"],
+            "sources": [{"word": word, "share": shares.get(word, 1.0)} for word in words],
+            **{name: asked[name] for name in ("method", "prompt", "num_images", "seed")},
+        }
+        if asked["layout"] == "sweep":
+            job["num"] = len(points)
+        elif asked["layout"] == "grid":
+            job["num"] = int((8 * len(points) + 1) ** 0.5 - 1) // 2
+    elif verb == "dream":
+        job |= {name: asked[name] for name in _OF_DREAM}
+        job["law"] = asked["config"].get("law")
+    elif verb == "generate":
+        names = ("prompt", "negative_prompt", "num_images", "seed", "num_inference_steps",
+                 "guidance_scale", "prior_num_inference_steps", "prior_guidance_scale")  # fmt: skip
+        job |= {name: asked[name] for name in names if asked.get(name) is not None}
+    else:
+        raise ConfigError(f"a {verb} needs the runs and pictures that it was made from")
+    checked = TypeAdapter(JobRequest).validate_python(job)
+    return checked.model_dump(mode="json", exclude_unset=True)
+
+
+def _of_search(config: Mapping[str, Any]) -> dict[str, Any]:
+    from offbeat.methods.low_probability import LowProbabilityConfig
+
+    plain = asdict(LowProbabilityConfig())
+    own = {name: config[name] for name in ("novelty", "reach", "num_steps", "space")}
+    known = {field.name for field in fields(LowProbabilityConfig)} - own.keys()
+    changed = {name: config[name] for name in known if config.get(name, plain[name]) != plain[name]}
+    return {**{name: value for name, value in own.items() if value is not None}, "config": changed}
+
+
+def _check_concept(data: bytes, name: str) -> None:
+    from offbeat import formats
+    from offbeat.store import unpack_tensors
+
+    if len(data) > MAX_BYTES:
+        raise CorruptRunError(f"{name}: expected at most {MAX_BYTES >> 20} MiB")
+    # a safetensors file has the length of its header, then a brace; a pickle has not
+    if data[8:9] != b"{":
+        raise CorruptRunError(f"{name}: expected a safetensors file, got something else")
+    try:
+        with suppress(ValueError, TypeError, KeyError):
+            if "template" in unpack_tensors(data)[1]:
+                formats.decode_concept(lambda file: data if file == formats.CONCEPT_FILE else None)
+                return
+        formats.read_weights(data, name)
+    except OffbeatError:
+        raise
+    except Exception as error:
+        raise CorruptRunError(f"{name}: cannot be read as a concept") from error
+
+
+def _clean(path: Path, name: str) -> tuple[bytes, int, int]:
+    from offbeat.pictures import clean_png
+
+    with _decoding:
+        try:
+            return clean_png(path, formats=FORMATS, max_megapixels=MAX_MEGAPIXELS)
+        except ImageError as error:
+            raise ImageError(str(error).replace(path.name, name[:120])) from error
+
+
+@contextmanager
+def _on_disk(file: BinaryIO, folder: Path) -> Iterator[Path]:
+    """Give the path of a copy of what was uploaded; it is removed after."""
+    handle, name = tempfile.mkstemp(prefix=".upload-", dir=folder)
+    path = Path(name)
+    try:
+        with os.fdopen(handle, "wb") as copy:
+            while block := file.read(2**20):
+                copy.write(block)
+        yield path
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _write(path: Path, data: bytes) -> None:
+    from offbeat.store import write_atomic
+
+    write_atomic(path, data)
