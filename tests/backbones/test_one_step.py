@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from contextlib import nullcontext
 
 import pytest
 import torch
@@ -9,9 +10,11 @@ from diffusers import StableDiffusionPipeline, TCDScheduler
 from safetensors.torch import load_file, save_file
 from transformers import CLIPConfig, CLIPModel
 
+import far
 import tiny
 from offbeat import registry
 from offbeat._pictures_out import draw, draw_embeds
+from offbeat.backbones._placement import Placement
 from offbeat.backbones.one_step import OneStepBackbone
 from offbeat.errors import CapabilityError, CheckpointError
 from offbeat.functional import cosine
@@ -35,6 +38,25 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def backbone(folder):
     return registry.find("backbone", str(folder)).load(folder)
+
+
+def save_clip(place, width=tiny.WIDTH):
+    """Save a whole CLIP model, as it is published."""
+    text, vision = (
+        {**module.config.to_dict(), "projection_dim": width}
+        for module in (tiny._text_encoder(), tiny._image_encoder())
+    )
+    torch.manual_seed(2)
+    config = CLIPConfig(text_config=text, vision_config=vision, projection_dim=width)
+    CLIPModel(config).eval().save_pretrained(place)
+    return place
+
+
+@pytest.fixture(scope="module")
+def apart(tmp_path_factory):
+    """A model whose text encoder does not project, and the CLIP model beside it."""
+    place = tmp_path_factory.mktemp("apart")
+    return tiny.build_sd(place / "plain", "sd", adapter=False), save_clip(place / "clip")
 
 
 @pytest.fixture
@@ -96,6 +118,22 @@ def test_checkpointing_the_decoder_changes_no_gradient(backbone, folder):
         embeds = one.sample_prior(text, generator=streams(1, num=1))
         grads += torch.autograd.grad(embeds.square().sum(), token)
     torch.testing.assert_close(*grads)
+
+
+@pytest.mark.parametrize("offload", ["none", "model", "sequential"])
+def test_a_second_device_gives_the_same_readings_and_gradients(apart, offload):
+    (plain, clip), found = apart, []
+    for device in ("cpu", "meta"):
+        one = OneStepBackbone.load(plain, clip=clip)
+        with far.device() if device == "meta" else nullcontext():
+            one.place(Placement(device=device, offload="none" if device == "cpu" else offload))
+            token = one.token_embeds("pig").clone().requires_grad_()
+            text = one.encode_text(["a <x>"], tokens={"<x>": token})
+            embeds = one.sample_prior(text, generator=streams(1, num=1)).cpu()
+            (embeds.square().sum() + text.text_embeds.cpu().sum()).backward()
+        found.append((embeds.detach(), token.grad))
+    for ours, theirs in zip(*found, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-3, atol=1e-4)
 
 
 def test_exploration_runs_on_it_unchanged_and_goes_far(backbone):
@@ -196,22 +234,9 @@ def test_lora_weights_make_a_model_one_step_as_the_pipeline_does(folder, backbon
     assert torch.equal(by_hand.draw_text(by_hand.encode_text(["a pig"]), generator=stream(1)), ours)
 
 
-def save_clip(place, width=tiny.WIDTH):
-    """Save a whole CLIP model, as it is published."""
-    text, vision = (
-        {**module.config.to_dict(), "projection_dim": width}
-        for module in (tiny._text_encoder(), tiny._image_encoder())
-    )
-    torch.manual_seed(2)
-    config = CLIPConfig(text_config=text, vision_config=vision, projection_dim=width)
-    CLIPModel(config).eval().save_pretrained(place)
-    return place
-
-
 @torch.no_grad()
-def test_text_is_projected_by_the_clip_that_reads_the_pictures(folder, copied, tmp_path):
-    plain = tiny.build_sd(tmp_path / "plain", "sd", adapter=False)  # its text encoder projects not
-    clip = save_clip(tmp_path / "clip")
+def test_text_is_projected_by_the_clip_that_reads_the_pictures(apart, copied, tmp_path):
+    plain, clip = apart
     backbone = OneStepBackbone.load(plain, clip=clip)
     weights = load_file(clip / "model.safetensors")
     from offbeat.backbones.stable_diffusion import StableDiffusionBackbone

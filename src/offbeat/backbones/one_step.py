@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -25,6 +25,11 @@ from offbeat.backbones._unet_lora import init_lora
 from offbeat.backbones.stable_diffusion import StableDiffusionBackbone
 from offbeat.protocols import Generators
 from offbeat.types import TextEmbeds
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+    from offbeat.backbones._placement import Placement
 
 
 class OneStepBackbone(StableDiffusionBackbone):
@@ -73,6 +78,19 @@ class OneStepBackbone(StableDiffusionBackbone):
             source, dtype, ip_adapter=ip_adapter, config=config, lora=lora, clip=clip
         )
         return cls(**found).to(device)
+
+    def place(self, placement: Placement) -> Self:
+        """Put the weights where they run, once; returns self.
+
+        Raises:
+            CheckpointError: If there is no such device.
+            ConfigError: If this checkpoint cannot do what is asked, or is placed already.
+        """
+        super().place(placement)
+        if self._placement is not None and self._placement.offload == "model":
+            # the backward pass would compute the decoder's blocks again where its weights have left
+            self.vae.disable_gradient_checkpointing()
+        return self
 
     def encode_text(
         self, prompts: Sequence[str], *, tokens: Mapping[str, Tensor] | None = None
