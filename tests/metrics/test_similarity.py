@@ -78,6 +78,12 @@ def test_cosines_are_those_of_the_towers_by_hand(clip_folder, pictures, model):
     assert expected.std() > 0.02  # the comparison says something
 
 
+def test_a_picture_three_pixels_high_is_read_the_right_way(clip_folder, model):
+    low = torch.rand(3, 3, 40, generator=torch.Generator().manual_seed(9))
+    found = similarity.ClipT.load(clip_folder).score([low], texts=["a cat"])
+    assert found.values == pytest.approx(by_hand(model, [low], ["a cat"]).tolist(), abs=1e-4)
+
+
 def to_open_clip(weights):
     """Return weights of transformers' names in open_clip's, written out apart from the map."""
     found = {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +119,18 @@ def fill(
     module.eval().requires_grad_(False)
 
 
-def to_uint8(image: Tensor) -> Any:
-    """Return a picture, ``[3, H, W]``, 0 to 1, as bytes, ``[H, W, 3]``."""
-    return (image.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+def pixels_of(processor: Any, images: Sequence[Tensor]) -> Tensor:
+    """Return what an image processor of transformers makes of pictures, ``[B, 3, h, w]``.
+
+    Args:
+        processor: One that works with Pillow, as the published programs do.
+        images: ``[3, H, W]`` each, 0 to 1.
+    """
+    raw = [
+        (image.clamp(0, 1) * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+        for image in images
+    ]
+    # of a picture three pixels high it would guess which side the colours are on
+    found = processor(raw, return_tensors="pt", input_data_format="channels_last")
+    pixels: Tensor = found.pixel_values
+    return pixels

@@ -16,10 +16,10 @@ from offbeat.metrics._base import BaseMetric
 from offbeat.metrics._checkpoints import (
     fill,
     names_of,
+    pixels_of,
     read_weights,
     short_name,
     small_files,
-    to_uint8,
     weights_folder,
 )
 from offbeat.metrics._common import BATCH, in_equal_sizes
@@ -140,9 +140,7 @@ class ClipEncoder:
         return torch.cat([part.pooler_output for part in parts]).float().cpu()
 
     def _pixels(self, images: Sequence[Tensor]) -> Tensor:
-        raw = [to_uint8(image) for image in images]
-        pixels: Tensor = self._processor(raw, return_tensors="pt").pixel_values
-        return pixels
+        return pixels_of(self._processor, images)
 
     def text_embeds(self, texts: Sequence[str]) -> Tensor:
         """Return ``[B, D]``; a text beyond the tower's length is cut, as everywhere with CLIP."""

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from offbeat._weights import fingerprint
 from offbeat.errors import CheckpointError
 from offbeat.metrics._base import BaseMetric
-from offbeat.metrics._checkpoints import fill, read_weights, short_name, to_uint8, weights_folder
+from offbeat.metrics._checkpoints import fill, pixels_of, read_weights, short_name, weights_folder
 from offbeat.metrics._common import BATCH
 from offbeat.metrics._encoders import CLIP_LARGE, ClipEncoder, Encoder
 
@@ -239,8 +239,7 @@ class Nima(BaseMetric):
         parts = []
         with torch.no_grad():
             for start in range(0, len(images), BATCH):
-                raw = [to_uint8(image) for image in images[start : start + BATCH]]
-                pixels = self._processor(raw, return_tensors="pt").pixel_values
+                pixels = pixels_of(self._processor, images[start : start + BATCH])
                 parts.append(self._model(pixels.to(device)).cpu() @ ratings)
         return torch.cat(parts)
 

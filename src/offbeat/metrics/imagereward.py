@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from offbeat._weights import fingerprint, load_part
 from offbeat.errors import CheckpointError
 from offbeat.metrics._base import BaseMetric
-from offbeat.metrics._checkpoints import fill, read_weights, short_name, to_uint8, weights_folder
+from offbeat.metrics._checkpoints import fill, pixels_of, read_weights, short_name, weights_folder
 from offbeat.metrics._common import BATCH, texts_for
 from offbeat.metrics.aesthetics import LinearHead, no_stand_in
 from offbeat.protocols import Need
@@ -166,8 +166,7 @@ class ImageReward(BaseMetric):
 
     def _reward(self, images: Sequence[Tensor], texts: Sequence[str]) -> Tensor:
         device = self._vision.device
-        raw = [to_uint8(image) for image in images]
-        pixels = self._processor(raw, return_tensors="pt").pixel_values.to(device)
+        pixels = pixels_of(self._processor, images).to(device)
         seen = self._vision(pixel_values=pixels).last_hidden_state
         said = self._tokenizer(
             list(texts),
