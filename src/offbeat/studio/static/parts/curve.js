@@ -27,6 +27,8 @@ export function curveChart() {
   function lines(u) {
     const { ctx, bbox } = u;
     ctx.save();
+    ctx.textAlign = "left";
+    ctx.textBaseline = "alphabetic";
     ctx.font = `${11 * devicePixelRatio}px system-ui, sans-serif`;
     for (const [value, text] of [[data?.target_distance, "target"], [data?.ordinary_distance, "ordinary"]]) {
       if (typeof value !== "number") continue;

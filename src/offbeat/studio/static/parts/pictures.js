@@ -16,7 +16,7 @@ export function image(url, alt) {
  * A grid. `show(pictures)` sets or updates it in place; `picked` holds the keys of what is picked.
  * `note(picture)` is a line below a picture, or null.
  */
-export function pictureGrid({ label, title, onopen, onpick, note, picked = new Set() }) {
+export function pictureGrid({ label, title, subject, onopen, onpick, note, picked = new Set() }) {
   const hint = h("p", { class: "unseen", id: uid("hint") }, "Arrow keys move, Space picks, Enter opens.");
   const list = h("div", {
     class: "grid", role: "listbox", "aria-multiselectable": "true", "aria-label": label, "aria-describedby": hint.id,
@@ -44,7 +44,7 @@ export function pictureGrid({ label, title, onopen, onpick, note, picked = new S
     entry.picture = picture;
     if (!entry.img.src.endsWith(picture.url)) entry.img.src = picture.url;
     const words = pictureName(picture, title());
-    const said = picture.verdict ? `, ${verdict(picture.verdict, "one")}` : "";
+    const said = picture.verdict ? `, ${verdict(picture.verdict, subject())}` : "";
     entry.one.setAttribute("aria-label", words + said);
     entry.caption.replaceChildren(...[note?.(picture)].flat().filter(Boolean));
     entry.caption.hidden = !entry.caption.hasChildNodes();

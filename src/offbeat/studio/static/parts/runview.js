@@ -39,7 +39,7 @@ export function runView({ inShelf = false } = {}) {
   const verdicts = h("p", { class: "verdicts", "aria-live": "polite" });
   const grids = {};
   for (const [kind, label] of [["ordinary", "Ordinary pictures"], ["images", "Pictures found"]]) {
-    grids[kind] = pictureGrid({ label, title: () => (run ?? job)?.title ?? "", picked, onopen: open, onpick: picks, note: noteOf });
+    grids[kind] = pictureGrid({ label, title: () => (run ?? job)?.title ?? "", subject: () => (run ?? job)?.subject ?? "thing", picked, onopen: open, onpick: picks, note: noteOf });
   }
   const heads = { ordinary: h("h3", {}, "Ordinary"), images: h("h3", {}, "Unusual") };
   const pictures = h("div", { class: "twins" },
@@ -56,6 +56,7 @@ export function runView({ inShelf = false } = {}) {
     h("header", { class: "run-head" }, title, sub), status, verdicts, pictures, pickbar, strip, charts, words, actions);
 
   const now = () => run ?? job;
+  const measured = () => previews().some((one) => one.step > 0);
   const explores = () => now()?.verb === "explore";
   const all = () => [...(run?.pictures?.length ? run.pictures : job?.pictures ?? [])].sort((a, b) => a.index - b.index);
 
@@ -82,7 +83,7 @@ export function runView({ inShelf = false } = {}) {
     if (explores() && (step !== null || !found.length) && last !== null) {
       const at = made.some((one) => one.step === step) ? step : last;
       found = made.filter((one) => one.step === at);
-      head = `Unusual, as of step ${at}`;
+      head = at ? `Unusual, as of step ${at}` : "Unusual, soon: the first sketch";
     }
     heads.images.textContent = head;
     pictures.classList.toggle("both", ordinary.length > 0);
@@ -110,7 +111,7 @@ export function runView({ inShelf = false } = {}) {
   }
 
   function drawSteps(made) {
-    const steps = [...new Map(made.map((one) => [one.step, one])).values()].sort((a, b) => a.step - b.step);
+    const steps = [...new Map(made.filter((one) => one.step > 0).map((one) => [one.step, one])).values()].sort((a, b) => a.step - b.step);
     strip.hidden = steps.length === 0;
     if (strip.hidden) return;
     const chosen = steps.some((one) => one.step === step) ? step : null;
@@ -251,7 +252,7 @@ export function runView({ inShelf = false } = {}) {
     if (asked !== id) return;
     run = whole;
     redraw();
-    if (explores()) await charted();
+    if (explores() && measured()) await charted();
   }
 
   /** Show a run or a job; null shows nothing. */
@@ -272,7 +273,11 @@ export function runView({ inShelf = false } = {}) {
       job = live.jobs.get(which) ?? (await api.job(which).catch((error) => (error.status === 404 ? null : Promise.reject(error))));
       if (id !== which) return;
       if (!job || OVER.includes(job.state)) await finish();
-      else { redraw(); if (explores()) await charted(); }
+      else {
+        redraw();
+        // before the ordinary is measured there is neither map nor curve; an event tells when
+        if (explores() && measured()) await charted();
+      }
     } catch (error) {
       if (id !== which) return;
       for (const part of [title, sub, told]) part.textContent = "";

@@ -92,7 +92,7 @@ export function fuse() {
   let finds = [];
   const way = h("input", { type: "range", min: 0, max: 100, value: 50, step: 1, id: "walk-way" });
   way.addEventListener("input", moved);
-  ends.forEach((select) => select.addEventListener("change", moved));
+  ends.forEach((select) => select.addEventListener("change", () => { select.dataset.chosen = "yes"; moved(); }));
   async function loadFinds() {
     const answer = await api.runs({ limit: 60 });
     finds = answer.runs.filter((one) => one.num_concepts > 0);
@@ -113,7 +113,7 @@ export function fuse() {
   function fillEnds() {
     const all = choices();
     ends.forEach((select, i) => {
-      const before = select.value;
+      const before = select.dataset.chosen ? select.value : "";
       select.replaceChildren(...options(all.length ? all.map((one) => [one.key, one.text]) : [["", "nothing found yet"]]));
       if (all.some((one) => one.key === before)) select.value = before;
       else if (all.length) select.value = all[Math.min(i, all.length - 1)].key;
@@ -250,7 +250,7 @@ export function fuse() {
   const stage = h("div", { class: "stage" },
     h("section", { class: "follow", "aria-label": "The picture that follows" }, following.el,
       h("div", { class: "follow-side" }, caption, h("div", { class: "row wrap" }, draw, path, whole), keeping, trouble,
-        h("p", { class: "hint" }, "The picture on the left is a quick sketch. Draw makes pictures with all steps, and keeps them on the shelf."))),
+        h("p", { class: "hint" }, "The large picture is a quick sketch. Draw makes pictures with all steps, and keeps them on the shelf."))),
     view.el);
   const room = h("div", { class: "room two fuse" }, h("h1", { class: "unseen" }, "Fuse"),
     h("form", { class: "controls", "aria-label": "What to fuse", onsubmit: (event) => event.preventDefault() }, tabs, Object.values(panels), methodPanel), stage);
@@ -288,6 +288,7 @@ export function fuse() {
       setMode("walk");
       fillEnds();
       ends[slot].value = JSON.stringify(walk.ref);
+      ends[slot].dataset.chosen = "yes";
       moved();
       say(`${slot ? "To" : "From"}: ${walk.text}`);
     }
