@@ -65,7 +65,7 @@ def test_a_stopped_run_goes_on_to_the_same_bytes(done, quick, tmp_path):
 
 
 def test_pocket_with_its_prior_is_drawn_from_too(pocket):
-    run = explore("owl", method="raw-prompt", num_images=1, backbone=pocket)
+    run = explore("owl", method="raw-prompt", num_images=1, backbone=pocket, judge="none")
     assert run.summary["evaluations"] == {"denoiser": 20 * 2, "prior": 10 * 2}
     assert run.request["config"]["phrase"] == "creative {subject}"
 

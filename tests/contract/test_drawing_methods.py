@@ -16,6 +16,7 @@ from offbeat.methods.raw_prompt import RawPromptConfig
 from offbeat.methods.seed_variance import SeedVarianceConfig
 from offbeat.protocols import DrawsSubject
 from offbeat.rng import streams
+from offbeat.run import load_backbone
 from offbeat.types import Request
 
 CASES = {
@@ -38,22 +39,30 @@ def test_every_drawing_method_has_a_case():
 
 
 @pytest.fixture(scope="module")
-def judge(pocket_sd):
-    return choose_reader("classifier", pocket_sd)
+def quick():
+    """pocket-sd in fewer steps: how well it draws is not the matter here."""
+    backbone = load_backbone("pocket-sd")
+    backbone._card["num_inference_steps"] = 4
+    return backbone
+
+
+@pytest.fixture(scope="module")
+def judge(quick):
+    return choose_reader("classifier", quick)
 
 
 @pytest.fixture(scope="module", params=sorted(CASES))
-def drawn(request, pocket_sd, judge):
+def drawn(request, quick, judge):
     """The method, and three pictures by it."""
     method = registry.find("method", request.param)(CASES[request.param])
-    return method, method.draw(pocket_sd, REQUEST, judge=judge)
+    return method, method.draw(quick, REQUEST, judge=judge)
 
 
-def test_it_draws_what_was_agreed(drawn, pocket_sd):
+def test_it_draws_what_was_agreed(drawn, quick):
     method, images = drawn
     assert isinstance(method, DrawsSubject)
-    assert isinstance(pocket_sd, method.needs)
-    assert type(method).config_class.for_card(pocket_sd.card)
+    assert isinstance(quick, method.needs)
+    assert type(method).config_class.for_card(quick.card)
     assert images.shape == (3, 3, 64, 64)
     assert images.dtype == torch.float32
     assert images.device == torch.device("cpu")
@@ -62,28 +71,28 @@ def test_it_draws_what_was_agreed(drawn, pocket_sd):
     assert len({tuple(one.flatten().tolist()) for one in images}) == 3
 
 
-def test_picture_i_depends_on_the_seed_and_i_alone(drawn, pocket_sd, judge):
+def test_picture_i_depends_on_the_seed_and_i_alone(drawn, quick, judge):
     method, images = drawn
     torch.manual_seed(99)
     before = torch.random.get_rng_state()
-    last = method.draw(pocket_sd, replace(REQUEST, num_images=1), judge=judge, start=2)
+    last = method.draw(quick, replace(REQUEST, num_images=1), judge=judge, start=2)
     assert torch.equal(torch.random.get_rng_state(), before)
     torch.testing.assert_close(last, images[2:], rtol=0, atol=2e-3)
 
 
-def test_the_backbone_draws_the_same_bytes_after(drawn, pocket_sd, judge):
+def test_the_backbone_draws_the_same_bytes_after(drawn, quick, judge):
     method, _ = drawn
-    text = pocket_sd.encode_text(["a picture of an owl"])
-    weights = [p.clone() for p in pocket_sd.unet.parameters()]
+    text = quick.encode_text(["a picture of an owl"])
+    weights = [p.clone() for p in quick.unet.parameters()]
     settings = {"num_inference_steps": 3}
     with torch.no_grad():
-        before = pocket_sd.draw_text(text, generator=streams(1, num=1), **settings)
-    method.draw(pocket_sd, replace(REQUEST, num_images=1), judge=judge)
+        before = quick.draw_text(text, generator=streams(1, num=1), **settings)
+    method.draw(quick, replace(REQUEST, num_images=1), judge=judge)
     with torch.no_grad():
-        after = pocket_sd.draw_text(text, generator=streams(1, num=1), **settings)
+        after = quick.draw_text(text, generator=streams(1, num=1), **settings)
     assert torch.equal(before, after)
-    after_weights = list(pocket_sd.unet.parameters())
+    after_weights = list(quick.unet.parameters())
     assert all(torch.equal(a, b) for a, b in zip(weights, after_weights, strict=True))
     assert all(not p.requires_grad and p.grad is None for p in after_weights)
     hooks = ("_forward_hooks", "_forward_pre_hooks")
-    assert not any(getattr(m, name) for m in pocket_sd.unet.modules() for name in hooks)
+    assert not any(getattr(m, name) for m in quick.unet.modules() for name in hooks)
