@@ -7,7 +7,7 @@ import contextlib
 import logging
 import shutil
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -150,7 +150,7 @@ def create_app(settings: Settings) -> FastAPI:
     pages.mount(app)
     _say_errors(app)
     rules = studio.rules
-    app.add_middleware(Guard, rules=_with_slack(rules))  # type: ignore[arg-type]
+    app.add_middleware(Guard, rules=_with_slack(rules))
     return app
 
 
@@ -161,12 +161,16 @@ def _with_slack(rules: Rules) -> Rules:
 
 
 def failure(
-    status: int, kind: str, text: str, fields: list[dict[str, Any]] | None = None, **headers: str
+    status: int,
+    kind: str,
+    text: str,
+    *,
+    fields: Sequence[Mapping[str, Any]] = (),
+    headers: Mapping[str, str] | None = None,
 ) -> JSONResponse:
     """Return an error as the API says it."""
-    body = {"error": without_paths(text), "kind": kind, "fields": fields or []}
-    named = {name.replace("_", "-"): value for name, value in headers.items()}
-    return JSONResponse(body, status, headers=named)
+    body = {"error": without_paths(text), "kind": kind, "fields": list(fields)}
+    return JSONResponse(body, status, headers=dict(headers or {}))
 
 
 def _say_errors(app: FastAPI) -> None:
@@ -179,7 +183,7 @@ def _say_errors(app: FastAPI) -> None:
             for one in error.errors()[:20]
         ]
         text = "; ".join(f"{'.'.join(one['where'][1:])}: {one['what']}" for one in found[:3])
-        return failure(422, "invalid", text or "the request cannot be read", found)
+        return failure(422, "invalid", text or "the request cannot be read", fields=found)
 
     @app.exception_handler(OffbeatError)
     async def refused(request: Request, error: OffbeatError) -> JSONResponse:
@@ -192,15 +196,22 @@ def _say_errors(app: FastAPI) -> None:
     @app.exception_handler(uploads.TooManyUploads)
     async def full(request: Request, error: Exception) -> JSONResponse:
         text = f"expected at most {uploads.MAX_UPLOADS} uploads; remove some"
-        return failure(429, "busy", text, retry_after="60")
+        return failure(429, "busy", text, headers={"retry-after": "60"})
 
     @app.exception_handler(events.TooManyStreams)
     async def streaming(request: Request, error: Exception) -> JSONResponse:
-        return failure(429, "busy", "too many event streams are open; close some", retry_after="30")
+        return failure(
+            429,
+            "busy",
+            "too many event streams are open; close some",
+            headers={"retry-after": "30"},
+        )
 
     @app.exception_handler(sketches.TooMany)
     async def sketching(request: Request, error: Exception) -> JSONResponse:
-        return failure(429, "busy", "too many sketches wait; ask again", retry_after="1")
+        return failure(
+            429, "busy", "too many sketches wait; ask again", headers={"retry-after": "1"}
+        )
 
     @app.exception_handler(sketches.Outdated)
     async def outdated(request: Request, error: Exception) -> JSONResponse:
@@ -209,8 +220,7 @@ def _say_errors(app: FastAPI) -> None:
     @app.exception_handler(HTTPException)
     async def plain(request: Request, error: HTTPException) -> JSONResponse:
         kind = _KINDS.get(error.status_code, "bad_request")
-        headers = {name.replace("-", "_"): text for name, text in (error.headers or {}).items()}
-        return failure(error.status_code, kind, str(error.detail), **headers)
+        return failure(error.status_code, kind, str(error.detail), headers=error.headers)
 
     @app.exception_handler(Exception)
     async def fault(request: Request, error: Exception) -> JSONResponse:

@@ -207,8 +207,9 @@ class Translation:
         card = self.catalogue.checkpoints[self.backbone].card
         if method == SEARCH:
             from offbeat.methods._settings import configured
+            from offbeat.methods.low_probability import LowProbabilityConfig
 
-            configured(cls, SEARCH, config)  # type: ignore[type-var]
+            configured(LowProbabilityConfig, SEARCH, config)
         elif cls is not None and hasattr(cls, "for_card"):
             cls.for_card(card, **config)
         elif config:
@@ -235,9 +236,7 @@ def _subject(request: Any) -> str:
     for name in ("subject", "prompt", "word"):
         if found := getattr(request, name, None):
             return str(found)[:200]
-    return {"dream": "dreams", "walk": "a walk", "paint": "painting"}.get(
-        request.verb, request.verb
-    )
+    return {"dream": "dreams", "walk": "a walk", "paint": "painting"}.get(str(request.verb), "a run")
 
 
 # --- one function a verb
@@ -285,9 +284,8 @@ def _avoided(work: Translation, one: models.AvoidRef) -> str | dict[str, Any]:
 
 def _fuse(work: Translation, request: models.FuseJob) -> Call:
     names = [
-        checked_word(source.word) if source.picture is None else work.picture(source.picture)
+        work.picture(source.picture) if source.picture else checked_word(source.word or "")
         for source in request.sources
-        if source.word is not None or source.picture is not None
     ]
     if len(set(names)) < len(names):
         raise VocabularyError("sources: one of them is there twice")

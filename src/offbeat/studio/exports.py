@@ -83,6 +83,6 @@ def _nearest(folder: Path, region: models.Region) -> int:
         raise ConfigError("region: no kept step has points on the map; name a step instead")
 
     def distance(at: dict[str, Any]) -> float:
-        return sum((a - b) ** 2 for a, b in zip(at["median"], middle, strict=True))
+        return float(sum((a - b) ** 2 for a, b in zip(at["median"], middle, strict=True)))
 
     return int(min(steps, key=distance)["step"])

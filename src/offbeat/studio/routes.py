@@ -160,7 +160,8 @@ def _where(
     session: str, given: dict[str, Any], *, shared: bool | None, deleted: bool
 ) -> tuple[str, list[Any]]:
     """Return a condition with question marks, and what stands for them."""
-    parts, values = ["state = 'finished'"], []
+    parts: list[str] = ["state = 'finished'"]
+    values: list[Any] = []
     others = "(session != ? AND shared = 1 AND deleted IS NULL)"
     if deleted:
         parts.append("session = ? AND deleted IS NOT NULL")

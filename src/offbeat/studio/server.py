@@ -40,7 +40,8 @@ def serve(
     Raises:
         StoreError: If another studio works in the folder.
     """
-    made = Settings(**settings, **named(backbone))
+    name, source = named(backbone)
+    made = Settings(**settings, backbone=name, source=source)
     made.folder.mkdir(parents=True, exist_ok=True)
     lock = FolderLock.take(made.folder)
     _serve(made, show=show, tell=tell)
@@ -92,14 +93,14 @@ class Server(uvicorn.Server):
         super().handle_exit(sig, frame)
 
 
-def named(backbone: str) -> dict[str, str | None]:
+def named(backbone: str) -> tuple[str, str | None]:
     """Return a name for the page and where it is: a folder or hub id is shown by its last part."""
     path = Path(backbone).expanduser()
     if path.exists():
-        return {"backbone": _slug(path.name), "source": str(path.resolve())}
+        return _slug(path.name), str(path.resolve())
     if "/" in backbone:
-        return {"backbone": _slug(backbone.rsplit("/", 1)[1]), "source": backbone}
-    return {"backbone": backbone, "source": None}
+        return _slug(backbone.rsplit("/", 1)[1]), backbone
+    return backbone, None
 
 
 def _slug(name: str) -> str:

@@ -77,8 +77,8 @@ class Sketches:
 
         def find(source: models.ConceptRef | models.DreamSketch) -> Callable[[], Any]:
             if isinstance(source, models.DreamSketch):
-                thrown = {"law": source.law, "seed": source.seed}
-                return lambda: run.dreamt(backbone=model, **thrown)
+                law, seed = source.law, source.seed
+                return lambda: run.dreamt(law=law, seed=seed, backbone=model)
             path = str(Path(self.arguments.folder, work.concept(source)))
             return lambda: run.concept_of(path)
 

@@ -72,7 +72,8 @@ def keep(folder: Path, database: Database, session: str, name: str, file: Binary
 
 def file_of(folder: Path, row: Row) -> Path:
     """Return where an upload is kept."""
-    return folder / "uploads" / (row["id"] + (CONCEPT if row["kind"] == "concept" else ".png"))
+    ending = CONCEPT if row["kind"] == "concept" else ".png"
+    return folder / "uploads" / f"{row['id']}{ending}"
 
 
 def remove(folder: Path, database: Database, row: Row) -> None:
