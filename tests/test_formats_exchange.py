@@ -331,4 +331,10 @@ def test_a_token_and_its_factors_go_together(sd, tmp_path):
     for path, lacks in zip(paths, ("factors", "a token"), strict=True):
         with pytest.raises(ConfigError, match=f"has {lacks} too; name all of its files"):
             import_concept(path, backbone=sd)
+    own = [tmp_path / formats.CONCEPT_FILE, tmp_path / formats.LORA_FILE]
+    with pytest.raises(ConfigError, match="its run, alone"):
+        import_concept(own, backbone=sd)
+    assert import_concept(own[0], backbone=sd).concept.lora.keys() == concept.lora.keys()
+    with pytest.raises(ConfigError, match="has a token too"):
+        import_concept(own[1], backbone=sd)
     assert import_concept(paths[1], backbone=sd, word="a pig").concept.prompt().startswith("a ph")

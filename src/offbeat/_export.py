@@ -10,7 +10,7 @@ import torch
 
 from offbeat import formats
 from offbeat._disk import digest_of, make_folder, write_atomic
-from offbeat._learned import Learned, check_lora, of_files
+from offbeat._learned import check_lora, of_files
 from offbeat._pictures_out import made_on
 from offbeat._render import Source, check_fingerprint, learned_of
 from offbeat._runs import Run, concept_files, kept, loaded
@@ -150,6 +150,3 @@ def import_concept(
     }
     folder = RunFolder.create(Path(out), request) if out is not None else None
     return kept(request, [concept], [], concept_files([concept], model), folder)
-
-
-__all__ = ["Learned", "export_concept", "import_concept"]

@@ -109,6 +109,11 @@ def stem_of(word: str) -> str:
     return "-".join(kept.split())[:80] or "offbeat"
 
 
+def holds_factors(data: bytes) -> bool:
+    """Return whether a safetensors file, whose content is whole, holds factors of a LoRA."""
+    return is_lora(json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]))
+
+
 def read_weights(data: bytes, file: str) -> Found:
     """Return what a file of learned tokens or LoRA factors holds, of any layout that is known.
 

@@ -60,15 +60,18 @@ def of_files(
     """
     data = [_inside(path, _read(path)) for path in paths]
     abouts = [_about(one) for one in data]
-    if len(paths) == 1 and abouts[0] and "export" not in abouts[0]:
-        return _own(paths[0], data[0], abouts[0])
+    for path, one, about in zip(paths, data, abouts, strict=True):
+        if about and "export" not in about and not formats.holds_factors(one):
+            if len(paths) > 1:
+                raise ConfigError(f"source: {path} is a run's own file; name it, or its run, alone")
+            return _own(path, one, about)
     origin = {
         "request": {"versions": formats.versions()},
         "file": ", ".join(path.name for path in paths),
         "digest": digest_of(b"".join(data)),
     }
     found = [formats.read_weights(one, str(p)) for one, p in zip(data, paths, strict=True)]
-    about = dict(next((one.about for one in found if one.about), {}))
+    about = next((dict(one.about) for one in found if one.about), {})
     prints = {one.about["fingerprint"] for one in found if one.about}
     if len(prints) > 1:
         raise ConfigError(f"source: the files were learned on different checkpoints: {prints}")

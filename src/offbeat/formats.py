@@ -11,7 +11,14 @@ from typing import Any
 from torch import Tensor
 
 from offbeat._disk import pack_tensors, unpack_tensors
-from offbeat._formats_exchange import STYLES, Found, encode_export, read_weights, stem_of
+from offbeat._formats_exchange import (
+    STYLES,
+    Found,
+    encode_export,
+    holds_factors,
+    read_weights,
+    stem_of,
+)
 from offbeat._formats_labels import PRIOR, architecture_of, labels, versions
 from offbeat._formats_png import (
     CONCEPT_KEY,
@@ -50,6 +57,7 @@ __all__ = [
     "encode_export",
     "encode_png",
     "encode_trained",
+    "holds_factors",
     "infotext",
     "join_rows",
     "layout_of",
