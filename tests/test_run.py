@@ -221,7 +221,7 @@ def test_a_corrupt_run_folder_is_noticed(pocket, tmp_path):
         ({"unlike": ["absent"]}, ImageError),
         ({"avoid": ["absent"]}, StoreError),
         ({"backbone": "absent"}, (CheckpointError, UnknownNameError)),
-        ({"device": "warp", "backbone": "pocket"}, CheckpointError),
+        ({"device": "warp", "backbone": "pocket"}, ConfigError),
     ],
 )
 def test_bad_input_is_refused_before_anything_is_written(pocket, tmp_path, kwargs, error):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any, Protocol
 
 from offbeat import protocols, registry
@@ -47,17 +48,21 @@ def offers(backbone: Any, needs: type) -> bool:
     return all(hasattr(backbone, name) for name in members(needs))
 
 
-def backbones_with(name: str) -> list[str]:
-    """Return the registered backbones whose class has a method of this name, sorted.
+def backbones_for(needs: type) -> list[str]:
+    """Return the registered backbones whose class has all that a protocol asks for, sorted."""
+    return [name for name, kind in _classes() if offers(kind, needs)]
+
+
+def backbones_with(member: str) -> list[str]:
+    """Return the registered backbones whose class has a method of this name, sorted."""
+    return [name for name, kind in _classes() if hasattr(kind, member)]
+
+
+def _classes() -> Iterator[tuple[str, Any]]:
+    """Yield every registered backbone and its class.
 
     A plug-in that cannot be imported is left out: whoever asks for it is told why.
     """
-    found = []
-    for backbone in registry.names("backbone"):
-        try:
-            kind = registry.find("backbone", backbone)
-        except OffbeatError:
-            continue
-        if hasattr(kind, name):
-            found.append(backbone)
-    return found
+    for name in registry.names("backbone"):
+        with suppress(OffbeatError):
+            yield name, registry.find("backbone", name)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec, cast
 
 from offbeat import formats, registry
-from offbeat._capabilities import backbones_with, members
+from offbeat._capabilities import backbones_for, members
 from offbeat._disk import json_bytes
 from offbeat._memory import check_fits
 from offbeat._pictures_out import concept_of
@@ -320,13 +320,13 @@ def check_needs(method: str, needs: Any, backbone: object) -> None:
         backbone: A loaded one.
 
     Raises:
-        CapabilityError: With the first capability that it lacks, and the backbones that have it.
+        CapabilityError: With the first capability that it lacks, and the backbones that have all.
     """
     if needs is None or isinstance(backbone, needs):
         return
     missing = next((name for name in members(needs) if not hasattr(backbone, name)), "")
     own = str(getattr(backbone, "name", type(backbone).__name__))
-    raise CapabilityError(method, own, missing or needs.__name__, backbones_with(missing))
+    raise CapabilityError(method, own, missing or needs.__name__, backbones_for(needs))
 
 
 def _draws(needs: Any) -> bool:

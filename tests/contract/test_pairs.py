@@ -12,6 +12,7 @@ import test_painting_methods
 import torch
 
 from offbeat import registry
+from offbeat._capabilities import offers
 from offbeat._pictures_out import draw
 from offbeat._runs import check_needs
 from offbeat.errors import CapabilityError
@@ -134,6 +135,7 @@ def test_what_is_lacking_is_named_and_so_is_who_has_it(tiny_of, form):
             check_needs(method, needs, tiny_of(kind))
         able = str(caught.value).partition("have it: ")[2].partition(". Choose")[0].split(", ")
         assert set(able) <= set(registry.BUILT_IN["backbone"])
+        assert all(offers(registry.find("backbone", one), needs) for one in able)
         assert name not in able
 
 
