@@ -30,7 +30,6 @@ P = ParamSpec("P")
 """What a verb takes."""
 
 
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Run:
     """What a command made: pictures, the concept behind them, and how it was found."""
