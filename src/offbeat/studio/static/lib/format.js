@@ -26,6 +26,15 @@ export function size(bytes) {
   return bytes < 1048576 ? `${Math.max(1, Math.round(bytes / 1024))} KiB` : `${(bytes / 1048576).toFixed(1)} MiB`;
 }
 
+/** A quantile as people say it: never "100 %", for nothing is farther than everything. */
+export const beyond = (quantile) => `${Math.floor(quantile >= 0.999 ? 999 : quantile * 1000) / 10} %`;
+
+const STAGES = { "what is ordinary": "measuring what is ordinary", "ordinary ones": "drawing ordinary ones", preview: "searching" };
+export const stage = (name) => STAGES[name] ?? name;
+
+/** "classifier:judge@2aa382ff" is the classifier. */
+export const judge = (name) => (name ?? "").split(/[:@]/)[0];
+
 export const VERBS = {
   explore: "Exploration", fuse: "Mixture", dream: "Dice", walk: "Walk", paint: "Painting",
   generate: "Plain prompt", render: "Rendering", import: "Import",

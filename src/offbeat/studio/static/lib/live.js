@@ -37,7 +37,8 @@ export async function refresh() {
 function apply(name, data) {
   if (data.entry) jobs.set(data.job, data.entry);
   const known = jobs.get(data.job);
-  if (known && name === "progress") {
+  // a preview is drawn between two steps: that is no stage that people wait for
+  if (known && name === "progress" && data.stage !== "preview") {
     Object.assign(known, { stage: data.stage, done: data.done, total: data.total, seconds_left: data.seconds_left });
     if (known.state === "queued") known.state = "running";
   }

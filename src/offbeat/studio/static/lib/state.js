@@ -28,6 +28,19 @@ export const backbone = (name) => {
 export const methods = (verb) => state.about.methods.filter((one) => one.verbs.includes(verb));
 export const method = (name) => state.about.methods.find((one) => one.name === name);
 
+/** What a method takes for words: its own list, or whatever the checkpoint knows. */
+export const wordsOf = (name) => {
+  const one = method(name);
+  return one?.words?.length ? one.words : backbone(fitting(name)).words ?? [];
+};
+
+/** The checkpoint that a request has to name: the chosen one, or one that the method runs on. */
+export function fitting(name, chosen) {
+  if (chosen) return chosen;
+  const able = method(name)?.backbones ?? [];
+  return !able.length || able.includes(backbone().name) ? undefined : able[0];
+}
+
 const bus = new EventTarget();
 /** Hand something to a room that may not be open yet: a request to fill in, a picture to take. */
 export function hand(room, what) {

@@ -77,7 +77,7 @@ export function curveChart() {
   });
   const el = h("section", { class: "panel curve", "aria-label": "Curve" },
     h("div", { class: "panel-head" }, h("h3", {}, "Curve")), box.el,
-    h("p", { class: "hint" }, "Median distance of fresh samples; ✓ still the subject, ✕ no more, ? no answer."), details);
+    h("p", { class: "hint" }, "Line: the distance at each step. Band: the middle 80 % of fresh samples. ✓ still the subject, ✕ no more, ? no answer."), details);
 
   return {
     el,

@@ -3,8 +3,11 @@
 import * as api from "../lib/api.js";
 import { h, problem } from "../lib/dom.js";
 
+// the server has four lanes for a session: tabs that share one by chance only ask again
+const LANE = "abcd"[Math.floor(Math.random() * 4)];
+
 /** `follow(body, words)` draws soon; `words` say to a screen reader what is seen. */
-export function follower(lane, { side = 64 } = {}) {
+export function follower({ side = 64 } = {}) {
   const canvas = h("canvas", { width: side, height: side, role: "img", "aria-label": "No picture yet" });
   const trouble = h("div", {});
   const el = h("div", { class: "follower" }, h("div", { class: "follower-frame" }, canvas), trouble);
@@ -14,12 +17,12 @@ export function follower(lane, { side = 64 } = {}) {
 
   async function work() {
     while (wish) {
-      const { body, words } = wish;
+      const { body, words, again = 0 } = wish;
       wish = null;
       running = new AbortController();
       el.classList.add("waiting");
       try {
-        const blob = await api.sketch(body, lane, running.signal);
+        const blob = await api.sketch(body, LANE, running.signal);
         const bitmap = await createImageBitmap(blob);
         canvas.width = bitmap.width;
         canvas.height = bitmap.height;
@@ -30,8 +33,9 @@ export function follower(lane, { side = 64 } = {}) {
         problem(trouble, null);
         el.dispatchEvent(new CustomEvent("drawn", { detail: last }));
       } catch (error) {
-        // a newer wish made it outdated: that one is drawn next
-        if (error.name !== "AbortError" && error.kind !== "outdated") problem(trouble, error);
+        // outdated by another tab, and still the newest wish here: once more
+        if (error.kind === "outdated" && again < 3) wish ??= { body, words, again: again + 1 };
+        else if (error.name !== "AbortError") problem(trouble, error);
       }
     }
     running = null;

@@ -1,7 +1,7 @@
 // The map: the ordinary as a cloud, where fresh samples are now, and a lasso over both.
 
 import { h, say } from "../lib/dom.js";
-import { number } from "../lib/format.js";
+import { beyond, number } from "../lib/format.js";
 import { chartBox, colour, axis, table, uPlot } from "./chart.js";
 
 const NONE = [[], []];
@@ -110,7 +110,7 @@ export function mapChart({ onregion, onstep }) {
     const now = current();
     slider.value = String(now ? all.indexOf(now) : 0);
     const told = now ? `Step ${now.step}: median distance ${number(now.distance)}` +
-      (typeof now.quantile === "number" ? `, farther than ${(100 * now.quantile).toFixed(1)} % of the ordinary` : "") : "No samples yet";
+      (typeof now.quantile === "number" ? `, farther than ${beyond(now.quantile)} of the ordinary` : "") : "No samples yet";
     slider.setAttribute("aria-valuetext", told);
     where.textContent = told;
   }

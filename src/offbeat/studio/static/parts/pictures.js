@@ -1,7 +1,7 @@
 // Grids of pictures that are walked with the arrow keys, picked with Space and opened with Enter.
 
 import { h, say, uid } from "../lib/dom.js";
-import { MARKS, number, pictureName, verdict } from "../lib/format.js";
+import { beyond, MARKS, number, pictureName, verdict } from "../lib/format.js";
 
 export const keyOf = (picture) => `${picture.kind}/${picture.step ?? ""}/${picture.index}`;
 
@@ -121,7 +121,7 @@ export function facts(picture, subject) {
   if (picture.verdict) rows.push(["Judge", verdict(picture.verdict, subject)]);
   if (typeof picture.distance === "number") rows.push(["Distance", number(picture.distance)]);
   if (typeof picture.quantile === "number") {
-    rows.push(["Farther than", `${(100 * picture.quantile).toFixed(1)} % of the ordinary`]);
+    rows.push(["Farther than", `${beyond(picture.quantile)} of the ordinary`]);
   }
   if (picture.step) rows.push(["Step", String(picture.step)]);
   return h("dl", { class: "facts" }, rows.map(([name, value]) => [h("dt", {}, name), h("dd", {}, value)]));

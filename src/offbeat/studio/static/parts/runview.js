@@ -2,7 +2,7 @@
 
 import * as api from "../lib/api.js";
 import { busy, dialog, fill, h, problem, say } from "../lib/dom.js";
-import { left, number, pictureName, STATES, VERBS, verdict, when } from "../lib/format.js";
+import { judge, left, number, pictureName, stage, STATES, VERBS, verdict, when } from "../lib/format.js";
 import * as live from "../lib/live.js";
 import { go, hand } from "../lib/state.js";
 import { pictureActions, pictureRef, runActions } from "./actions.js";
@@ -211,7 +211,7 @@ export function runView({ inShelf = false } = {}) {
     const running = state === "running";
     bar.hidden = !running && state !== "queued";
     if (running && job.total) { bar.max = job.total; bar.value = job.done; } else bar.removeAttribute("value");
-    if (running) told.textContent = [job.stage || "starting", job.total ? `${job.done} of ${job.total}` : "", left(job.seconds_left)].filter(Boolean).join(" · ");
+    if (running) told.textContent = [stage(job.stage) || "starting", job.total ? `${job.done} of ${job.total}` : "", left(job.seconds_left)].filter(Boolean).join(" · ");
     else if (state === "queued") told.textContent = `Waiting${job.position ? `; ${job.position} before it` : ""}`;
     else if (run) told.textContent = job && job.state !== "finished" ? `${STATES[job.state]}; what it kept is here` : run.in_words;
     else told.textContent = STATES[state];
@@ -229,7 +229,7 @@ export function runView({ inShelf = false } = {}) {
 
   function tellVerdict(one, quietly) {
     const text = verdict(one, now()?.subject ?? "thing");
-    fill(verdicts, badge(one, now()?.subject ?? ""), h("span", {}, ` Step ${one.step}: ${text}`), one.judge ? h("span", { class: "hint" }, ` by ${one.judge}`) : null, one.note ? h("span", { class: "hint" }, ` · ${one.note}`) : null);
+    fill(verdicts, badge(one, now()?.subject ?? ""), h("span", {}, ` Step ${one.step}: ${text}`), one.judge ? h("span", { class: "hint" }, ` by the ${judge(one.judge)}`) : null, one.note ? h("span", { class: "hint" }, ` · ${one.note}`) : null);
     if (quietly) verdicts.setAttribute("aria-busy", "false");
   }
 
@@ -295,7 +295,12 @@ export function runView({ inShelf = false } = {}) {
     if (run && job && ["queued", "running"].includes(job.state)) run = null; // it was resumed
     drawStatus();
   });
-  live.on("picture", mine((data) => {
+  live.on("picture", mine(async (data) => {
+    // fetched before it is shown: else every new step would begin with a blank
+    const soon = new Image();
+    soon.src = data.url;
+    await soon.decode().catch(() => {});
+    if (id !== data.job) return;
     drawPictures();
     if (data.index === 0 && data.kind === "images") say("The first pictures are there");
   }));

@@ -3,7 +3,7 @@
 import * as api from "../lib/api.js";
 import { busy, field, h, options, problem } from "../lib/dom.js";
 import * as live from "../lib/live.js";
-import { backbone, go, method, methods, receive, state } from "../lib/state.js";
+import { backbone, fitting, go, method, methods, receive, state } from "../lib/state.js";
 import { begin } from "../parts/actions.js";
 import { dial } from "../parts/dial.js";
 import { dropzone } from "../parts/drop.js";
@@ -17,13 +17,13 @@ const TASTE = ["handbag", "castle", "chair", "vehicle", "alien", "fruit", "dinos
 export function explore() {
   const view = runView();
   const able = state.about.backbones.filter((one) => one.capabilities.includes("explore"));
-  const bone = () => backbone(checkpoint.value || able[0]?.name);
+  const bone = () => backbone(fitting(how.value, checkpoint.value) ?? able[0]?.name);
   const subject = wordInput([], { required: true, placeholder: "handbag", "aria-label": "Word" });
   const novelty = dial(2);
   const num = h("select", {}, options([["4", "4"], ["8", "8"], ["16", "16"], ["32", "32"]]));
   num.value = "8";
   const seed = seedField();
-  const checkpoint = h("select", {}, options(able.map((one) => one.name)));
+  const checkpoint = h("select", {}, options([["", "as fits"], ...able.map((one) => one.name)]));
   const how = h("select", {}, options(methods("explore").map((one) => [one.name, one.name])));
   const steps = h("input", { type: "number", min: 1, max: 10000, placeholder: "as usual" });
   const trials = h("input", { type: "number", min: 1, max: 16, value: 1 });
@@ -75,7 +75,8 @@ export function explore() {
   function request() {
     const body = { verb: "explore", subject: subject.value, reach: novelty.value, num_images: Number(num.value), seed: seed.value };
     if (how.value && how.value !== "low-probability") body.method = how.value;
-    if (able.length > 1 && checkpoint.value) body.backbone = checkpoint.value;
+    const where = fitting(how.value, checkpoint.value);
+    if (where) body.backbone = where;
     if (steps.value) body.num_steps = Number(steps.value);
     if (Number(trials.value) > 1) body.num_trials = Number(trials.value);
     if (judge.value !== "auto") body.judge = judge.value;
@@ -108,7 +109,7 @@ export function explore() {
     if (!num.value) num.value = "8";
     seed.value = body.seed ?? 0;
     if (body.method) how.value = body.method;
-    if (body.backbone) checkpoint.value = body.backbone;
+    checkpoint.value = able.some((one) => one.name === body.backbone) ? body.backbone : "";
     steps.value = body.num_steps ?? "";
     trials.value = String(body.num_trials ?? 1);
     judge.value = body.judge ?? "auto";
@@ -143,6 +144,8 @@ export function explore() {
       empty.hidden = Boolean(id);
       problem(trouble, null);
       if (!id) subject.focus({ preventScroll: true });
+      // where the form is above the pictures, it would hide that they come
+      if (id && matchMedia("(max-width: 860px)").matches) view.el.scrollIntoView();
       view.show(id || null).then(() => {
         // opened by its address: the form says how it was made
         const entry = view.run ?? live.jobs.get(view.id);

@@ -4,7 +4,7 @@ import * as api from "../lib/api.js";
 import { busy, field, h, options, problem, say, segments, toast } from "../lib/dom.js";
 import { percent } from "../lib/format.js";
 import * as live from "../lib/live.js";
-import { backbone, go, here, method, methods, note, receive, state } from "../lib/state.js";
+import { backbone, fitting, go, here, method, methods, note, receive, wordsOf } from "../lib/state.js";
 import { begin } from "../parts/actions.js";
 import { dropzone } from "../parts/drop.js";
 import { follower } from "../parts/follower.js";
@@ -20,7 +20,7 @@ const spoken = (sources) => sources.filter((one) => one.share > 0).map((one) => 
 
 export function fuse() {
   const view = runView();
-  const following = follower("fuse");
+  const following = follower();
   const caption = h("p", { class: "follow-caption" });
   const trouble = h("div", {});
   const can = () => backbone().capabilities.includes("sketch");
@@ -28,9 +28,9 @@ export function fuse() {
 
   // --- mix and triangle
   const how = h("select", { "aria-label": "Method" }, options(methods("fuse").map((one) => [one.name, one.name])));
-  const quick = methods("dream")[0]?.name ?? "distok";
-  how.value = methods("fuse").some((one) => one.name === quick) ? quick : how.value;
-  const words = () => method(how.value)?.words ?? backbone().words ?? [];
+  const quick = "distok";
+  if (methods("fuse").some((one) => one.name === quick)) how.value = quick;
+  const words = () => wordsOf(how.value);
   const mix = mixer({ words, onchange: moved });
   const pictures = [];
   const chips = h("ul", { class: "chips", "aria-label": "Pictures in the mixture" });
@@ -175,7 +175,7 @@ export function fuse() {
     if (mode === "mix" || mode === "triangle") {
       const config = settings.read();
       if (Object.keys(config).length) body.config = config;
-      if (how.value !== "distok") body.method = how.value;
+      if (how.value !== quick) Object.assign(body, { method: how.value, backbone: fitting(how.value) });
     }
     return body;
   };

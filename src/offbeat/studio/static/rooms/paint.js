@@ -2,7 +2,7 @@
 
 import { busy, field, h, options, problem } from "../lib/dom.js";
 import * as live from "../lib/live.js";
-import { method, methods, receive, state } from "../lib/state.js";
+import { fitting, method, methods, receive } from "../lib/state.js";
 import { begin } from "../parts/actions.js";
 import { pictureSlot } from "../parts/drop.js";
 import { image } from "../parts/pictures.js";
@@ -67,7 +67,7 @@ export function paint() {
     if (!art.ref) throw new Error("There is no artwork yet. Drop one, or choose “As artwork” at any picture.");
     if (!content.ref && !prompt.value.trim()) throw new Error("Nothing is to be painted yet. Drop a content picture, or write what it shall be.");
     const body = { verb: "paint", art: art.ref, seed: seed.value, num_images: Number(num.value) || 1 };
-    if (how.value && how.value !== "creativesynth") body.method = how.value;
+    if (how.value && how.value !== "creativesynth") Object.assign(body, { method: how.value, backbone: fitting(how.value) });
     if (content.ref) body.content = content.ref;
     if (prompt.value.trim()) body.prompt = prompt.value.trim();
     const config = settings.read();

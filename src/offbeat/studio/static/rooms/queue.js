@@ -2,7 +2,7 @@
 
 import * as api from "../lib/api.js";
 import { busy, h, problem } from "../lib/dom.js";
-import { left, STATES, VERBS, when } from "../lib/format.js";
+import { left, stage, STATES, VERBS, when } from "../lib/format.js";
 import * as live from "../lib/live.js";
 import { roomOf } from "../lib/state.js";
 
@@ -38,7 +38,7 @@ export function queue() {
     one.state.textContent = STATES[job.state];
     one.state.className = `state ${job.state}`;
     const open = OPEN.includes(job.state);
-    one.told.textContent = [VERBS[job.verb], job.state === "running" ? job.stage : "", job.state === "running" && job.total ? `${job.done} of ${job.total}` : "",
+    one.told.textContent = [VERBS[job.verb], job.state === "running" ? stage(job.stage) : "", job.state === "running" && job.total ? `${job.done} of ${job.total}` : "",
       job.state === "running" ? left(job.seconds_left) : "", job.state === "queued" && job.position ? `${job.position} before it` : "", open ? "" : when(job.ended)].filter(Boolean).join(" · ");
     one.bar.hidden = job.state !== "running";
     one.bar.setAttribute("aria-label", `Progress of ${title}`);

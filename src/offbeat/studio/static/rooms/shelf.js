@@ -1,8 +1,8 @@
 // Shelf: everything that was made; to be found again, compared, traced back, taken elsewhere.
 
 import * as api from "../lib/api.js";
-import { busy, dialog, field, fill, h, options, problem, say, toast } from "../lib/dom.js";
-import { number, VERBS, when } from "../lib/format.js";
+import { busy, dialog, field, fill, h, options, problem, toast } from "../lib/dom.js";
+import { size, VERBS, when } from "../lib/format.js";
 import * as live from "../lib/live.js";
 import { address, go, hand, here, note, roomOf, state } from "../lib/state.js";
 import { begin, trash } from "../parts/actions.js";
@@ -171,7 +171,7 @@ export function shelf() {
       run.own ? h("section", { class: "panel", "aria-label": "Title and note" }, h("h3", {}, "Title and note"), form) : null,
       h("section", { class: "panel", "aria-label": "Lineage" }, h("h3", {}, "Where it comes from"), family),
       h("section", { class: "panel", "aria-label": "Files" }, h("h3", {}, "Files"),
-        h("ul", { class: "files" }, (run.files ?? []).filter((name) => !/^(images|ordinary|trials|sources)\//.test(name)).map((name) => h("li", {}, h("a", { href: `${api.BASE}/runs/${run.id}/files/${name}`, target: "_blank", rel: "noopener" }, name))))),
+        h("ul", { class: "files" }, (run.files ?? []).filter((one) => !/^(images|ordinary|trials|sources)\//.test(one.name)).map((one) => h("li", {}, h("a", { href: one.url, target: "_blank", rel: "noopener" }, one.name), " ", h("span", { class: "hint" }, size(one.bytes)))))),
       h("section", { class: "panel wide", "aria-label": "Settings" }, h("details", {}, h("summary", {}, "Everything that it depends on"),
         h("pre", { tabindex: 0, role: "region", "aria-label": "Settings as JSON" }, JSON.stringify(run.settings, null, 1))))));
   }
