@@ -79,7 +79,7 @@ def generate(
     }
     model.encode_text([prompt, negative_prompt])  # too long a text fails before a folder is made
     folder = RunFolder.create(Path(out), request) if out is not None else None
-    drawing = {"negative_prompt": negative_prompt, "decoding": decoding}
+    drawing: dict[str, Any] = {"negative_prompt": negative_prompt, "decoding": decoding}
     images = draw(model, concept, seed=seed, num=num_images, **drawing, observe=observe)
     pictures = formats.to_pil(images)
     files = {

@@ -4,11 +4,11 @@ import json
 import os
 
 import pytest
-import tiny_vlm
 import torch
 from test_api import KEY, QUICK, Server, answer, hang_up, said, slow
 
 import offbeat
+import tiny_vlm
 from offbeat import registry
 from offbeat._judges import MODEL_TYPES, open_judge
 from offbeat._sources import choose_judge

@@ -168,9 +168,10 @@ class Explore:
     # --- what is measured -----------------------------------------------------------------
 
     def valid(self, images: Tensor, subject: str) -> float:
-        """Return the share of pictures that the judge still takes for the subject."""
+        """Return the share of answered pictures that the judge takes for the subject."""
         verdicts = self._judge(subject).still_a(images, subject)
-        return sum(verdict.passed for verdict in verdicts) / len(verdicts)
+        answered = [verdict for verdict in verdicts if verdict.answer != "unknown"]
+        return sum(v.passed for v in answered) / len(answered) if answered else float("nan")
 
     @torch.no_grad()
     def in_prior(self, concept: Concept, request: Request) -> dict[str, float]:
