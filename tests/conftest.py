@@ -92,3 +92,13 @@ def tiny_of(tmp_path_factory):
         return known[kind]
 
     return of
+
+
+def pytest_terminal_summary(terminalreporter):
+    """Say aloud that the studio's page was not tested, where there is no browser."""
+    skipped = terminalreporter.stats.get("skipped", [])
+    found = [one for one in skipped if "NO BROWSER" in str(one.longrepr)]
+    if found:
+        terminalreporter.section("THE STUDIO'S PAGE WAS NOT TESTED", red=True, bold=True)
+        terminalreporter.write_line(f"{len(found)} tests skipped. {found[0].longrepr[2]}", red=True)
+        terminalreporter.write_line("Debian: apt install chromium; then: make test", red=True)
