@@ -108,7 +108,7 @@ export function pictureGrid({ label, title, subject, onopen, onpick, note, picke
       list.firstElementChild.tabIndex = 0;
     }
     // a listbox without options would be announced as broken
-    list.setAttribute("role", pictures.length ? "listbox" : "presentation");
+    list.hidden = pictures.length === 0;
     paint();
   }
   return { el, list, show, paint };

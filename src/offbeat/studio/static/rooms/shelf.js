@@ -195,7 +195,7 @@ export function shelf() {
   const shelfPage = h("div", { class: "stack" }, h("h1", {}, "Shelf"),
     h("form", { class: "filters", role: "search", "aria-label": "Find on the shelf", onsubmit: (event) => event.preventDefault() }, q, verb, which, sort),
     trouble, count, list, none, h("div", { class: "row" }, more), comparebar, h("div", { class: "row drops" }, recall, importing));
-  const runPage = h("div", { class: "stack", hidden: true }, h("p", {}, back), view.el, detail);
+  const runPage = h("div", { class: "stack", hidden: true }, h("h1", { class: "unseen" }, "A run of the shelf"), h("p", {}, back), view.el, detail);
   const el = h("div", { class: "room one" }, shelfPage, runPage);
 
   let typing = 0;
