@@ -7,7 +7,7 @@ import inspect
 import sys
 import textwrap
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -58,6 +58,11 @@ class Catalogue:
         self.methods = {
             name: found for name in registry.names("method") if (found := _method(name))
         }
+
+    def learn(self, card: Mapping[str, Any]) -> None:
+        """Take what the server's own checkpoint says of itself, once it is loaded."""
+        if self.default not in BUNDLED and card:
+            self.checkpoints[self.default] = replace(self.checkpoints[self.default], card=card)
 
     def verbs_of(self, method: str) -> list[str]:
         """Return what a method can be asked for."""

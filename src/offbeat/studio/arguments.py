@@ -236,7 +236,8 @@ def _subject(request: Any) -> str:
     for name in ("subject", "prompt", "word"):
         if found := getattr(request, name, None):
             return str(found)[:200]
-    return {"dream": "dreams", "walk": "a walk", "paint": "painting"}.get(str(request.verb), "a run")
+    names = {"dream": "dreams", "walk": "a walk", "paint": "painting"}
+    return names.get(str(request.verb), "a run")
 
 
 # --- one function a verb

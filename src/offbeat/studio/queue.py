@@ -46,6 +46,8 @@ class Queue:
         """Of the running job: stage, done, total, seconds left."""
         self.ready = asyncio.Event()
         """Set when the worker has loaded its checkpoint."""
+        self.card: dict[str, Any] = {}
+        """What that says of itself, then."""
         self._arguments: Any = None
         self._process: subprocess.Popen[str] | None = None
         self._running: Row | None = None
@@ -163,6 +165,7 @@ class Queue:
     def _heard(self, message: dict[str, Any]) -> None:
         job, event = message.pop("job"), message.pop("event")
         if event == "warm":
+            self.card = message["card"]
             self.ready.set()
             return
         row = self._running

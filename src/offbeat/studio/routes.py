@@ -48,6 +48,7 @@ Name = Annotated[models.Id, Path(description="16 hexadecimal digits.")]
 @router.get("/about")
 def about(studio: TheStudio) -> Found:
     """What this server has: checkpoints, methods with their settings, judges, words, limits."""
+    studio.catalogue.learn(studio.queue.card)
     return studio.catalogue.as_json(studio.limits)
 
 

@@ -187,10 +187,12 @@ def _check_concept(data: bytes, name: str) -> None:
     if data[8:9] != b"{":
         raise CorruptRunError(f"{name}: expected a safetensors file, got something else")
     try:
+        about: Any = None
         with suppress(ValueError, TypeError, KeyError):
-            if "template" in unpack_tensors(data)[1]:
-                formats.decode_concept(lambda file: data if file == formats.CONCEPT_FILE else None)
-                return
+            about = unpack_tensors(data)[1]
+        if isinstance(about, dict) and about and "export" not in about:  # one of our own
+            formats.decode_concept(lambda file: data if file == formats.CONCEPT_FILE else None)
+            return
         formats.read_weights(data, name)
     except OffbeatError:
         raise

@@ -22,6 +22,10 @@ MAX_LOADED = 2
 """Checkpoints in memory at once."""
 MIN_GAP = 0.1
 """Seconds between two reports of progress."""
+CARD = (
+    "height", "width", "concepts", "subjects", "max_prompt_tokens", "prompt_template", "methods"
+)  # fmt: skip
+"""What the server is told of its checkpoint, which it does not load itself."""
 READINGS = ("step", "loss", "distance", "quantile", "anchor_cosine", "branch")
 
 
@@ -166,11 +170,12 @@ def main() -> None:
     while True:
         message = jobs.get()
         if message["do"] == "warm":
+            card = {}
             try:
-                worker.model(message["backbone"])
+                card = dict(worker.model(message["backbone"]).card)
             except Exception:
                 log.exception("loading %s", message["backbone"])
-            worker.tell("", "warm")
+            worker.tell("", "warm", card={name: card[name] for name in CARD if name in card})
         else:
             worker.run(message)
             worker.cancelled.discard(message["job"])
