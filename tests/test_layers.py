@@ -14,7 +14,7 @@ ROWS = [
     {"errors"},
     {"types"},
     {"protocols"},
-    {"checks", "rng", "functional", "templates"},
+    {"checks", "rng", "functional", "templates", "_hub"},
     {"density", "vocab", "_weights"},
     {"baseline", "budget", "drawing", "sampling"},
     # row 1: what is opened by name
@@ -88,7 +88,7 @@ OUTSIDE = {
     "diffusers": MODELS,
     "transformers": MODELS,
     "peft": MODELS,
-    "huggingface_hub": {"backbones", "metrics", "_weights"},
+    "huggingface_hub": {"backbones", "_hub", "_weights"},
     "matplotlib": {"plots"},
     "PIL": {"plots", "formats", "pictures", "run", "judges"},
     "typer": FACES,

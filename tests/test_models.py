@@ -10,9 +10,9 @@ from typer.testing import CliRunner
 
 import tiny
 import tiny_flow
-from offbeat import _models, cli, registry
+from offbeat import _hub, _models, cli, registry
 from offbeat._models import fetch_model, inspect_model, list_models
-from offbeat.backbones import _hub, _sd_checkpoints
+from offbeat.backbones import _sd_checkpoints
 from offbeat.errors import CheckpointError, UnknownNameError
 from offbeat.run import load_backbone
 

@@ -11,9 +11,9 @@ from typing import Any, get_args
 
 from offbeat import registry
 from offbeat._capabilities import CAPABILITIES, members, offers
+from offbeat._hub import README, licence_of, on_disk
 from offbeat._memory import needed
 from offbeat.backbones._checkpoints import is_bundled
-from offbeat.backbones._hub import README, licence_of, on_disk
 from offbeat.backbones._loading import locate
 from offbeat.backbones._placement import Dtype, Offload, Placement
 from offbeat.backbones._repositories import digest_of_survey, repositories

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from offbeat.backbones._hub import why
-from offbeat.errors import CheckpointError, UnsafeWeightsError
+from offbeat._weights import ALL_FILES, fingerprint, json_object, load_model, load_part, locate
+from offbeat.errors import CheckpointError
 
-PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
-_SAMPLED_FROM = 64 * 2**20  # larger files are fingerprinted by samples: 5 GB would take seconds
-_BLOCK = 2**20
+__all__ = [
+    "ALL_FILES",
+    "PipelineFolder",
+    "fingerprint",
+    "hub_state",
+    "locate",
+    "quiet_diffusers",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,18 +37,7 @@ class PipelineFolder:
         Raises:
             CheckpointError: If it holds no readable ``model_index.json``.
         """
-        file = path / "model_index.json"
-        try:
-            index = json.loads(file.read_text(encoding="utf-8"))
-        except FileNotFoundError:
-            raise CheckpointError(
-                f"{path}: expected a pipeline folder with model_index.json, as diffusers' "
-                "save_pretrained writes it, and found none"
-            ) from None
-        except (OSError, ValueError) as error:
-            raise CheckpointError(f"{file}: cannot be read as JSON ({error})") from error
-        if not isinstance(index, dict):
-            raise CheckpointError(f"{file}: expected a JSON object, got {type(index).__name__}")
+        index = json_object(path / "model_index.json", expected="a pipeline folder")
         return cls(path, index, prefix)
 
     def where(self, name: str) -> Path:
@@ -77,82 +68,9 @@ class PipelineFolder:
         folder = self.where(name)
         if not folder.is_dir():
             raise CheckpointError(f"{folder}: named in model_index.json, and not there")
-        refuse_pickles(folder)
         loader = _component_class(library, class_name)
-        is_module = issubclass(loader, _module_class())
-        if is_module:
-            kwargs |= {"use_safetensors": True, "output_loading_info": True}
-        try:
-            with _quiet():
-                loaded = loader.from_pretrained(folder, local_files_only=True, **kwargs)
-        except Exception as error:  # the libraries raise many kinds; each means the same here
-            raise CheckpointError(
-                f"{folder}: cannot be loaded as {class_name} ({error})"
-            ) from error
-        return _complete(folder, *loaded) if is_module else loaded
-
-
-def refuse_pickles(folder: Path) -> None:
-    """Raise if the weights of ``folder`` are there only as a pickle.
-
-    Raises:
-        UnsafeWeightsError: With the file, and how to convert it.
-    """
-    if any(folder.glob("*.safetensors")):
-        return
-    for file in sorted(folder.iterdir()):
-        if file.suffix in PICKLED:
-            raise UnsafeWeightsError(
-                f"{file}: pickled weights can run code when read, so they are refused. Load them "
-                "once where you trust them and save with safe_serialization=True."
-            )
-
-
-def _complete(folder: Path, module: Any, info: dict[str, Any]) -> Any:
-    """Return ``module`` if every weight came from the file: the libraries make up what is absent.
-
-    Raises:
-        CheckpointError: With the names that are missing or of another shape.
-    """
-    bad = [*info.get("missing_keys", ()), *(key[0] for key in info.get("mismatched_keys", ()))]
-    if bad:
-        raise CheckpointError(
-            f"{folder}: expected a weight for every parameter, and {len(bad)} are missing or of "
-            f"another shape, such as {sorted(bad)[0]}; the file is damaged or of another model"
-        )
-    return module
-
-
-ALL_FILES = ("*.json", "*.txt", "*.safetensors", "*.model")
-
-
-def locate(source: str | Path, *, only: tuple[str, ...] = ALL_FILES) -> Path:
-    """Return the local folder of a folder or hub id, fetching the hub's files if need be.
-
-    Args:
-        source: Folder or hub id.
-        only: Patterns of the files that are fetched.
-
-    Raises:
-        CheckpointError: If it is neither, or the hub cannot be reached.
-    """
-    path = Path(source).expanduser()
-    if path.is_dir():
-        return path
-    if path.exists() or path.is_absolute() or str(source).startswith((".", "~")):
-        raise CheckpointError(f"{source}: expected a checkpoint's folder, and it is not one")
-    if str(source).count("/") != 1:
-        raise CheckpointError(
-            f"{source}: expected the name of a checkpoint, its folder, or a hub id OWNER/NAME"
-        )
-    from huggingface_hub import snapshot_download
-
-    try:
-        return Path(snapshot_download(str(source), allow_patterns=list(only)))
-    except Exception as error:  # offline, absent, gated: each with its own class
-        raise CheckpointError(
-            f"{source}: no such folder, and the hub did not give it: {why(str(source), error)}"
-        ) from error
+        load = load_model if issubclass(loader, _module_class()) else load_part
+        return load(loader, folder, **kwargs)
 
 
 def hub_state() -> tuple[bool, Path]:
@@ -160,33 +78,6 @@ def hub_state() -> tuple[bool, Path]:
     from huggingface_hub import constants
 
     return bool(constants.HF_HUB_OFFLINE), Path(constants.HF_HUB_CACHE)
-
-
-def fingerprint(*folders: Path, settings: str = "") -> str:
-    """Return a digest of every weight and configuration file and of ``settings``, 16 hex digits.
-
-    What is given may be a single file, too.
-
-    Files over 64 MiB enter by their size and 16 evenly spaced blocks.
-    """
-    digest = hashlib.blake2b(settings.encode(), digest_size=8)
-    for number, folder in enumerate(folders):
-        found = [folder] if folder.is_file() else folder.rglob("*")
-        files = (f for f in found if f.is_file() and f.suffix in _DIGESTED)
-        for file in sorted(files, key=lambda f: f.relative_to(folder).as_posix()):
-            size = file.stat().st_size
-            digest.update(f"{number}/{file.relative_to(folder).as_posix()}:{size};".encode())
-            with file.open("rb") as handle:
-                if size <= _SAMPLED_FROM:
-                    digest.update(handle.read())
-                    continue
-                for block in range(16):
-                    handle.seek((size - _BLOCK) * block // 15, os.SEEK_SET)
-                    digest.update(handle.read(_BLOCK))
-    return digest.hexdigest()
-
-
-_DIGESTED = {".json", ".safetensors", ".txt", ".model"}
 
 
 def _component_class(library: str, class_name: str) -> Any:
@@ -212,20 +103,6 @@ def _module_class() -> type:
     import torch
 
     return torch.nn.Module
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the libraries' own progress bars off the screen, and put them back after."""
-    from transformers.utils import logging
-
-    was_on = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if was_on:
-            logging.enable_progress_bar()
 
 
 @contextmanager

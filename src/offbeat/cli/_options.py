@@ -99,7 +99,7 @@ def placing(command: Callable[..., None]) -> Callable[..., None]:
     def run(**given: Any) -> None:
         told = {name: given.pop(name) for name in options}
         if told.pop("offline"):
-            from offbeat.backbones._hub import go_offline
+            from offbeat._hub import go_offline
 
             go_offline()
 

@@ -99,7 +99,7 @@ def fetch(
 
 def _connect(offline: bool) -> None:
     if offline:
-        from offbeat.backbones._hub import go_offline
+        from offbeat._hub import go_offline
 
         go_offline()
 

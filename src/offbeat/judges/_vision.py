@@ -108,7 +108,7 @@ class VisionJudge(ABC):
         loader = getattr(transformers, cls._model_class())
         model = _weights.load_model(loader, folder, dtype=dtype).to(where)
         short = cls.published.split("/")[1] if source is None else Path(source).name
-        name = f"{cls.kind}:{short}@{_weights.fingerprint(folder)}"
+        name = f"{cls.kind}:{short}@{_weights.fingerprint(folder, size=4)}"
         return cls(model, folder, name=name, labels=labels, question=question)
 
     # --- what a family of models gives -----------------------------------------------------------

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from offbeat._weights import model_folder, refuse_pickles
+from offbeat._weights import SMALL_FILES, locate, model_folder, refuse_pickles
 from offbeat.errors import CheckpointError
 
 
@@ -30,23 +30,15 @@ def small_files(source: str | Path, what: str) -> Path:
 
     Args:
         source: Folder or hub id.
-        what: What is wanted of it: for the error.
+        what: What is wanted of it, for the error.
 
     Raises:
         CheckpointError: If there is no such folder, and the hub does not give it.
     """
-    path = Path(source).expanduser()
-    if path.is_dir():
-        return path
-    from huggingface_hub import snapshot_download
-
     try:
-        return Path(snapshot_download(str(source), allow_patterns=["*.json", "*.txt"]))
-    except Exception as error:  # offline, absent, gated: each with its own class
-        raise CheckpointError(
-            f"{source}: expected {what}, and the hub did not give it ({type(error).__name__}: "
-            f"{error}); put its small files beside the weights"
-        ) from error
+        return locate(source, only=SMALL_FILES, what=what)
+    except CheckpointError as error:
+        raise CheckpointError(f"{error}; or put its small files beside the weights") from error
 
 
 def short_name(source: str | Path) -> str:

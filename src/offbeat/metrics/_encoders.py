@@ -127,7 +127,7 @@ class ClipEncoder:
             load_part(CLIPImageProcessorPil, beside),
             load_part(CLIPTokenizer, beside),
             name=short_name(source),
-            checkpoint=f"{short_name(source)}@{fingerprint(folder)}",
+            checkpoint=f"{short_name(source)}@{fingerprint(folder, size=4)}",
         )
 
     def image_embeds(self, images: Sequence[Tensor]) -> Tensor:

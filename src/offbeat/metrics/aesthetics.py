@@ -111,7 +111,7 @@ class _ClipAesthetic(BaseMetric):
         folder = weights_folder(source)
         below = folder / CLIP_FOLDER
         encoder = ClipEncoder.load(below if below.is_dir() else CLIP_LARGE, device=device)
-        checkpoint = f"{short_name(source)}@{fingerprint(folder)} on {encoder.checkpoint}"
+        checkpoint = f"{short_name(source)}@{fingerprint(folder, size=4)} on {encoder.checkpoint}"
         head = cls._head(read_weights(folder), folder)
         return cls(encoder, head, label=short_name(source), checkpoint=checkpoint)
 
@@ -222,7 +222,7 @@ class Nima(BaseMetric):
             )
         model = _Vgg16([weights[name].shape[0] for name in first])
         fill(model, weights, folder)
-        checkpoint = f"{short_name(source)}@{fingerprint(folder)}"
+        checkpoint = f"{short_name(source)}@{fingerprint(folder, size=4)}"
         return cls(
             model.to(device), _nima_processor(), label=short_name(source), checkpoint=checkpoint
         )

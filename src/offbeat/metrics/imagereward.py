@@ -147,7 +147,7 @@ class ImageReward(BaseMetric):
             LinearHead.of(head, folder).to(device),
             load_part(BertTokenizer, folder),
             label=short_name(source),
-            checkpoint=f"{short_name(source)}@{fingerprint(folder)}",
+            checkpoint=f"{short_name(source)}@{fingerprint(folder, size=4)}",
         )
 
     def measure(
