@@ -81,7 +81,7 @@ def card(steps: int) -> dict:
         "name": "pocket",
         "prompt_template": "a picture of a {subject}",
         "max_prompt_tokens": words.NUM_POSITIONS,
-        "prior_guidance_scale": 1.5,
+        "prior_guidance_scale": 3.0,
         "prior_num_inference_steps": 10,
         "guidance_scale": 3.0,
         "num_inference_steps": 20,
@@ -92,7 +92,7 @@ def card(steps: int) -> dict:
         "styles": list(sources.STYLES),
         "licence": "Apache-2.0; drawings that it learnt from: LICENSES.md",
         "notes": f"64 pixels, {len(table)} concepts; its decoder had {steps} steps.",
-        "explore_prior_guidance_scale": 1.0,
+        "explore_prior_guidance_scale": 2.0,
         "decode_batch_size": 16,
         "methods": json.loads(METHODS.read_text()),
     }

@@ -18,7 +18,7 @@ POCKET = Path(__file__).parents[2] / "src" / "offbeat" / "pocket"
 KEPT = Path(__file__).parent / "seeds"
 SHIPPED = {
     "unet": ("decoder/unet/diffusion_pytorch_model.safetensors", 3159, 70.0),
-    "prior": ("prior/prior/diffusion_pytorch_model.safetensors", 1030, 13.2),
+    "prior": ("prior/prior/diffusion_pytorch_model.safetensors", 3500, 45.2),
     "vision": ("prior/image_encoder/model.safetensors", 913, 16.0),
     "judge": ("judge/model.safetensors", 1087, 6.2),
     "redecode": ("decoder/movq/diffusion_pytorch_model.safetensors", 142, 0.75),

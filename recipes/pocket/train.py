@@ -21,7 +21,7 @@ MINUTES = {
     "vision": 15.0,
     "cache": 0.0,
     "redecode": 10.0,
-    "prior": 10.0,
+    "prior": 45.0,
     "unet": 240.0,
     "stable_diffusion": 70.0,
     "ip_adapter": 15.0,
