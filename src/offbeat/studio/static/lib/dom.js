@@ -75,6 +75,9 @@ export function say(text) {
   $("say").textContent = text;
 }
 
+/** The sentence of an error that a job keeps. */
+export const fault = (error) => (error ? new Error(error.error ?? String(error)) : null);
+
 /** Show what went wrong, where it happened; null takes it away. */
 export function problem(place, error) {
   place.replaceChildren();

@@ -39,6 +39,10 @@ export const VERBS = {
   explore: "Exploration", fuse: "Mixture", dream: "Dice", walk: "Walk", paint: "Painting",
   generate: "Plain prompt", render: "Rendering", import: "Import",
 };
+/** Shares as people say them: "75 % dragon, 25 % pumpkin". */
+export const shares = (weights) =>
+  Object.entries(weights).filter(([, share]) => share > 0).map(([word, share]) => `${percent(share)} ${word}`).join(", ");
+
 export const STATES = {
   queued: "waiting", running: "running", finished: "finished", failed: "failed",
   cancelled: "cancelled", interrupted: "interrupted",
@@ -54,7 +58,9 @@ export const MARKS = { yes: "✓", no: "✕", unknown: "?" };
 
 export function pictureName(picture, title) {
   const kind = { ordinary: "ordinary", previews: "preview", images: "" }[picture.kind] ?? "";
-  const parts = [picture.caption || [kind, title].filter(Boolean).join(" ")];
+  const read = picture.caption && (picture.asked ? `reads as ${picture.caption}` : picture.caption);
+  const parts = [picture.asked, read].filter(Boolean);
+  if (!parts.length) parts.push([kind, title].filter(Boolean).join(" "));
   parts.push(picture.step ? `step ${picture.step}` : `picture ${picture.index + 1}`);
   if (typeof picture.distance === "number") parts.push(`distance ${number(picture.distance)}`);
   return parts.join(", ");

@@ -103,7 +103,7 @@ export function pictureActions(run, picture, done, { picked, repick }) {
     })),
     concept ? button("Keep as a concept", away(() => keepDialog(run, picture))) : null,
     concept ? button("Another prompt", away(() => renderDialog(run, picture))) : null,
-    concept ? button("Walk from here", away(() => { go("fuse"); hand("fuse", { walk: { ref: conceptRef(run, picture), text: name, url: picture.url } }); })) : null,
+    concept && run.verb !== "explore" ? button("Walk from here", away(() => { go("fuse"); hand("fuse", { walk: { ref: conceptRef(run, picture), text: name, url: picture.url } }); })) : null,
     can("paint") ? button("As artwork", away(() => { go("paint"); hand("paint", { art: { ref: pictureRef(run, picture), url: picture.url, name } }); })) : null,
     can("paint") ? button("As content", away(() => { go("paint"); hand("paint", { content: { ref: pictureRef(run, picture), url: picture.url, name } }); })) : null,
     h("a", { class: "button", href: picture.url, download: `${run.title}-${picture.index}.png` }, "Download"));

@@ -117,6 +117,7 @@ export function pictureGrid({ label, title, subject, onopen, onpick, note, picke
 /** Facts of a picture, for the big view. */
 export function facts(picture, subject) {
   const rows = [];
+  if (picture.asked) rows.push(["Asked", picture.asked]);
   if (picture.caption) rows.push(["Reads as", picture.caption]);
   if (picture.verdict) rows.push(["Judge", verdict(picture.verdict, subject)]);
   if (typeof picture.distance === "number") rows.push(["Distance", number(picture.distance)]);

@@ -1,8 +1,8 @@
 // One run, while it is drawn and afterwards: its pictures, its map and curve, what the judge says.
 
 import * as api from "../lib/api.js";
-import { busy, dialog, fill, h, problem, say } from "../lib/dom.js";
-import { judge, left, number, pictureName, stage, STATES, VERBS, verdict, when } from "../lib/format.js";
+import { busy, dialog, fault, fill, h, problem, say } from "../lib/dom.js";
+import { judge, left, number, pictureName, shares, stage, STATES, VERBS, verdict, when } from "../lib/format.js";
 import * as live from "../lib/live.js";
 import { go, hand } from "../lib/state.js";
 import { pictureActions, pictureRef, runActions } from "./actions.js";
@@ -58,13 +58,35 @@ export function runView({ inShelf = false } = {}) {
   const now = () => run ?? job;
   const measured = () => previews().some((one) => one.step > 0);
   const explores = () => now()?.verb === "explore";
-  const all = () => [...(run?.pictures?.length ? run.pictures : job?.pictures ?? [])].sort((a, b) => a.index - b.index);
+  const all = () => [...(run?.pictures?.length ? run.pictures : job?.pictures ?? [])]
+    .sort((a, b) => a.index - b.index).map((one, _, list) => ({ ...one, asked: askedOf(one, list) }));
+
+  // what a picture of many was asked to be: its words, or its strength
+  function askedOf(picture, list) {
+    const { request = {}, concepts = [] } = now();
+    const many = list.filter((one) => one.kind === picture.kind).length;
+    if (picture.kind === "ordinary" && request.verb === "fuse") {
+      const each = many / request.sources.length;
+      return run && Number.isInteger(each) ? request.sources[Math.floor(picture.index / each)]?.word ?? null : null;
+    }
+    if (picture.kind !== "images") return null;
+    if (request.verb === "paint" && request.sweep) {
+      const each = Math.max(1, Math.round(many / request.sweep));
+      return run ? `strength ${(Math.floor(picture.index / each) / (request.sweep - 1)).toFixed(2)}` : null;
+    }
+    const concept = concepts.length > 1 ? concepts[picture.concept ?? -1] : null;
+    if (concept?.weights) return shares(concept.weights);
+    return typeof concept?.share === "number" ? `${Math.round(concept.share * 100)} % of the way` : null;
+  }
 
   function noteOf(picture) {
     const parts = [];
     if (picture.verdict && picture.verdict.answer !== "yes") parts.push(badge(picture.verdict, now().subject));
     if (explores() && typeof picture.distance === "number") parts.push(h("span", {}, number(picture.distance)));
-    else if (picture.caption && !explores()) parts.push(h("span", {}, picture.caption));
+    else if (!explores()) {
+      if (picture.asked) parts.push(h("strong", {}, picture.asked));
+      if (picture.caption) parts.push(h("span", {}, picture.asked ? `reads as ${picture.caption}` : picture.caption));
+    }
     return parts.length ? parts : null;
   }
 
@@ -86,7 +108,9 @@ export function runView({ inShelf = false } = {}) {
       head = at ? `Unusual, as of step ${at}` : "Unusual, soon: the first sketch";
     }
     heads.images.textContent = head;
-    pictures.classList.toggle("both", ordinary.length > 0);
+    heads.ordinary.textContent = { fuse: "The words by themselves", paint: "The artwork, drawn back" }[now()?.verb] ?? "Ordinary";
+    pictures.classList.toggle("both", explores());
+    pictures.classList.toggle("under", !explores());
     pictures.firstElementChild.hidden = ordinary.length === 0;
     grids.ordinary.show(ordinary);
     grids.images.show(found);
@@ -215,7 +239,7 @@ export function runView({ inShelf = false } = {}) {
     else if (state === "queued") told.textContent = `Waiting${job.position ? `; ${job.position} before it` : ""}`;
     else if (run) told.textContent = job && job.state !== "finished" ? `${STATES[job.state]}; what it kept is here` : run.in_words;
     else told.textContent = STATES[state];
-    problem(trouble, state === "failed" && job.error ? new Error(job.error) : null);
+    problem(trouble, state === "failed" ? fault(job.error) : null);
     const want = job && ["queued", "running"].includes(job.state) ? "Cancel" : job && OVER.includes(job.state) && job.state !== "finished" ? "Resume" : "";
     if (controls.dataset.want !== want) {
       controls.dataset.want = want;

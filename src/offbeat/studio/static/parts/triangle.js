@@ -11,11 +11,11 @@ export function trianglePad(onchange) {
   let names = ["", "", ""];
   const knob = s("circle", { class: "dial-knob", r: 8 });
   const lines = CORNERS.map(() => s("line", { class: "pad-line" }));
-  const labels = CORNERS.map(([x, y], i) => s("text", {
-    class: "pad-label", x: [100, 14, 186][i], y: i ? y + 16 : y - 5, "text-anchor": ["middle", "start", "end"][i],
-  }));
-  const svg = s("svg", { viewBox: "0 0 200 186", class: "pad", role: "slider", tabindex: 0, "aria-label": "Point in the triangle. The arrow keys move it.", "aria-valuemin": 0, "aria-valuemax": WHOLE },
-    s("polygon", { class: "pad-face", points: CORNERS.map((one) => one.join(",")).join(" ") }), ...lines, ...labels, knob);
+  const place = (i, line) => ({ x: CORNERS[i][0], y: (i ? 180 : 0) + 11 * line, "text-anchor": ["middle", "start", "end"][i] });
+  const labels = CORNERS.map((_, i) => s("text", { class: "pad-label", ...place(i, 0) }));
+  const told = CORNERS.map((_, i) => s("text", { class: "pad-share", ...place(i, 1) }));
+  const svg = s("svg", { viewBox: "0 -10 200 204", class: "pad", role: "slider", tabindex: 0, "aria-label": "Point in the triangle. The arrow keys move it.", "aria-valuemin": 0, "aria-valuemax": WHOLE },
+    s("polygon", { class: "pad-face", points: CORNERS.map((one) => one.join(",")).join(" ") }), ...lines, ...labels, ...told, knob);
 
   function draw() {
     const x = shares.reduce((sum, share, i) => sum + (share / WHOLE) * CORNERS[i][0], 0);
@@ -25,7 +25,8 @@ export function trianglePad(onchange) {
     lines.forEach((line, i) => {
       for (const [name, value] of Object.entries({ x1: x, y1: y, x2: CORNERS[i][0], y2: CORNERS[i][1] })) line.setAttribute(name, value);
     });
-    labels.forEach((label, i) => { label.textContent = `${names[i]} ${shares[i]} %`; });
+    labels.forEach((label, i) => { label.textContent = names[i]; });
+    told.forEach((label, i) => { label.textContent = `${shares[i]} %`; });
     svg.setAttribute("aria-valuenow", String(shares[0]));
     svg.setAttribute("aria-valuetext", names.map((name, i) => `${name} ${shares[i]} percent`).join(", "));
   }
@@ -36,9 +37,9 @@ export function trianglePad(onchange) {
   }
   function at(event) {
     const rect = svg.getBoundingClientRect();
-    const scale = Math.min(rect.width / 200, rect.height / 186);
+    const scale = Math.min(rect.width / 200, rect.height / 204);
     const x = (event.clientX - rect.left - (rect.width - 200 * scale) / 2) / scale;
-    const y = (event.clientY - rect.top - (rect.height - 186 * scale) / 2) / scale;
+    const y = (event.clientY - rect.top - (rect.height - 204 * scale) / 2) / scale - 10;
     const [[ax, ay], [bx, by], [cx, cy]] = CORNERS;
     const det = (by - cy) * (ax - cx) + (cx - bx) * (ay - cy);
     let parts = [((by - cy) * (x - cx) + (cx - bx) * (y - cy)) / det, ((cy - ay) * (x - cx) + (ax - cx) * (y - cy)) / det];

@@ -95,7 +95,8 @@ export function fuse() {
   ends.forEach((select) => select.addEventListener("change", () => { select.dataset.chosen = "yes"; moved(); }));
   async function loadFinds() {
     const answer = await api.runs({ limit: 60 });
-    finds = answer.runs.filter((one) => one.num_concepts > 0);
+    // what an exploration learned is mostly no single token, and those have no way between them
+    finds = answer.runs.filter((one) => one.num_concepts > 0 && one.verb !== "explore");
     fillEnds();
   }
   function choices() {
@@ -192,8 +193,8 @@ export function fuse() {
     if (mode === "walk" && [0, 1].some((i) => end(i)?.ref.of)) throw new Error("A throw of the dice is kept nowhere yet. Keep it as a named concept first, then walk from it.");
     return begin(job());
   }));
-  path.addEventListener("click", () => busy(path, trouble, () => begin({ verb: "fuse", layout: "sweep", ...common(), sources: mix.sources().map(({ word }) => ({ word })), num: 9 })));
-  whole.addEventListener("click", () => busy(whole, trouble, () => begin({ verb: "fuse", layout: "grid", ...common(), sources: (mode === "triangle" ? corners() : mix.sources().map((one) => one.word)).map((word) => ({ word })) })));
+  path.addEventListener("click", () => busy(path, trouble, () => begin({ verb: "fuse", layout: "sweep", ...common(), sources: mix.sources().map(({ word }) => ({ word })), num: 9, num_images: 1 })));
+  whole.addEventListener("click", () => busy(whole, trouble, () => begin({ verb: "fuse", layout: "grid", ...common(), num_images: 1, sources: (mode === "triangle" ? corners() : mix.sources().map((one) => one.word)).map((word) => ({ word })) })));
   keeping.addEventListener("submit", (event) => {
     event.preventDefault();
     busy(keep, trouble, async () => {

@@ -47,7 +47,7 @@ export function paint() {
     const one = shown[i];
     if (big.dataset.url !== one.url) {
       big.dataset.url = one.url;
-      const told = one.caption || `Strength ${(i / (shown.length - 1)).toFixed(2)}`;
+      const told = `Strength ${(i / (shown.length - 1)).toFixed(2)}`;
       big.replaceChildren(image(one.url, told), h("figcaption", {}, told));
     }
   }
@@ -88,7 +88,9 @@ export function paint() {
   receive("paint", ({ art: work, content: thing, request: body }) => {
     if (work) art.set(work.ref, work.url, work.name);
     if (thing) content.set(thing.ref, thing.url, thing.name);
-    if (!body) return;
+    if (body) refill(body);
+  });
+  function refill(body) {
     const url = (ref) => (ref.upload ? `/api/v1/uploads/${ref.upload}/picture` : `/api/v1/runs/${ref.run}/files/${ref.kind ?? "images"}/${String(ref.index ?? 0).padStart(4, "0")}.png`);
     art.set(body.art, url(body.art), "as before");
     content.set(body.content ?? null, body.content ? url(body.content) : null, "as before");
@@ -96,7 +98,7 @@ export function paint() {
     seed.value = body.seed ?? 0;
     if (body.method) { how.value = body.method; chosen(); }
     settings.write(body.config);
-  });
+  }
 
   const empty = h("div", { class: "empty-stage" }, h("p", { class: "lead" }, "Paint a thing into an artwork."),
     h("p", {}, "Drop an artwork, then a picture or a few words of what shall appear in it. The strip shows every strength from untouched to bold; the slider walks along it."));
@@ -106,6 +108,8 @@ export function paint() {
       empty.hidden = Boolean(id);
       problem(trouble, methods("paint").length ? null : new Error("No checkpoint of this studio can paint."));
       await view.show(id || null);
+      const entry = view.run ?? live.jobs.get(view.id);
+      if (!art.ref && entry?.request?.verb === "paint") refill(entry.request);
       strips();
     },
   };

@@ -1,7 +1,7 @@
 // Queue: what runs, what waits, how far it is, and what became of the rest.
 
 import * as api from "../lib/api.js";
-import { busy, h, problem } from "../lib/dom.js";
+import { busy, fault, h, problem } from "../lib/dom.js";
 import { left, stage, STATES, VERBS, when } from "../lib/format.js";
 import * as live from "../lib/live.js";
 import { roomOf } from "../lib/state.js";
@@ -46,9 +46,10 @@ export function queue() {
     one.work.hidden = job.state === "finished";
     one.work.textContent = open ? "Cancel" : "Resume";
     one.work.setAttribute("aria-label", `${one.work.textContent} ${title}`);
-    if (job.state === "failed" && one.wrong.dataset.of !== job.error) {
-      one.wrong.dataset.of = job.error ?? "";
-      problem(one.wrong, job.error ? new Error(job.error) : null);
+    const wrong = fault(job.error)?.message ?? "";
+    if (job.state === "failed" && one.wrong.dataset.of !== wrong) {
+      one.wrong.dataset.of = wrong;
+      problem(one.wrong, fault(job.error));
     } else if (job.state !== "failed" && one.wrong.dataset.of) {
       one.wrong.dataset.of = "";
       problem(one.wrong, null);
