@@ -7,9 +7,8 @@ import time
 import zipfile
 
 import pytest
+from asking import SMALL
 from PIL import Image
-
-from conftest import SMALL
 
 WIDE = [[-100, -100], [100, -100], [100, 100], [-100, 100]]
 
@@ -179,7 +178,7 @@ def test_a_picture_says_how_it_was_made(explored):
 
 def test_a_job_is_cancelled_between_steps_and_goes_on(browser):
     job = browser.ask(
-        "explore", subject="castle", num_steps=12, num_images=1, judge="none", preview_every=1,
+        "explore", subject="castle", num_steps=8, num_images=1, judge="none", preview_every=4,
         config={**SMALL, "hold_tolerance": 0.0},
     )  # fmt: skip
     while not browser.get(f"/jobs/{job['id']}")["pictures"]:

@@ -7,9 +7,8 @@ import struct
 import zlib
 
 import pytest
+from asking import client_of
 from PIL import Image
-
-from conftest import client_of
 
 JOB = {"verb": "generate", "prompt": "an owl"}
 

@@ -11,8 +11,8 @@ import time
 
 import psutil
 import pytest
+from asking import SMALL
 
-from conftest import SMALL
 from offbeat.studio.server import free_port
 
 SLOW = {**SMALL, "hold_tolerance": 0.0, "judge_every": 1000}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import inspect
+import logging
 import sys
 import textwrap
 from collections.abc import Mapping
@@ -14,6 +15,7 @@ from typing import Any
 from offbeat import formats, registry
 from offbeat.errors import OffbeatError
 
+log = logging.getLogger("offbeat.studio")
 BUNDLED = ("pocket", "pocket-sd")
 SEARCH = "low-probability"
 JUDGES = ("auto", "none", "clip", "classifier")
@@ -216,12 +218,16 @@ def _method(name: str) -> Any:
 
 
 def _known_words(model: Any) -> dict[str, tuple[str, ...]]:
-    """Return what each method that was trained on a checkpoint knows."""
+    """Return the words of each method that was trained on a checkpoint."""
     from offbeat._trained import find_trained, make_method
 
     found = {}
     for name in model.card.get("trained", {}):
-        trained, _ = find_trained(make_method(name, model, None), model, None)
+        try:
+            trained, _ = find_trained(make_method(name, model, None), model, None)
+        except OffbeatError as error:  # of other weights: the method is not offered
+            log.warning("%s", error)
+            continue
         if trained is not None:
             found[name] = trained.vocabulary
     return found

@@ -109,6 +109,9 @@ class Queue:
         with suppress(RuntimeError):
             self._loop.call_soon_threadsafe(self._died, process)
         process.stdout.close()
+        if process.stdin is not None:
+            with suppress(OSError):  # what was not read any more
+                process.stdin.close()
 
     def _tell(self, message: Mapping[str, Any]) -> None:
         process = self._process
