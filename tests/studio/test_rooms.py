@@ -72,6 +72,8 @@ def test_a_search_goes_on_from_a_lasso_and_away_from_another(explored):
     }
     refused = own.ask("explore", expect=422, subject="handbag", start={"run": job["id"], "step": 3})
     assert "2, 4" in refused["error"]
+    far = {"region": [[1e300, 0], [0, 1e300], [1e300, 1e300]]}
+    assert own.client.post(f"/api/v1/runs/{job['id']}/continue", json=far).status_code == 422
 
 
 def test_two_finds_are_walked_between_and_one_is_kept_and_exported(explored, dreamt):

@@ -27,7 +27,8 @@ Setting = (
 )
 Config = Annotated[dict[SettingName, Setting], Field(max_length=64)]
 """Further settings of a method: names and ranges are in ``about``."""
-Region = Annotated[list[tuple[FiniteFloat, FiniteFloat]], Field(min_length=3, max_length=500)]
+Coordinate = Annotated[FiniteFloat, Field(ge=-1e6, le=1e6)]
+Region = Annotated[list[tuple[Coordinate, Coordinate]], Field(min_length=3, max_length=500)]
 """A lasso on the map: the corners of a polygon, in the map's own coordinates."""
 
 
