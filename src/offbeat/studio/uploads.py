@@ -10,9 +10,8 @@ import os
 import tempfile
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -101,8 +100,8 @@ def recall(path: Path, name: str) -> dict[str, Any]:
     with suppress(OffbeatError, UnicodeError):
         text = formats.read_infotext(path)[:10_000]
         parts = formats.parse_infotext(text)
-        found |= {"by": "other", "text": text, "prompt": parts.get("prompt")}
-        seed = parts.get("Seed", parts.get("seed", ""))
+        found |= {"by": "other", "text": text, "prompt": parts.get("Prompt")}
+        seed = parts.get("Seed", "")
         found["seed"] = int(seed) if seed.isdigit() and len(seed) < 11 else None
     with suppress(OffbeatError, UnicodeError, RecursionError):
         recipe = formats.read_recipe(path)
@@ -110,8 +109,9 @@ def recall(path: Path, name: str) -> dict[str, Any]:
         try:
             asked = recipe.get("request") or recipe
             found["request"] = request_of(asked)
-        except (KeyError, TypeError, ValueError, AttributeError, OffbeatError) as error:
-            found["reason"] = f"what it was asked cannot be asked here ({error})"
+        except (LookupError, TypeError, ValueError, AttributeError, OffbeatError) as error:
+            said = str(error).split("\n")[0][:200]
+            found["reason"] = f"what it was asked cannot be asked here ({said})"
     if found["by"] is None:
         found["reason"] = f"{name[:120]} does not say how it was made; sites and editors remove it"
     return found
@@ -119,6 +119,10 @@ def recall(path: Path, name: str) -> dict[str, Any]:
 
 _OF_EXPLORE = ("subject", "prompt", "num_images", "num_trials", "seed", "judge")
 _OF_DREAM = ("num", "method", "max_cosine", "prompt", "seed")
+_OF_GENERATE = (
+    "prompt", "negative_prompt", "num_images", "seed", "num_inference_steps", "guidance_scale",
+    "prior_num_inference_steps", "prior_guidance_scale",
+)  # fmt: skip
 
 
 def request_of(asked: Mapping[str, Any]) -> dict[str, Any]:
@@ -126,55 +130,68 @@ def request_of(asked: Mapping[str, Any]) -> dict[str, Any]:
 
     Raises:
         ConfigError: If it needs what only the run folder has.
+        ValueError: If it is none that can be asked here.
     """
     from pydantic import TypeAdapter
 
     from offbeat.studio.models import JobRequest
 
-    verb = asked["verb"]
+    verb, layout = asked["verb"], asked.get("layout")
     job: dict[str, Any] = {"verb": verb, "backbone": asked.get("checkpoint")}
     if verb == "explore":
         job |= {name: asked[name] for name in _OF_EXPLORE if asked.get(name) is not None}
-        if asked.get("layout") == "drawn":
-            job |= {"method": asked["method"], "judge": "auto", "config": asked["config"]}
+        if layout == "drawn":
+            job |= {"method": asked["method"], "judge": "auto"}
+            job["config"] = _changed(asked["method"], asked["config"])
         else:
-            job |= _of_search(asked["config"])
-    elif verb == "fuse" and asked.get("layout") in ("fuse", "sweep", "grid"):
-        if "sources" in asked or asked.get("parents"):
-            raise ConfigError("it was mixed inside the drawing, of sources that it does not hold")
-        points = asked["weights"]
-        words = list(dict.fromkeys(word for point in points for word, _ in point))
-        shares = dict(points[0]) if asked["layout"] == "fuse" else {}
-        job |= {
-            "layout": asked["layout"],
-            "sources": [{"word": word, "share": shares.get(word, 1.0)} for word in words],
-            **{name: asked[name] for name in ("method", "prompt", "num_images", "seed")},
-        }
-        if asked["layout"] == "sweep":
-            job["num"] = len(points)
-        elif asked["layout"] == "grid":
-            job["num"] = int((8 * len(points) + 1) ** 0.5 - 1) // 2
+            own = ("novelty", "reach", "num_steps", "space")
+            job |= {name: value for name in own if (value := asked["config"][name]) is not None}
+            job["config"] = _changed("low-probability", asked["config"], but=own)
+    elif verb == "fuse" and layout in ("fuse", "sweep", "grid"):
+        job |= _of_fusion(asked)
     elif verb == "dream":
         job |= {name: asked[name] for name in _OF_DREAM}
+        job["config"] = _changed(asked["method"], asked["config"], but=("law",))
         job["law"] = asked["config"].get("law")
+        job["subject"] = None if asked["subject"] == "dreams" else asked["subject"]
     elif verb == "generate":
-        names = ("prompt", "negative_prompt", "num_images", "seed", "num_inference_steps",
-                 "guidance_scale", "prior_num_inference_steps", "prior_guidance_scale")  # fmt: skip
-        job |= {name: asked[name] for name in names if asked.get(name) is not None}
+        job |= {name: asked[name] for name in _OF_GENERATE if asked.get(name) is not None}
     else:
         raise ConfigError(f"a {verb} needs the runs and pictures that it was made from")
     checked = TypeAdapter(JobRequest).validate_python(job)
     return checked.model_dump(mode="json", exclude_unset=True)
 
 
-def _of_search(config: Mapping[str, Any]) -> dict[str, Any]:
-    from offbeat.methods.low_probability import LowProbabilityConfig
+def _of_fusion(asked: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a fusion of one picture's own words, for a picture of a path has its own shares."""
+    points = asked["weights"]
+    flat = isinstance(points[0][0], str)
+    words = dict(points if flat else points[0])
+    if any("digest" in source for source in asked.get("sources", ()) if isinstance(source, dict)):
+        raise ConfigError("it was made of pictures, which it does not hold")
+    if len(words) < 2:
+        raise ConfigError(f"it shows {', '.join(words)} as it is; generate draws that")
+    return {
+        "sources": [{"word": word, "share": share} for word, share in words.items()],
+        "config": _changed(asked["method"], asked["config"]),
+        **{name: asked[name] for name in ("method", "prompt", "num_images", "seed")},
+    }
 
-    plain = asdict(LowProbabilityConfig())
-    own = {name: config[name] for name in ("novelty", "reach", "num_steps", "space")}
-    known = {field.name for field in fields(LowProbabilityConfig)} - own.keys()
-    changed = {name: config[name] for name in known if config.get(name, plain[name]) != plain[name]}
-    return {**{name: value for name, value in own.items() if value is not None}, "config": changed}
+
+def _changed(method: str, config: Mapping[str, Any], but: Sequence[str] = ()) -> dict[str, Any]:
+    """Return the settings that are not the method's own."""
+    from offbeat import registry
+    from offbeat.studio.about import config_of
+
+    cls = config_of(method, registry.find("method", method))
+    if cls is None:
+        return {}
+    plain = cls()
+    return {
+        name: value
+        for name, value in config.items()
+        if name not in but and hasattr(plain, name) and value != getattr(plain, name)
+    }
 
 
 def _check_concept(data: bytes, name: str) -> None:

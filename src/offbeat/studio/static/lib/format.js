@@ -41,7 +41,7 @@ export const VERBS = {
 };
 /** Shares as people say them: "75 % dragon, 25 % pumpkin". */
 export const shares = (weights) =>
-  Object.entries(weights).filter(([, share]) => share > 0).map(([word, share]) => `${percent(share)} ${word}`).join(", ");
+  Object.entries(weights).filter(([, share]) => share > 0).map(([word, share]) => `${Math.round(share * 1000) / 10} % ${word}`).join(", ");
 
 export const STATES = {
   queued: "waiting", running: "running", finished: "finished", failed: "failed",

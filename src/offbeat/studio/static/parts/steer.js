@@ -14,6 +14,17 @@ export function lessOf(ref, text) {
   changed();
 }
 
+/** What an earlier run kept away from, as far as it is not listed already. */
+export function awayAgain(request) {
+  const news = (list, ref) => !list.some((one) => JSON.stringify(one.ref) === JSON.stringify(ref));
+  for (const ref of request.avoid ?? []) if (news(steering.avoid, ref)) steering.avoid.push({ ref, text: "what it kept away from" });
+  for (const ref of request.unlike ?? []) {
+    const url = ref.upload ? `/api/v1/uploads/${ref.upload}/picture` : null;
+    if (news(steering.unlike, ref)) steering.unlike.push({ ref, text: "a picture of before", url });
+  }
+  changed();
+}
+
 /** Unlike these pictures: together they are one cluster to keep away from. */
 export function unlike(refs) {
   const has = (ref) => steering.unlike.some((one) => JSON.stringify(one.ref) === JSON.stringify(ref.ref));
@@ -26,6 +37,11 @@ export function unlike(refs) {
 export function startFrom(start, text, request) {
   steering.start = { ...start, text, request };
   say(`The next search starts from ${text}`);
+  changed();
+}
+
+export function started() {
+  steering.start = null;
   changed();
 }
 

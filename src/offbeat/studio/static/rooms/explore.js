@@ -9,7 +9,7 @@ import { dial } from "../parts/dial.js";
 import { dropzone } from "../parts/drop.js";
 import { runView } from "../parts/runview.js";
 import { settingsForm } from "../parts/settings.js";
-import { clearSteering, onsteer, steering, steerList, unlike } from "../parts/steer.js";
+import { awayAgain, clearSteering, onsteer, started, steering, steerList, unlike } from "../parts/steer.js";
 import { seedField, wordInput } from "../parts/words.js";
 
 const TASTE = ["handbag", "castle", "chair", "vehicle", "alien", "fruit", "dinosaur", "building"];
@@ -94,10 +94,11 @@ export function explore() {
       const body = request();
       if (!steering.start) return begin(body);
       const { run, step = null, region = null } = steering.start;
-      const { verb, ...changes } = body;
+      // what was taken off the list is sent as well: the server keeps what it is not told
+      const { verb, ...changes } = { avoid: [], unlike: [], ...body };
       const entry = await api.goOn(run, { step, region, changes });
       live.keep(entry);
-      steering.start = null;
+      started();
       return go("explore", entry.id);
     });
   });
@@ -123,6 +124,7 @@ export function explore() {
     if (steering.start?.request && !steering.start.filled) {
       steering.start.filled = true;
       fill(steering.start.request);
+      awayAgain(steering.start.request);
     }
     submit.textContent = steering.start ? "Continue" : "Go";
   });
@@ -130,8 +132,7 @@ export function explore() {
     if (!body) return;
     clearSteering();
     fill(body);
-    for (const ref of body.avoid ?? []) steering.avoid.push({ ref, text: "what was avoided before" });
-    if (body.unlike) unlike(body.unlike.map((ref) => ({ ref, text: "a picture of before" })));
+    awayAgain(body);
   });
 
   const empty = h("div", { class: "empty-stage" },

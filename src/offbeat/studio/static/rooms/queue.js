@@ -54,7 +54,7 @@ export function queue() {
       one.wrong.dataset.of = "";
       problem(one.wrong, null);
     }
-    const last = job.pictures[job.pictures.length - 1];
+    const last = job.pictures.findLast((one) => one.kind !== "ordinary") ?? job.pictures[job.pictures.length - 1];
     if (last && one.thumb.dataset.url !== last.url) {
       one.thumb.dataset.url = last.url;
       one.thumb.replaceChildren(h("img", { src: last.url, alt: "", class: "tiny" }));
