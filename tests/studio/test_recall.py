@@ -57,7 +57,8 @@ def test_other_tools_are_read_and_nonsense_is_borne(tmp_path):
     found = recall(tmp_path / "a.png", "a.png")
     assert (found["by"], found["prompt"], found["seed"]) == ("other", "a cat on a mat", 12345)
     assert found["text"] == text
-    for nonsense in ('{"verb": "fuse", "layout": "fuse", "weights": [[]]}', "[" * 5000, '{"request": 3}', "null"):
+    empty = '{"verb": "fuse", "layout": "fuse", "weights": [[]]}'
+    for nonsense in (empty, "[" * 5000, '{"request": 3}', "null"):
         info = PngInfo()
         info.add_itxt("offbeat", nonsense)
         data = io.BytesIO()
