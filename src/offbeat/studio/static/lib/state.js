@@ -41,9 +41,18 @@ export function fitting(name, chosen) {
   return !able.length || able.includes(backbone().name) ? undefined : able[0];
 }
 
-const bus = new EventTarget();
-/** Hand something to a room that may not be open yet: a request to fill in, a picture to take. */
+const takers = new Map();
+const waiting = new Map();
+/** Hand something to a room, which may not be open yet: a request to fill in, a picture to take. */
 export function hand(room, what) {
-  bus.dispatchEvent(new CustomEvent(room, { detail: what }));
+  if (takers.has(room)) takers.get(room)(what);
+  else waiting.set(room, what);
 }
-export const receive = (room, take) => bus.addEventListener(room, (event) => take(event.detail));
+export function receive(room, take) {
+  takers.set(room, take);
+  // once the room that is being made has been shown
+  setTimeout(() => {
+    if (waiting.has(room)) take(waiting.get(room));
+    waiting.delete(room);
+  });
+}

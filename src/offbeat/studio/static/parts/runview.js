@@ -105,7 +105,7 @@ export function runView({ inShelf = false } = {}) {
     if (explores() && (step !== null || !found.length) && last !== null) {
       const at = made.some((one) => one.step === step) ? step : last;
       found = made.filter((one) => one.step === at);
-      head = at ? `Unusual, as of step ${at}` : "Unusual, soon: the first sketch";
+      head = at ? `Unusual, as of step ${at}` : "Where the search starts";
     }
     heads.images.textContent = head;
     heads.ordinary.textContent = { fuse: "The words by themselves", paint: "The artwork, drawn back" }[now()?.verb] ?? "Ordinary";

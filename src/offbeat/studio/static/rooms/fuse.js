@@ -114,11 +114,13 @@ export function fuse() {
   function fillEnds() {
     const all = choices();
     ends.forEach((select, i) => {
-      const before = select.dataset.chosen ? select.value : "";
+      const before = select.value;
       select.replaceChildren(...options(all.length ? all.map((one) => [one.key, one.text]) : [["", "nothing found yet"]]));
       if (all.some((one) => one.key === before)) select.value = before;
       else if (all.length) select.value = all[Math.min(i, all.length - 1)].key;
     });
+    const [first, second] = ends;
+    if (!second.dataset.chosen && second.value === first.value && all.length > 1) second.value = all.find((one) => one.key !== first.value).key;
     if (mode === "walk") moved();
   }
   const end = (i) => choices().find((one) => one.key === ends[i].value);
