@@ -169,7 +169,22 @@ def test_probabilities_are_read_where_the_server_gives_them(server):
         answer(b"oops", 500),
         answer(b"gone", 503),
     ],
-    ids=str,
+    ids=[
+        "slow",
+        "drip",
+        "hang_up",
+        "no_json",
+        "nested",
+        "list",
+        "empty",
+        "blank",
+        "null",
+        "no_utf8",
+        "huge",
+        "busy",
+        "oops",
+        "gone",
+    ],
 )
 def test_what_passes_is_asked_again(server, trouble):
     server.replies = [trouble, YES]
