@@ -117,8 +117,10 @@ class Worker:
     ) -> None:
         step = values.get("step")
         count = None if step is None else int(step) + 1
-        for file in values.get("files") or ():
-            self.tell(job, "picture", file=file, step=values.get("at"))
+        if "files" in values:  # pictures on the way: no stage that people wait for
+            for file in values["files"]:
+                self.tell(job, "picture", file=file, step=values.get("at"))
+            return
         if values.get("measured"):
             self.tell(job, "map")
         if probe := values.get("probe"):
