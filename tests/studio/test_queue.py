@@ -53,13 +53,23 @@ def test_only_its_owner_reads_the_list(tmp_path, database):
     assert len(secret) == 32
 
 
-def test_a_worker_that_dies_fails_its_job_and_no_other(browser):
-    job = browser.ask("explore", subject="cat", num_steps=500, judge="none", config=SMALL)
-    while browser.get(f"/jobs/{job['id']}")["stage"] is None:
-        time.sleep(0.02)
+def test_a_worker_that_dies_or_does_not_listen_costs_its_job_and_no_other(browser, monkeypatch):
     queue = browser.client.app.state.studio.queue
-    psutil.Process(queue._process.pid).kill()
+
+    def begun():
+        job = browser.ask("explore", subject="cat", num_steps=500, judge="none", config=SMALL)
+        while browser.get(f"/jobs/{job['id']}")["stage"] is None:
+            time.sleep(0.02)
+        return job, psutil.Process(queue._process.pid)
+
+    job, worker = begun()
+    worker.kill()
     failed = browser.end_of(job)
     assert (failed["state"], failed["error"]["kind"]) == ("failed", "Died")
+    monkeypatch.setattr("offbeat.studio.queue.PATIENCE", 0.2)
+    job, worker = begun()
+    worker.suspend()
+    browser.client.delete(f"/api/v1/jobs/{job['id']}")
+    assert browser.end_of(job)["state"] == "cancelled"
     small = {"num_images": 1, "num_inference_steps": 1, "prior_num_inference_steps": 2}
     browser.done("generate", prompt="an owl", **small)
