@@ -108,7 +108,7 @@ export function runView({ inShelf = false } = {}) {
       head = at ? `Unusual, as of step ${at}` : "Where the search starts";
     }
     heads.images.textContent = head;
-    heads.ordinary.textContent = { fuse: "The words by themselves", paint: "The artwork, drawn back" }[now()?.verb] ?? "Ordinary";
+    heads.ordinary.textContent = { fuse: "The words by themselves", paint: "What it was made of" }[now()?.verb] ?? "Ordinary";
     pictures.classList.toggle("both", explores());
     pictures.classList.toggle("under", !explores());
     pictures.firstElementChild.hidden = ordinary.length === 0;
