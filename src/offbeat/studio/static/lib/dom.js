@@ -93,13 +93,26 @@ export function problem(place, error) {
   );
 }
 
-/** A message that goes by itself, with an action that can undo what it tells. */
+let undo = null;
+addEventListener("keydown", (event) => {
+  if (event.key !== "z" || !(event.ctrlKey || event.metaKey) || event.shiftKey || !undo) return;
+  if (event.target.closest?.("input, textarea")) return; // there it takes back what was typed
+  event.preventDefault();
+  undo();
+});
+
+/** A message that goes by itself, with an action that can undo what it tells; so does Ctrl-Z. */
 export function toast(text, action, act) {
   const el = h("div", { class: "toast" }, h("span", {}, text));
-  const gone = () => el.remove();
+  const take = () => { gone(); act(); };
+  const gone = () => {
+    el.remove();
+    if (undo === take) undo = null;
+  };
+  if (action === "Undo") undo = take;
   let timer = setTimeout(gone, action ? 12000 : 5000);
   if (action) {
-    el.append(h("button", { class: "quiet", type: "button", onclick: () => { gone(); act(); } }, action));
+    el.append(h("button", { class: "quiet", type: "button", onclick: take }, action));
     // whoever reads or reaches for it has all the time they want
     for (const on of ["pointerenter", "focusin"]) el.addEventListener(on, () => clearTimeout(timer));
     for (const off of ["pointerleave", "focusout"]) el.addEventListener(off, () => { timer = setTimeout(gone, 6000); });

@@ -2,9 +2,11 @@
 
 import * as api from "../lib/api.js";
 import { h, problem, say } from "../lib/dom.js";
+import { size } from "../lib/format.js";
+import { state } from "../lib/state.js";
 
 /**
- * `take(files)` gets what was dropped, chosen or pasted. Its errors are shown right below.
+ * `take(files)` gets what was dropped or chosen. Its errors are shown right below.
  */
 export function dropzone({ label, hint, accept = "image/png,image/jpeg,image/webp,image/gif", multiple = false, take }) {
   const input = h("input", { type: "file", accept, multiple, class: "unseen", tabindex: "-1", "aria-hidden": "true" });
@@ -17,6 +19,10 @@ export function dropzone({ label, hint, accept = "image/png,image/jpeg,image/web
     problem(trouble, null);
     el.setAttribute("aria-busy", "true");
     try {
+      for (const file of files) {
+        const most = state.about.limits.upload_bytes;
+        if (file.size > most) throw new Error(`${file.name} has ${size(file.size)}; expected at most ${size(most)}. Make it smaller first.`);
+      }
       await take(multiple ? [...files] : [files[0]]);
     } catch (error) {
       problem(trouble, error);

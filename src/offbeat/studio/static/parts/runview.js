@@ -172,16 +172,19 @@ export function runView({ inShelf = false } = {}) {
     const chosen = all().concat(previews()).filter((one, i, list) => picked.has(keyOf(one)) && list.findIndex((other) => keyOf(other) === keyOf(one)) === i);
     grids.ordinary.paint();
     grids.images.paint();
+    const focused = pickbar.contains(document.activeElement);
     pickbar.hidden = !chosen.length && !region;
-    if (pickbar.hidden) return;
+    if (pickbar.hidden) {
+      if (focused) title.focus({ preventScroll: true });
+      return;
+    }
     const placed = chosen.filter((one) => one.axes);
     const previewed = chosen.find((one) => one.kind === "previews");
     const text = region ? `A region: ${region.text}` : `${chosen.length} picked`;
     const less = () => {
       if (region) lessOf({ run: id, region: region.shape }, `a region of ${now().title}`);
       if (chosen.length) unlike(chosen.map((one) => ({ ref: pictureRef(now(), one), text: `${now().title} ${one.index + 1}`, url: one.url })));
-      clear();
-      go("explore", id);
+      steer();
     };
     const like = () => {
       const what = { run: id };
@@ -189,9 +192,9 @@ export function runView({ inShelf = false } = {}) {
       else if (previewed) what.step = previewed.step;
       else if (placed.length) what.region = around(placed.map((one) => one.axes));
       startFrom(what, region ? `a region of ${now().title}` : previewed ? `step ${previewed.step} of ${now().title}` : `${chosen.length} picked of ${now().title}`, now().request);
-      clear();
-      go("explore", id);
+      steer();
     };
+    const steer = () => { clear(); go("explore", id); hand("explore", { focus: true }); };
     const clear = () => { picked.clear(); if (region) map.clear(); picks(); };
     const likes = explores() && (region || previewed || placed.length);
     fill(pickbar, h("p", {}, text),
@@ -247,7 +250,9 @@ export function runView({ inShelf = false } = {}) {
       work.addEventListener("click", () => busy(work, trouble, async () => live.keep(await (want === "Cancel" ? api.cancel(id) : api.resume(id)))));
       controls.replaceChildren(...(want ? [work] : []));
     }
+    const focused = [...actions.querySelectorAll("button, a")].indexOf(document.activeElement);
     fill(actions, run && runActions(run, { stay: !inShelf, change: (what) => busy(actions, trouble, () => api.change(id, what)) }));
+    if (focused >= 0) actions.querySelectorAll("button, a")[focused]?.focus();
     fill(words, run?.warnings?.length ? h("ul", { class: "warnings", "aria-label": "Warnings" }, run.warnings.map((text) => h("li", {}, text))) : null);
   }
 

@@ -128,7 +128,8 @@ export function explore() {
     }
     submit.textContent = steering.start ? "Continue" : "Go";
   });
-  receive("explore", ({ request: body }) => {
+  receive("explore", ({ request: body, focus }) => {
+    if (focus) submit.focus();
     if (!body) return;
     clearSteering();
     fill(body);

@@ -51,6 +51,7 @@ export function shelf() {
   const cards = new Map();
   function draw() {
     const ids = new Set(runs.map((one) => one.id));
+    const at = [...list.children].findIndex((one) => one.contains(document.activeElement));
     for (const [id, one] of cards) if (!ids.has(id)) { one.remove(); cards.delete(id); chosen.delete(id); }
     runs.forEach((run, i) => {
       const fresh = card(run);
@@ -62,6 +63,8 @@ export function shelf() {
       cards.set(run.id, fresh);
       if (focus) fresh.querySelector(`[data-part=${focus}]`)?.focus();
     });
+    // the card that had the focus is gone: its place takes it
+    if (at >= 0 && !list.contains(document.activeElement)) (list.children[Math.min(at, list.children.length - 1)]?.querySelector("a") ?? q).focus();
     count.textContent = total === 1 ? "1 run" : `${total} runs`;
     none.hidden = runs.length > 0;
     more.hidden = runs.length >= total;
