@@ -63,10 +63,20 @@ def main(repeats=20):
         a_studio(Path(folder)) as address,
         a_browser() as browser,
     ):
-        page = browser.new_page(viewport={"width": 1280, "height": 900})
+        page = browser.new_context(viewport={"width": 1280, "height": 900}).new_page()
         page.goto(f"{address}/#/fuse")
         page.wait_for_selector(".follower canvas.tiny")
         tell("slider to picture", [slider(page, "ArrowRight") for _ in range(repeats)])
+        other = page.context.new_page()
+        other.goto(f"{address}/#/explore")
+        other.wait_for_selector("#explore-word")
+        explore(other, "castle")
+        other.wait_for_selector(".step[data-step='5']")
+        told = [slider(page, "ArrowLeft") for _ in range(repeats)]
+        tell("slider to picture, while a search runs", told)
+        other.get_by_role("button", name="Cancel").click()
+        other.get_by_role("button", name="Resume").wait_for()
+        other.close()
         words = ["handbag", "castle", "chair", "owl"]
         told = [first_picture(page, address, words[i % 4]) for i in range(repeats)]
         tell("click to first picture", told)

@@ -28,9 +28,9 @@ export function rebalance(shares, at, to, held = new Set()) {
 
 /**
  * Rows of a word, a slider and its share. `sources()` answers `[{word, share}]`, shares of 1.
- * `onchange()` comes at every move.
+ * `onchange()` comes at every move; `fewest()` rows stay.
  */
-export function mixer({ words, onchange, fewest = 2, most = 8 }) {
+export function mixer({ words, onchange, fewest = () => 2, most = 8 }) {
   let rows = [];
   const list = h("div", { class: "mixer", role: "group", "aria-label": "Shares; together always 100 percent" });
   const add = h("button", { type: "button", class: "quiet" }, "+ Another word");
@@ -61,7 +61,7 @@ export function mixer({ words, onchange, fewest = 2, most = 8 }) {
       row.told.textContent = `${row.share} %`;
       row.pin.setAttribute("aria-label", `Hold the share of ${row.word.value || "a word"}`);
       row.gone.setAttribute("aria-label", `Remove ${row.word.value || "a word"}`);
-      row.gone.hidden = rows.length <= fewest;
+      row.gone.hidden = rows.length <= fewest();
       row.pin.hidden = rows.length < 3;
     }
     add.hidden = rows.length >= most;
@@ -82,7 +82,7 @@ export function mixer({ words, onchange, fewest = 2, most = 8 }) {
         const at = rows.indexOf(row);
         set(values().filter((_, i) => i !== at));
         onchange();
-        rows[Math.min(at, rows.length - 1)].word.focus();
+        (rows[Math.min(at, rows.length - 1)]?.word ?? add).focus();
       });
       row.el = h("div", { class: "mix-row" }, row.word, row.gone, row.slider, row.told, row.pin);
       return row;
@@ -94,7 +94,7 @@ export function mixer({ words, onchange, fewest = 2, most = 8 }) {
     paint();
   }
   return {
-    el, set, values, share,
+    el, set, values, share, paint,
     sources: () => rows.map((row) => ({ word: row.word.value.trim(), share: row.share / WHOLE })),
     suggest: () => rows.forEach((row) => row.word.suggest(words())),
   };

@@ -31,8 +31,8 @@ export function fuse() {
   const quick = "distok";
   if (methods("fuse").some((one) => one.name === quick)) how.value = quick;
   const words = () => wordsOf(how.value);
-  const mix = mixer({ words, onchange: moved });
   const pictures = [];
+  const mix = mixer({ words, onchange: moved, fewest: () => Math.max(0, 2 - pictures.length) });
   const chips = h("ul", { class: "chips", "aria-label": "Pictures in the mixture" });
   const drop = dropzone({
     label: "Add a picture", hint: "As one of the sources.", take: async ([file]) => {
@@ -44,6 +44,7 @@ export function fuse() {
   function drawChips() {
     chips.replaceChildren(...pictures.map((one) => h("li", { class: "chip" }, h("img", { src: one.url, alt: "" }), h("span", {}, one.name),
       h("button", { type: "button", class: "quiet", "aria-label": `Remove ${one.name}`, onclick: () => { pictures.splice(pictures.indexOf(one), 1); drawChips(); } }, "×"))));
+    mix.paint();
     moved();
   }
   const about = h("p", { class: "hint" });
