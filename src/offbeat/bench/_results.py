@@ -116,7 +116,7 @@ def judged(claim: Claim, table: Table, values: Values) -> dict[str, Any]:
             "low": low,
             "high": high,
             "p": sign_flip_p(moved),
-            "wins": sum(gap > 0 for gap in gaps),
+            "wins": sum(gap > 0 for gap in moved),
         }
     return found
 
