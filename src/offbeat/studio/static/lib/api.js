@@ -57,6 +57,11 @@ export const goOn = (id, body) => send("POST", `/runs/${id}/continue`, { body })
 export const sketch = (body, lane, signal) => send("POST", `/sketch${query({ lane })}`, { body, signal, as: "blob" });
 export const exported = (id, given) => send("GET", `/runs/${id}/export${query(given)}`, { as: "file" });
 
+/** Where a picture is that a request names. */
+export const pictureUrl = (ref) =>
+  ref.upload ? `${BASE}/uploads/${ref.upload}/picture`
+    : `${BASE}/runs/${ref.run}/files/${ref.kind === "ordinary" ? "ordinary" : "images"}/${String(ref.index ?? 0).padStart(4, "0")}.png`;
+
 const formOf = (file) => {
   const form = new FormData();
   form.append("file", file, file.name ?? "picture.png");

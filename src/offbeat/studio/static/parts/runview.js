@@ -108,7 +108,7 @@ export function runView({ inShelf = false } = {}) {
       head = at ? `Unusual, as of step ${at}` : "Where the search starts";
     }
     heads.images.textContent = head;
-    heads.ordinary.textContent = { fuse: "The words by themselves", paint: "What it was made of" }[now()?.verb] ?? "Ordinary";
+    heads.ordinary.textContent = ["fuse", "paint"].includes(now()?.verb) ? "What it was made of" : "Ordinary";
     pictures.classList.toggle("both", explores());
     pictures.classList.toggle("under", !explores());
     pictures.firstElementChild.hidden = ordinary.length === 0;
@@ -143,8 +143,9 @@ export function runView({ inShelf = false } = {}) {
     if (strip.dataset.key === key) return;
     strip.dataset.key = key;
     const focused = strip.contains(document.activeElement) ? document.activeElement.dataset?.step : null;
+    const stop = chosen ?? steps[steps.length - 1].step; // one stop for Tab; arrow keys from there
     const buttons = steps.map((one) => h("button", {
-      type: "button", class: "step", "data-step": one.step, "aria-pressed": String(one.step === chosen), "aria-label": `Step ${one.step}`,
+      type: "button", class: "step", tabindex: one.step === stop ? 0 : -1, "data-step": one.step, "aria-pressed": String(one.step === chosen), "aria-label": `Step ${one.step}`,
       onclick: () => chooseStep(step === one.step ? null : one.step),
     }, image(one.url, ""), h("span", {}, String(one.step))));
     fill(strip,
@@ -152,10 +153,20 @@ export function runView({ inShelf = false } = {}) {
         h("div", { class: "row" },
           h("button", { type: "button", onclick: () => more(chosen) }, chosen === null ? "Continue from the end" : `Continue from step ${chosen}`),
           chosen === null ? null : h("button", { type: "button", onclick: () => { lessOf({ run: id, step: chosen }, `${now().title}, step ${chosen}`); go("explore", id); } }, "Less of this step"))),
-      h("div", { class: "steps-row", role: "group", "aria-label": "Steps" }, buttons));
+      h("div", { class: "steps-row", role: "toolbar", "aria-label": "Steps", onkeydown: alongSteps }, buttons));
     if (focused) strip.querySelector(`[data-step="${focused}"]`)?.focus();
     const row = strip.querySelector(".steps-row");
     if (chosen === null) row.scrollLeft = row.scrollWidth;
+  }
+
+  function alongSteps(event) {
+    const all = [...event.currentTarget.children];
+    const at = all.indexOf(document.activeElement);
+    const to = { ArrowRight: at + 1, ArrowLeft: at - 1, Home: 0, End: all.length - 1 }[event.key];
+    if (to === undefined || !all[to]) return;
+    event.preventDefault();
+    all.forEach((one, i) => { one.tabIndex = i === to ? 0 : -1; });
+    all[to].focus();
   }
 
   function chooseStep(at, tellMap = true) {

@@ -1,5 +1,6 @@
 // What the next exploration is to keep away from, and where it starts: gathered from any room.
 
+import { pictureUrl } from "../lib/api.js";
 import { h, say } from "../lib/dom.js";
 
 const bus = new EventTarget();
@@ -19,7 +20,7 @@ export function awayAgain(request) {
   const news = (list, ref) => !list.some((one) => JSON.stringify(one.ref) === JSON.stringify(ref));
   for (const ref of request.avoid ?? []) if (news(steering.avoid, ref)) steering.avoid.push({ ref, text: "what it kept away from" });
   for (const ref of request.unlike ?? []) {
-    const url = ref.upload ? `/api/v1/uploads/${ref.upload}/picture` : null;
+    const url = ref.kind === "previews" ? null : pictureUrl(ref);
     if (news(steering.unlike, ref)) steering.unlike.push({ ref, text: "a picture of before", url });
   }
   changed();

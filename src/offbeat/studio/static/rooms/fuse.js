@@ -306,6 +306,9 @@ export function fuse() {
     } else if (request.verb === "walk") setMode("walk");
     else {
       if (request.method) { how.value = request.method; how.dispatchEvent(new Event("change")); }
+      pictures.splice(0, pictures.length, ...request.sources.filter((one) => one.picture)
+        .map(({ picture }) => ({ ref: picture, name: "as before", url: api.pictureUrl(picture) })));
+      drawChips();
       const named = request.sources.filter((one) => one.word);
       settings.write(request.config);
       if (request.layout === "grid") {

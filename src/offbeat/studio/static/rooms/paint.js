@@ -1,5 +1,6 @@
 // Paint: a content and a text into an artwork, and the strip of strengths.
 
+import { pictureUrl } from "../lib/api.js";
 import { busy, field, h, options, problem } from "../lib/dom.js";
 import * as live from "../lib/live.js";
 import { fitting, method, methods, receive } from "../lib/state.js";
@@ -91,9 +92,8 @@ export function paint() {
     if (body) refill(body);
   });
   function refill(body) {
-    const url = (ref) => (ref.upload ? `/api/v1/uploads/${ref.upload}/picture` : `/api/v1/runs/${ref.run}/files/${ref.kind ?? "images"}/${String(ref.index ?? 0).padStart(4, "0")}.png`);
-    art.set(body.art, url(body.art), "as before");
-    content.set(body.content ?? null, body.content ? url(body.content) : null, "as before");
+    art.set(body.art, pictureUrl(body.art), "as before");
+    content.set(body.content ?? null, body.content ? pictureUrl(body.content) : null, "as before");
     prompt.value = body.prompt ?? "";
     seed.value = body.seed ?? 0;
     if (body.method) { how.value = body.method; chosen(); }
