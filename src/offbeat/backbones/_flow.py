@@ -13,7 +13,8 @@ import itertools
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -27,6 +28,9 @@ from offbeat.errors import CapabilityError
 from offbeat.functional import guide
 from offbeat.types import Sampler, TextEmbeds
 
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
 PATCH = 2
 """Cells of the latents, a side, that these transformers read as one token."""
 
@@ -34,6 +38,8 @@ PATCH = 2
 class FlowDenoiser(Denoiser):
     """What SD3 and FLUX share: CLIP and T5 encoders, and the way along a flow."""
 
+    pipeline: ClassVar[str]
+    """The class of diffusers whose folders it reads."""
     transformer: Any
     _euler: Any
     _clips: tuple[Encoder, ...]
@@ -70,6 +76,33 @@ class FlowDenoiser(Denoiser):
             self.scheduler.config, stochastic_sampling=False
         )
         self._freeze()
+
+    @classmethod
+    def load(
+        cls,
+        source: str | Path,
+        *,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+        config: str | Path | None = None,
+    ) -> Self:
+        """Load a checkpoint by name, folder (with ``model_index.json``), hub id or single file.
+
+        Args:
+            source: Which.
+            device: Where to run.
+            dtype: Of the weights.
+            config: Folder or hub id with what a single file lacks: settings, tokenizers, and the
+                weights of text encoders that are not in it. None is the folder beside the file of
+                its name without suffix, or the published one of its family.
+
+        Raises:
+            CheckpointError: If there is no such checkpoint, or it is damaged or of another family.
+            UnsafeWeightsError: If its weights are there only as pickles.
+        """
+        from offbeat.backbones import _flow_checkpoints as checkpoints  # which needs PATCH
+
+        return cls(**checkpoints.load(source, cls.pipeline, dtype, config)).to(device)
 
     @property
     def max_sequence_length(self) -> int:

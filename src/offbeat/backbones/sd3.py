@@ -7,7 +7,6 @@ Source: Esser et al., Scaling Rectified Flow Transformers, arXiv:2403.03206.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,30 +21,7 @@ from offbeat.types import TextEmbeds
 class SD3Backbone(FlowDenoiser):
     """A rectified-flow text-to-image model, frozen; gradients reach tokens, text and latents."""
 
-    @classmethod
-    def load(
-        cls,
-        source: str | Path = "sd3",
-        *,
-        device: str | torch.device = "cpu",
-        dtype: torch.dtype = torch.float32,
-        config: str | Path | None = None,
-    ) -> SD3Backbone:
-        """Load a checkpoint by name, folder (with ``model_index.json``), hub id or single file.
-
-        Args:
-            source: Which.
-            device: Where to run.
-            dtype: Of the weights.
-            config: Folder or hub id with what a single file lacks: settings, tokenizers, and the
-                weights of text encoders that are not in it. None is the folder beside the file of
-                its name without suffix, or the published one of its family.
-
-        Raises:
-            CheckpointError: If there is no such checkpoint, or it is damaged or of another family.
-            UnsafeWeightsError: If its weights are there only as pickles.
-        """
-        return cls(**checkpoints.load(source, "StableDiffusion3Pipeline", dtype, config)).to(device)
+    pipeline = "StableDiffusion3Pipeline"
 
     def encode_text(
         self, prompts: Sequence[str], *, tokens: Mapping[str, Tensor] | None = None
