@@ -54,10 +54,17 @@ function themes() {
   const dark = matchMedia("(prefers-color-scheme: dark)");
   const now = () => document.documentElement.dataset.theme ?? (dark.matches ? "dark" : "light");
   const button = $("theme");
-  const tell = () => { button.textContent = now() === "dark" ? "Light" : "Dark"; button.setAttribute("aria-label", `Change to ${now() === "dark" ? "light" : "dark"} theme`); };
+  const tell = () => {
+    button.textContent = now() === "dark" ? "Light" : "Dark";
+    button.setAttribute("aria-label", `Change to ${now() === "dark" ? "light" : "dark"} theme`);
+  };
   button.addEventListener("click", () => {
     document.documentElement.dataset.theme = now() === "dark" ? "light" : "dark";
-    try { localStorage.setItem("offbeat-theme", document.documentElement.dataset.theme); } catch { /* then it lasts as long as the page */ }
+    try {
+      localStorage.setItem("offbeat-theme", document.documentElement.dataset.theme);
+    } catch {
+      /* then it lasts as long as the page */
+    }
     tell();
     dispatchEvent(new Event("themechange"));
   });
@@ -67,10 +74,15 @@ function themes() {
 
 async function begin() {
   themes();
-  $("skip").addEventListener("click", (event) => { event.preventDefault(); $("main").focus(); });
+  $("skip").addEventListener("click", (event) => {
+    event.preventDefault();
+    $("main").focus();
+  });
   // a file that misses its place must not replace the page
   for (const name of ["dragover", "drop"]) addEventListener(name, (event) => event.preventDefault());
-  live.on("line", (text) => { $("line").textContent = text; });
+  live.on("line", (text) => {
+    $("line").textContent = text;
+  });
   const badge = links.find((link) => link.name === "queue").badge;
   live.on("jobs", () => {
     const open_ = [...live.jobs.values()].filter((job) => job.state === "queued" || job.state === "running").length;

@@ -24,7 +24,10 @@ async function send(method, path, { body, form, signal, as = "json" } = {}) {
     answer = await fetch(BASE + path, init);
   } catch (error) {
     if (error.name === "AbortError") throw error;
-    throw new Problem(0, { error: "The studio cannot be reached. Is `offbeat studio` still running?", kind: "offline" });
+    throw new Problem(0, {
+      error: "The studio cannot be reached. Is `offbeat studio` still running?",
+      kind: "offline",
+    });
   }
   if (!answer.ok) throw new Problem(answer.status, await answer.json().catch(() => null));
   if (answer.status === 204) return null;
@@ -59,7 +62,8 @@ export const exported = (id, given) => send("GET", `/runs/${id}/export${query(gi
 
 /** Where a picture is that a request names. */
 export const pictureUrl = (ref) =>
-  ref.upload ? `${BASE}/uploads/${ref.upload}/picture`
+  ref.upload
+    ? `${BASE}/uploads/${ref.upload}/picture`
     : `${BASE}/runs/${ref.run}/files/${ref.kind === "ordinary" ? "ordinary" : "images"}/${String(ref.index ?? 0).padStart(4, "0")}.png`;
 
 const formOf = (file) => {

@@ -31,7 +31,8 @@ export function s(tag, props, ...kids) {
 }
 
 /** Give an element these children and no others; null is none. */
-export const fill = (el, ...kids) => el.replaceChildren(...kids.flat(3).filter((kid) => kid !== null && kid !== undefined && kid !== false));
+export const fill = (el, ...kids) =>
+  el.replaceChildren(...kids.flat(3).filter((kid) => kid !== null && kid !== undefined && kid !== false));
 
 export const $ = (id) => document.getElementById(id);
 
@@ -82,12 +83,24 @@ export const fault = (error) => (error ? new Error(error.error ?? String(error))
 export function problem(place, error) {
   place.replaceChildren();
   if (!error || error.name === "AbortError") return;
-  const spot = (where) => [where].flat().filter((part) => part !== "body").join(" ");
+  const spot = (where) =>
+    [where]
+      .flat()
+      .filter((part) => part !== "body")
+      .join(" ");
   const fields = (error.fields ?? []).filter((one) => one.where && one.what && !error.message.includes(one.what));
   place.append(
-    h("div", { class: "problem", role: "alert" },
+    h(
+      "div",
+      { class: "problem", role: "alert" },
       h("p", {}, error.message),
-      fields.length ? h("ul", {}, fields.map((one) => h("li", {}, `${spot(one.where)}: ${one.what}`))) : null,
+      fields.length
+        ? h(
+            "ul",
+            {},
+            fields.map((one) => h("li", {}, `${spot(one.where)}: ${one.what}`)),
+          )
+        : null,
       error.status === 401 ? h("a", { href: "/login" }, "Enter the token") : null,
     ),
   );
@@ -104,7 +117,10 @@ addEventListener("keydown", (event) => {
 /** A message that goes by itself, with an action that can undo what it tells; so does Ctrl-Z. */
 export function toast(text, action, act) {
   const el = h("div", { class: "toast" }, h("span", {}, text));
-  const take = () => { gone(); act(); };
+  const take = () => {
+    gone();
+    act();
+  };
   const gone = () => {
     el.remove();
     if (undo === take) undo = null;
@@ -115,7 +131,10 @@ export function toast(text, action, act) {
     el.append(h("button", { class: "quiet", type: "button", onclick: take }, action));
     // whoever reads or reaches for it has all the time they want
     for (const on of ["pointerenter", "focusin"]) el.addEventListener(on, () => clearTimeout(timer));
-    for (const off of ["pointerleave", "focusout"]) el.addEventListener(off, () => { timer = setTimeout(gone, 6000); });
+    for (const off of ["pointerleave", "focusout"])
+      el.addEventListener(off, () => {
+        timer = setTimeout(gone, 6000);
+      });
   }
   el.append(h("button", { class: "quiet", type: "button", "aria-label": "Dismiss", onclick: gone }, "×"));
   $("toasts").append(el);
@@ -125,12 +144,24 @@ export function toast(text, action, act) {
 export function dialog(title, ...kids) {
   const before = document.activeElement;
   const id = uid("d");
-  const el = h("dialog", { "aria-labelledby": id },
-    h("div", { class: "dialog-head" }, h("h2", { id }, title),
-      h("button", { class: "quiet", type: "button", "aria-label": "Close", onclick: () => el.close() }, "×")),
-    ...kids);
-  el.addEventListener("close", () => { el.remove(); if (before?.isConnected) before.focus(); });
-  el.addEventListener("click", (event) => { if (event.target === el) el.close(); });
+  const el = h(
+    "dialog",
+    { "aria-labelledby": id },
+    h(
+      "div",
+      { class: "dialog-head" },
+      h("h2", { id }, title),
+      h("button", { class: "quiet", type: "button", "aria-label": "Close", onclick: () => el.close() }, "×"),
+    ),
+    ...kids,
+  );
+  el.addEventListener("close", () => {
+    el.remove();
+    if (before?.isConnected) before.focus();
+  });
+  el.addEventListener("click", (event) => {
+    if (event.target === el) el.close();
+  });
   document.body.append(el);
   el.showModal();
   return el;

@@ -29,23 +29,40 @@ export function size(bytes) {
 /** A quantile as people say it: never "100 %", for nothing is farther than everything. */
 export const beyond = (quantile) => `${Math.floor(quantile >= 0.999 ? 999 : quantile * 1000) / 10} %`;
 
-const STAGES = { "what is ordinary": "measuring what is ordinary", "ordinary ones": "drawing ordinary ones", preview: "searching" };
+const STAGES = {
+  "what is ordinary": "measuring what is ordinary",
+  "ordinary ones": "drawing ordinary ones",
+  preview: "searching",
+};
 export const stage = (name) => STAGES[name] ?? name;
 
 /** "classifier:judge@2aa382ff" is the classifier. */
 export const judge = (name) => (name ?? "").split(/[:@]/)[0];
 
 export const VERBS = {
-  explore: "Exploration", fuse: "Mixture", dream: "Dice", walk: "Walk", paint: "Painting",
-  generate: "Plain prompt", render: "Rendering", import: "Import",
+  explore: "Exploration",
+  fuse: "Mixture",
+  dream: "Dice",
+  walk: "Walk",
+  paint: "Painting",
+  generate: "Plain prompt",
+  render: "Rendering",
+  import: "Import",
 };
 /** Shares as people say them: "75 % dragon, 25 % pumpkin". */
 export const shares = (weights) =>
-  Object.entries(weights).filter(([, share]) => share > 0).map(([word, share]) => `${Math.round(share * 1000) / 10} % ${word}`).join(", ");
+  Object.entries(weights)
+    .filter(([, share]) => share > 0)
+    .map(([word, share]) => `${Math.round(share * 1000) / 10} % ${word}`)
+    .join(", ");
 
 export const STATES = {
-  queued: "waiting", running: "running", finished: "finished", failed: "failed",
-  cancelled: "cancelled", interrupted: "interrupted",
+  queued: "waiting",
+  running: "running",
+  finished: "finished",
+  failed: "failed",
+  cancelled: "cancelled",
+  interrupted: "interrupted",
 };
 
 /** "still a handbag: yes, 97 %" */

@@ -5,8 +5,21 @@ import * as api from "./api.js";
 export const jobs = new Map();
 export let others = 0;
 const bus = new EventTarget();
-const NAMES = ["queued", "started", "cancelled", "failed", "interrupted", "progress", "picture",
-  "map", "point", "verdict", "finished", "changed", "reset"];
+const NAMES = [
+  "queued",
+  "started",
+  "cancelled",
+  "failed",
+  "interrupted",
+  "progress",
+  "picture",
+  "map",
+  "point",
+  "verdict",
+  "finished",
+  "changed",
+  "reset",
+];
 
 /** Call `hear(data)` at each event of a name; answers how to stop. */
 export function on(name, hear) {
@@ -63,7 +76,10 @@ export function listen() {
     wait = 1000;
     tell("line", "");
     // a server that refused in between may have run on: what was missed is in the lists
-    if (broken) refresh().then(() => tell("reset", {})).catch(() => {});
+    if (broken)
+      refresh()
+        .then(() => tell("reset", {}))
+        .catch(() => {});
     broken = false;
   });
   stream.addEventListener("error", () => {
@@ -101,4 +117,6 @@ document.addEventListener("visibilitychange", () => {
   else wake();
 });
 addEventListener("pagehide", sleep);
-addEventListener("pageshow", (event) => { if (event.persisted) wake(); });
+addEventListener("pageshow", (event) => {
+  if (event.persisted) wake();
+});

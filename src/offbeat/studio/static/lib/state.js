@@ -16,7 +16,9 @@ export function address(room, id = "", params = {}) {
   const kept = Object.entries(params).filter(([, value]) => value !== "" && value !== null && value !== undefined);
   return `#/${room}${id ? `/${id}` : ""}${kept.length ? `?${new URLSearchParams(kept)}` : ""}`;
 }
-export const go = (room, id, params) => { location.hash = address(room, id, params); };
+export const go = (room, id, params) => {
+  location.hash = address(room, id, params);
+};
 
 /** Change the address without going anywhere: a reload comes back to it. */
 export const note = (room, id, params) => history.replaceState(null, "", address(room, id, params));
@@ -31,7 +33,7 @@ export const method = (name) => state.about.methods.find((one) => one.name === n
 /** What a method takes for words: its own list, or whatever the checkpoint knows. */
 export const wordsOf = (name) => {
   const one = method(name);
-  return one?.words?.length ? one.words : backbone(fitting(name)).words ?? [];
+  return one?.words?.length ? one.words : (backbone(fitting(name)).words ?? []);
 };
 
 /** The checkpoint that a request has to name: the chosen one, or one that the method runs on. */

@@ -34,7 +34,10 @@ function ask(title, inputs, verb, work, ...more) {
   const box = dialog(title, form);
   form.addEventListener("submit", (event) => {
     event.preventDefault();
-    busy(submit, trouble, async () => { await work(); box.close(); });
+    busy(submit, trouble, async () => {
+      await work();
+      box.close();
+    });
   });
   inputs[0]?.querySelector("input, select, textarea")?.focus();
   return box;
@@ -43,8 +46,18 @@ function ask(title, inputs, verb, work, ...more) {
 export function renderDialog(run, picture) {
   const prompt = h("input", { value: "a picture of a {concept}", required: true, maxlength: 1000 });
   const num = h("input", { type: "number", min: 1, max: state.about.limits.images, value: 8 });
-  ask("Draw it in another prompt", [field("Prompt", prompt, "{concept} stands for what was found."), field("Pictures", num)], "Draw",
-    () => begin({ verb: "render", sources: [conceptRef(run, picture)], prompt: prompt.value, num_images: Number(num.value) }));
+  ask(
+    "Draw it in another prompt",
+    [field("Prompt", prompt, "{concept} stands for what was found."), field("Pictures", num)],
+    "Draw",
+    () =>
+      begin({
+        verb: "render",
+        sources: [conceptRef(run, picture)],
+        prompt: prompt.value,
+        num_images: Number(num.value),
+      }),
+  );
 }
 
 export function keepDialog(run, picture) {
@@ -66,18 +79,33 @@ const WHERE = {
 export function exportDialog(run, index = 0) {
   const hint = h("p", { class: "hint" });
   const format = h("select", {}, options(state.about.formats));
-  const show = () => { hint.textContent = WHERE[format.value] ?? ""; };
+  const show = () => {
+    hint.textContent = WHERE[format.value] ?? "";
+  };
   format.addEventListener("change", show);
   show();
   const token = h("input", { value: "", placeholder: "<owl>", maxlength: 60 });
   const at = h("input", { type: "number", min: 0, max: Math.max(0, run.num_concepts - 1), value: index });
-  ask("Export", [field("For", format), hint, field("Token", token, "The word that it answers to; left empty, the one that it has."),
-    run.num_concepts > 1 ? field("Which concept", at, `0 to ${run.num_concepts - 1}`) : null].filter(Boolean), "Download", async () => {
-    const file = await api.exported(run.id, { format: format.value, token: token.value, index: run.num_concepts > 1 ? at.value : "" });
-    const url = URL.createObjectURL(file.blob);
-    h("a", { href: url, download: file.name }).click();
-    setTimeout(() => URL.revokeObjectURL(url), 10000);
-  });
+  ask(
+    "Export",
+    [
+      field("For", format),
+      hint,
+      field("Token", token, "The word that it answers to; left empty, the one that it has."),
+      run.num_concepts > 1 ? field("Which concept", at, `0 to ${run.num_concepts - 1}`) : null,
+    ].filter(Boolean),
+    "Download",
+    async () => {
+      const file = await api.exported(run.id, {
+        format: format.value,
+        token: token.value,
+        index: run.num_concepts > 1 ? at.value : "",
+      });
+      const url = URL.createObjectURL(file.blob);
+      h("a", { href: url, download: file.name }).click();
+      setTimeout(() => URL.revokeObjectURL(url), 10000);
+    },
+  );
 }
 
 export async function trash(run) {
@@ -91,39 +119,110 @@ const can = (verb) => state.about.methods.some((one) => one.verbs.includes(verb)
 
 /** Buttons for one picture; `done` closes what they stand in. */
 export function pictureActions(run, picture, done, { picked, repick }) {
-  const away = (work) => () => { done(); work(); };
+  const away = (work) => () => {
+    done();
+    work();
+  };
   const whole = run.ended !== null && run.ended !== undefined && picture.kind !== "ordinary";
   const concept = whole && run.num_concepts > 0;
   const name = `${run.title} ${picture.index + 1}`;
-  return h("div", { class: "row wrap" },
-    button(picked.has(keyOf(picture)) ? "No longer picked" : "Pick", away(() => repick(picture))),
-    button("Less of this", away(() => {
-      unlike([{ ref: pictureRef(run, picture), text: name, url: picture.url }]);
-      go("explore");
-    })),
-    concept ? button("Keep as a concept", away(() => keepDialog(run, picture))) : null,
-    concept ? button("Another prompt", away(() => renderDialog(run, picture))) : null,
-    concept && run.verb !== "explore" ? button("Walk from here", away(() => { go("fuse"); hand("fuse", { walk: { ref: conceptRef(run, picture), text: name, url: picture.url } }); })) : null,
-    can("paint") ? button("As artwork", away(() => { go("paint"); hand("paint", { art: { ref: pictureRef(run, picture), url: picture.url, name } }); })) : null,
-    can("paint") ? button("As content", away(() => { go("paint"); hand("paint", { content: { ref: pictureRef(run, picture), url: picture.url, name } }); })) : null,
-    h("a", { class: "button", href: picture.url, download: `${run.title}-${picture.index}.png` }, "Download"));
+  return h(
+    "div",
+    { class: "row wrap" },
+    button(
+      picked.has(keyOf(picture)) ? "No longer picked" : "Pick",
+      away(() => repick(picture)),
+    ),
+    button(
+      "Less of this",
+      away(() => {
+        unlike([{ ref: pictureRef(run, picture), text: name, url: picture.url }]);
+        go("explore");
+      }),
+    ),
+    concept
+      ? button(
+          "Keep as a concept",
+          away(() => keepDialog(run, picture)),
+        )
+      : null,
+    concept
+      ? button(
+          "Another prompt",
+          away(() => renderDialog(run, picture)),
+        )
+      : null,
+    concept && run.verb !== "explore"
+      ? button(
+          "Walk from here",
+          away(() => {
+            go("fuse");
+            hand("fuse", { walk: { ref: conceptRef(run, picture), text: name, url: picture.url } });
+          }),
+        )
+      : null,
+    can("paint")
+      ? button(
+          "As artwork",
+          away(() => {
+            go("paint");
+            hand("paint", { art: { ref: pictureRef(run, picture), url: picture.url, name } });
+          }),
+        )
+      : null,
+    can("paint")
+      ? button(
+          "As content",
+          away(() => {
+            go("paint");
+            hand("paint", { content: { ref: pictureRef(run, picture), url: picture.url, name } });
+          }),
+        )
+      : null,
+    h("a", { class: "button", href: picture.url, download: `${run.title}-${picture.index}.png` }, "Download"),
+  );
 }
 
 /** Buttons for a whole run. */
 export function runActions(run, { change, stay }) {
   const concept = run.num_concepts > 0;
   const room = roomOf(run.verb);
-  return h("div", { class: "row wrap run-actions" },
-    h("button", { type: "button", "aria-pressed": String(run.favourite), onclick: () => change({ favourite: !run.favourite }) },
-      run.favourite ? "★ Favourite" : "☆ Favourite"),
+  return h(
+    "div",
+    { class: "row wrap run-actions" },
+    h(
+      "button",
+      { type: "button", "aria-pressed": String(run.favourite), onclick: () => change({ favourite: !run.favourite }) },
+      run.favourite ? "★ Favourite" : "☆ Favourite",
+    ),
     concept ? button("Another prompt", () => renderDialog(run)) : null,
     concept ? button("Export", () => exportDialog(run)) : null,
-    run.request ? button("Use its settings", () => { go(room === "shelf" ? "explore" : room); hand(room, { request: run.request }); }) : null,
+    run.request
+      ? button("Use its settings", () => {
+          go(room === "shelf" ? "explore" : room);
+          hand(room, { request: run.request });
+        })
+      : null,
     stay ? h("a", { class: "button", href: `#/shelf/${run.id}` }, "On the shelf") : null,
-    !stay && room !== "shelf" ? h("a", { class: "button", href: `#/${room}/${run.id}` }, `Open in ${room[0].toUpperCase()}${room.slice(1)}`) : null,
-    run.own ? h("button", { type: "button", "aria-pressed": String(run.shared), onclick: () => change({ shared: !run.shared }) },
-      run.shared ? "Shared" : "Share") : null,
-    run.own ? button("Delete", async () => {
-      try { await trash(run); go("shelf"); } catch (error) { toast(error.message); }
-    }) : null);
+    !stay && room !== "shelf"
+      ? h("a", { class: "button", href: `#/${room}/${run.id}` }, `Open in ${room[0].toUpperCase()}${room.slice(1)}`)
+      : null,
+    run.own
+      ? h(
+          "button",
+          { type: "button", "aria-pressed": String(run.shared), onclick: () => change({ shared: !run.shared }) },
+          run.shared ? "Shared" : "Share",
+        )
+      : null,
+    run.own
+      ? button("Delete", async () => {
+          try {
+            await trash(run);
+            go("shelf");
+          } catch (error) {
+            toast(error.message);
+          }
+        })
+      : null,
+  );
 }

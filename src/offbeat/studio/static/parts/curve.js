@@ -10,18 +10,36 @@ const blank = (value) => (value === undefined ? null : value);
 export function curveChart() {
   let data = null;
   const box = chartBox({
-    label: "Distance from the ordinary, by step", height: (width) => Math.round(Math.min(Math.max(width * 0.5, 200), 320)),
-    make: (el, size) => new uPlot({
-      ...size, legend: { show: false }, cursor: { show: false },
-      scales: { x: { time: false }, y: { range: (u, low, high) => [Math.min(low, data?.ordinary_distance ?? low) - 0.6, Math.max(high, data?.target_distance ?? high) + 0.6] } },
-      axes: [axis("step"), axis("distance", { space: 40 })],
-      series: [{},
-        { label: "distance", stroke: () => colour("accent"), width: 2, spanGaps: true, points: { show: false } },
-        { label: "10 %", stroke: () => colour("accent-soft"), width: 1, spanGaps: true, points: { show: false } },
-        { label: "90 %", stroke: () => colour("accent-soft"), width: 1, spanGaps: true, points: { show: false } }],
-      bands: [{ series: [3, 2], fill: () => colour("lasso") }],
-      hooks: { draw: [lines] },
-    }, columns(), el),
+    label: "Distance from the ordinary, by step",
+    height: (width) => Math.round(Math.min(Math.max(width * 0.5, 200), 320)),
+    make: (el, size) =>
+      new uPlot(
+        {
+          ...size,
+          legend: { show: false },
+          cursor: { show: false },
+          scales: {
+            x: { time: false },
+            y: {
+              range: (u, low, high) => [
+                Math.min(low, data?.ordinary_distance ?? low) - 0.6,
+                Math.max(high, data?.target_distance ?? high) + 0.6,
+              ],
+            },
+          },
+          axes: [axis("step"), axis("distance", { space: 40 })],
+          series: [
+            {},
+            { label: "distance", stroke: () => colour("accent"), width: 2, spanGaps: true, points: { show: false } },
+            { label: "10 %", stroke: () => colour("accent-soft"), width: 1, spanGaps: true, points: { show: false } },
+            { label: "90 %", stroke: () => colour("accent-soft"), width: 1, spanGaps: true, points: { show: false } },
+          ],
+          bands: [{ series: [3, 2], fill: () => colour("lasso") }],
+          hooks: { draw: [lines] },
+        },
+        columns(),
+        el,
+      ),
   });
 
   function lines(u) {
@@ -30,7 +48,10 @@ export function curveChart() {
     ctx.textAlign = "left";
     ctx.textBaseline = "alphabetic";
     ctx.font = `${11 * devicePixelRatio}px system-ui, sans-serif`;
-    for (const [value, text] of [[data?.target_distance, "target"], [data?.ordinary_distance, "ordinary"]]) {
+    for (const [value, text] of [
+      [data?.target_distance, "target"],
+      [data?.ordinary_distance, "ordinary"],
+    ]) {
       if (typeof value !== "number") continue;
       const y = u.valToPos(value, "y", true);
       ctx.strokeStyle = ctx.fillStyle = colour("ink-2");
@@ -46,13 +67,20 @@ export function curveChart() {
     for (const row of data?.rows ?? []) {
       if (!row.verdict) continue;
       ctx.fillStyle = colour(row.verdict.answer === "no" ? "bad" : row.verdict.answer === "yes" ? "good" : "ink-2");
-      ctx.fillText(MARKS[row.verdict.answer] ?? "?", u.valToPos(row.step, "x", true), bbox.top + bbox.height - 6 * devicePixelRatio);
+      ctx.fillText(
+        MARKS[row.verdict.answer] ?? "?",
+        u.valToPos(row.step, "x", true),
+        bbox.top + bbox.height - 6 * devicePixelRatio,
+      );
     }
     ctx.restore();
   }
   function columns() {
     const rows = shownRows();
-    return [rows.map((row) => row.step), ...["distance", "distance_p10", "distance_p90"].map((name) => rows.map((row) => blank(row[name])))];
+    return [
+      rows.map((row) => row.step),
+      ...["distance", "distance_p10", "distance_p90"].map((name) => rows.map((row) => blank(row[name]))),
+    ];
   }
   // x must grow: of several trials, the newest is drawn
   function shownRows() {
@@ -72,17 +100,39 @@ export function curveChart() {
     if (!details.open) return;
     const rows = data?.rows ?? [];
     const every = Math.max(1, Math.ceil(rows.length / 60));
-    details.append(table("Distance by step", ["Step", "Distance", "Quantile", "Judge"],
-      rows.filter((row, i) => i % every === 0 || row.verdict).map((row) => [String(row.step), number(row.distance, 2), number(row.quantile, 3), row.verdict?.answer ?? ""])));
+    details.append(
+      table(
+        "Distance by step",
+        ["Step", "Distance", "Quantile", "Judge"],
+        rows
+          .filter((row, i) => i % every === 0 || row.verdict)
+          .map((row) => [
+            String(row.step),
+            number(row.distance, 2),
+            number(row.quantile, 3),
+            row.verdict?.answer ?? "",
+          ]),
+      ),
+    );
   });
-  const el = h("section", { class: "panel curve", "aria-label": "Curve" },
-    h("div", { class: "panel-head" }, h("h3", {}, "Curve")), box.el,
-    h("p", { class: "hint" }, "Line: the distance at each step. Band: the middle 80 % of fresh samples. ✓ still the subject, ✕ no more, ? no answer."), details);
+  const el = h(
+    "section",
+    { class: "panel curve", "aria-label": "Curve" },
+    h("div", { class: "panel-head" }, h("h3", {}, "Curve")),
+    box.el,
+    h(
+      "p",
+      { class: "hint" },
+      "Line: the distance at each step. Band: the middle 80 % of fresh samples. ✓ still the subject, ✕ no more, ? no answer.",
+    ),
+    details,
+  );
 
   return {
     el,
     set(curve) {
-      data = curve && curve.rows.some((row) => typeof row.distance === "number") || curve?.target_distance ? curve : null;
+      data =
+        (curve && curve.rows.some((row) => typeof row.distance === "number")) || curve?.target_distance ? curve : null;
       el.hidden = !data;
       draw();
     },
@@ -91,7 +141,10 @@ export function curveChart() {
       el.hidden = false;
       const trial = row.trial ?? 0;
       const known = data.rows.find((one) => one.step === row.step && (one.trial ?? 0) === trial);
-      if (known) for (const [name, value] of Object.entries(row)) { if (value !== null && value !== undefined) known[name] = value; }
+      if (known)
+        for (const [name, value] of Object.entries(row)) {
+          if (value !== null && value !== undefined) known[name] = value;
+        }
       else {
         const before = data.rows.findIndex((one) => (one.trial ?? 0) === trial && one.step > row.step);
         data.rows.splice(before < 0 ? data.rows.length : before, 0, { ...row, trial });

@@ -4,7 +4,13 @@ import { h, s, uid } from "../lib/dom.js";
 
 const LOW = 1;
 const HIGH = 4;
-const WORDS = [[1.15, "nearly ordinary"], [1.5, "a little unusual"], [2.2, "unusual"], [3, "strange"], [9, "far out"]];
+const WORDS = [
+  [1.15, "nearly ordinary"],
+  [1.5, "a little unusual"],
+  [2.2, "unusual"],
+  [3, "strange"],
+  [9, "far out"],
+];
 
 const spot = (share, radius) => {
   const angle = Math.PI * (1 - share);
@@ -27,8 +33,16 @@ export function dial(start = 2) {
     const [x, y] = spot((at - LOW) / (HIGH - LOW), 62);
     return s("text", { class: "dial-mark", x, y: y + 4, "text-anchor": "middle" }, String(at));
   });
-  const face = s("svg", { viewBox: "0 0 200 112", class: "dial", "aria-hidden": "true" },
-    s("path", { class: "dial-track", d: arc(0, 1, 80) }), value, ...marks, number, word, knob);
+  const face = s(
+    "svg",
+    { viewBox: "0 0 200 112", class: "dial", "aria-hidden": "true" },
+    s("path", { class: "dial-track", d: arc(0, 1, 80) }),
+    value,
+    ...marks,
+    number,
+    word,
+    knob,
+  );
   function draw() {
     const at = Number(input.value);
     const share = (at - LOW) / (HIGH - LOW);
@@ -49,12 +63,32 @@ export function dial(start = 2) {
     input.value = String(LOW + share * (HIGH - LOW));
     draw();
   };
-  face.addEventListener("pointerdown", (event) => { face.setPointerCapture(event.pointerId); drag(event); });
-  face.addEventListener("pointermove", (event) => { if (face.hasPointerCapture(event.pointerId)) drag(event); });
+  face.addEventListener("pointerdown", (event) => {
+    face.setPointerCapture(event.pointerId);
+    drag(event);
+  });
+  face.addEventListener("pointermove", (event) => {
+    if (face.hasPointerCapture(event.pointerId)) drag(event);
+  });
   input.addEventListener("input", draw);
   input.value = String(start);
   draw();
-  const el = h("div", { class: "field dial-field" }, h("label", { for: id }, "Novelty"), face, input,
-    h("p", { class: "hint", id: `${id}-hint` }, "How far from the ordinary: 1 is an ordinary picture."));
-  return { el, get value() { return Number(input.value); }, set value(to) { input.value = String(to); draw(); } };
+  const el = h(
+    "div",
+    { class: "field dial-field" },
+    h("label", { for: id }, "Novelty"),
+    face,
+    input,
+    h("p", { class: "hint", id: `${id}-hint` }, "How far from the ordinary: 1 is an ordinary picture."),
+  );
+  return {
+    el,
+    get value() {
+      return Number(input.value);
+    },
+    set value(to) {
+      input.value = String(to);
+      draw();
+    },
+  };
 }

@@ -8,10 +8,20 @@ import { state } from "../lib/state.js";
 /**
  * `take(files)` gets what was dropped or chosen. Its errors are shown right below.
  */
-export function dropzone({ label, hint, accept = "image/png,image/jpeg,image/webp,image/gif", multiple = false, take }) {
+export function dropzone({
+  label,
+  hint,
+  accept = "image/png,image/jpeg,image/webp,image/gif",
+  multiple = false,
+  take,
+}) {
   const input = h("input", { type: "file", accept, multiple, class: "unseen", tabindex: "-1", "aria-hidden": "true" });
-  const button = h("button", { type: "button", class: "drop-button", onclick: () => input.click() },
-    h("strong", {}, label), hint ? h("span", { class: "hint" }, hint) : null);
+  const button = h(
+    "button",
+    { type: "button", class: "drop-button", onclick: () => input.click() },
+    h("strong", {}, label),
+    hint ? h("span", { class: "hint" }, hint) : null,
+  );
   const trouble = h("div", {});
   const el = h("div", { class: "drop" }, button, input, trouble);
   async function give(files) {
@@ -21,7 +31,10 @@ export function dropzone({ label, hint, accept = "image/png,image/jpeg,image/web
     try {
       for (const file of files) {
         const most = state.about.limits.upload_bytes;
-        if (file.size > most) throw new Error(`${file.name} has ${size(file.size)}; expected at most ${size(most)}. Make it smaller first.`);
+        if (file.size > most)
+          throw new Error(
+            `${file.name} has ${size(file.size)}; expected at most ${size(most)}. Make it smaller first.`,
+          );
       }
       await take(multiple ? [...files] : [files[0]]);
     } catch (error) {
@@ -30,8 +43,14 @@ export function dropzone({ label, hint, accept = "image/png,image/jpeg,image/web
       el.removeAttribute("aria-busy");
     }
   }
-  input.addEventListener("change", async () => { await give(input.files); input.value = ""; });
-  el.addEventListener("dragover", (event) => { event.preventDefault(); el.classList.add("over"); });
+  input.addEventListener("change", async () => {
+    await give(input.files);
+    input.value = "";
+  });
+  el.addEventListener("dragover", (event) => {
+    event.preventDefault();
+    el.classList.add("over");
+  });
   el.addEventListener("dragleave", () => el.classList.remove("over"));
   el.addEventListener("drop", (event) => {
     event.preventDefault();
@@ -46,7 +65,8 @@ export function pictureSlot({ label, hint, onchange }) {
   const holder = h("div", { class: "slot-picture", hidden: true });
   const slot = { ref: null, url: null };
   const zone = dropzone({
-    label, hint,
+    label,
+    hint,
     take: async ([file]) => {
       const made = await api.upload(file);
       slot.set({ upload: made.id }, made.url, made.name);
@@ -59,9 +79,15 @@ export function pictureSlot({ label, hint, onchange }) {
     holder.replaceChildren();
     if (ref) {
       const clear = h("button", { type: "button", class: "quiet small" }, `Remove ${label.toLowerCase()}`);
-      clear.addEventListener("click", () => { slot.set(null); zone.querySelector("button").focus(); });
-      holder.append(h("img", { src: url, alt: `${label}: ${name}`, class: "slot-img" }),
-        h("p", {}, h("strong", {}, label), h("span", { class: "hint" }, name)), clear);
+      clear.addEventListener("click", () => {
+        slot.set(null);
+        zone.querySelector("button").focus();
+      });
+      holder.append(
+        h("img", { src: url, alt: `${label}: ${name}`, class: "slot-img" }),
+        h("p", {}, h("strong", {}, label), h("span", { class: "hint" }, name)),
+        clear,
+      );
       say(`${label}: ${name}`);
     }
     onchange?.();

@@ -50,5 +50,13 @@ export function follower({ side = 64 } = {}) {
     wish = null;
     running?.abort();
   }
-  return { el, canvas, follow, stop, get last() { return last; } };
+  return {
+    el,
+    canvas,
+    follow,
+    stop,
+    get last() {
+      return last;
+    },
+  };
 }

@@ -61,25 +61,50 @@ export function mapChart({ onregion, onstep }) {
   let at = null; // null follows the newest
   let bounds = { x: [-1, 1], y: [-1, 1] };
 
-  const facet = [{ scale: "x", auto: true }, { scale: "y", auto: true }];
+  const facet = [
+    { scale: "x", auto: true },
+    { scale: "y", auto: true },
+  ];
   const series = (paths) => ({ facets: facet, paths, points: { show: false } });
   const box = chartBox({
-    label: "Map", role: "group", height: (width) => Math.round(Math.min(Math.max(width * 0.7, 240), 460)),
+    label: "Map",
+    role: "group",
+    height: (width) => Math.round(Math.min(Math.max(width * 0.7, 240), 460)),
     make: (el, size) => {
-      const plot = new uPlot({
-        ...size, mode: 2, legend: { show: false }, cursor: { show: false, drag: { x: false, y: false } },
-        scales: { x: { time: false, range: () => bounds.x }, y: { range: () => bounds.y } },
-        axes: [axis(data?.axes?.[0] ?? "", { space: 60 }), axis(data?.axes?.[1] ?? "", { space: 50 })],
-        series: [{}, series(dots(1.6, () => colour("cloud"))), series(trail),
-          series(dots(3, () => colour("accent"))), series(dots(4.5, () => colour("page"), () => colour("ink")))],
-        hooks: { draw: [lassoOn] },
-      }, columnsNow(), el);
+      const plot = new uPlot(
+        {
+          ...size,
+          mode: 2,
+          legend: { show: false },
+          cursor: { show: false, drag: { x: false, y: false } },
+          scales: { x: { time: false, range: () => bounds.x }, y: { range: () => bounds.y } },
+          axes: [axis(data?.axes?.[0] ?? "", { space: 60 }), axis(data?.axes?.[1] ?? "", { space: 50 })],
+          series: [
+            {},
+            series(dots(1.6, () => colour("cloud"))),
+            series(trail),
+            series(dots(3, () => colour("accent"))),
+            series(
+              dots(
+                4.5,
+                () => colour("page"),
+                () => colour("ink"),
+              ),
+            ),
+          ],
+          hooks: { draw: [lassoOn] },
+        },
+        columnsNow(),
+        el,
+      );
       listen(plot);
       return plot;
     },
   });
 
-  function steps() { return data?.steps ?? []; }
+  function steps() {
+    return data?.steps ?? [];
+  }
   function current() {
     const all = steps();
     return (at === null ? all[all.length - 1] : all.find((one) => one.step === at)) ?? null;
@@ -88,16 +113,32 @@ export function mapChart({ onregion, onstep }) {
     if (!data) return [null, NONE, NONE, NONE, NONE];
     const now = current();
     const upto = steps().filter((one) => !now || (one.trial === now.trial && one.step <= now.step));
-    const finds = at === null ? data.pictures.filter((one) => one.kind === "images" && one.axes).map((one) => one.axes) : [];
-    return [null, columns(data.ordinary), columns(upto.map((one) => one.median).filter(Boolean)),
-      now ? columns(now.points) : NONE, columns(finds)];
+    const finds =
+      at === null ? data.pictures.filter((one) => one.kind === "images" && one.axes).map((one) => one.axes) : [];
+    return [
+      null,
+      columns(data.ordinary),
+      columns(upto.map((one) => one.median).filter(Boolean)),
+      now ? columns(now.points) : NONE,
+      columns(finds),
+    ];
   }
   function measure() {
-    const all = [...data.ordinary, ...steps().flatMap((one) => one.points), ...data.pictures.map((one) => one.axes).filter(Boolean)];
-    for (const [name, i] of [["x", 0], ["y", 1]]) {
+    const all = [
+      ...data.ordinary,
+      ...steps().flatMap((one) => one.points),
+      ...data.pictures.map((one) => one.axes).filter(Boolean),
+    ];
+    for (const [name, i] of [
+      ["x", 0],
+      ["y", 1],
+    ]) {
       let low = Infinity;
       let high = -Infinity;
-      for (const one of all) { low = Math.min(low, one[i]); high = Math.max(high, one[i]); }
+      for (const one of all) {
+        low = Math.min(low, one[i]);
+        high = Math.max(high, one[i]);
+      }
       const pad = (high - low || 1) * 0.06;
       bounds[name] = [low - pad, high + pad];
     }
@@ -109,8 +150,10 @@ export function mapChart({ onregion, onstep }) {
     slider.disabled = all.length < 2;
     const now = current();
     slider.value = String(now ? all.indexOf(now) : 0);
-    const told = now ? `Step ${now.step}: median distance ${number(now.distance)}` +
-      (typeof now.quantile === "number" ? `, farther than ${beyond(now.quantile)} of the ordinary` : "") : "No samples yet";
+    const told = now
+      ? `Step ${now.step}: median distance ${number(now.distance)}` +
+        (typeof now.quantile === "number" ? `, farther than ${beyond(now.quantile)} of the ordinary` : "")
+      : "No samples yet";
     slider.setAttribute("aria-valuetext", told);
     where.textContent = told;
   }
@@ -135,8 +178,11 @@ export function mapChart({ onregion, onstep }) {
     const over = plot.over;
     over.tabIndex = 0;
     over.setAttribute("role", "application");
-    over.setAttribute("aria-label", "Mark a region of the map. Enter sets a box, the arrow keys move it, " +
-      "with Shift they change its size, Escape removes it.");
+    over.setAttribute(
+      "aria-label",
+      "Mark a region of the map. Enter sets a box, the arrow keys move it, " +
+        "with Shift they change its size, Escape removes it.",
+    );
     const val = (event) => {
       const rect = over.getBoundingClientRect();
       return [plot.posToVal(event.clientX - rect.left, "x"), plot.posToVal(event.clientY - rect.top, "y")];
@@ -186,7 +232,12 @@ export function mapChart({ onregion, onstep }) {
     } else return;
     event.preventDefault();
   }
-  const square = (left, low, right, high) => [[left, low], [right, low], [right, high], [left, high]];
+  const square = (left, low, right, high) => [
+    [left, low],
+    [right, low],
+    [right, high],
+    [left, high],
+  ];
 
   function mark(shape) {
     region = shape;
@@ -212,7 +263,15 @@ export function mapChart({ onregion, onstep }) {
     toggle.setAttribute("aria-pressed", String(toggle.getAttribute("aria-pressed") !== "true"));
     touching();
   });
-  const slider = h("input", { type: "range", min: 0, max: 0, value: 0, step: 1, "aria-label": "Step on the map", disabled: true });
+  const slider = h("input", {
+    type: "range",
+    min: 0,
+    max: 0,
+    value: 0,
+    step: 1,
+    "aria-label": "Step on the map",
+    disabled: true,
+  });
   slider.addEventListener("input", () => {
     const all = steps();
     const i = Number(slider.value);
@@ -222,25 +281,48 @@ export function mapChart({ onregion, onstep }) {
   });
   const where = h("p", { class: "hint" }, "No samples yet");
   const details = h("details", {}, h("summary", {}, "The map as a table"));
-  details.addEventListener("toggle", () => { if (details.open) tabulate(); });
+  details.addEventListener("toggle", () => {
+    if (details.open) tabulate();
+  });
   function tabulate() {
     details.querySelector("table")?.remove();
-    details.append(table("Where fresh samples were at each kept step", ["Step", "Median on the map", "Distance", "Quantile"],
-      steps().map((one) => [String(one.step), (one.median ?? []).map((v) => number(v, 2)).join(", "), number(one.distance, 2), number(one.quantile, 3)])));
+    details.append(
+      table(
+        "Where fresh samples were at each kept step",
+        ["Step", "Median on the map", "Distance", "Quantile"],
+        steps().map((one) => [
+          String(one.step),
+          (one.median ?? []).map((v) => number(v, 2)).join(", "),
+          number(one.distance, 2),
+          number(one.quantile, 3),
+        ]),
+      ),
+    );
   }
   const about = h("p", { class: "hint" });
-  const el = h("section", { class: "panel map", "aria-label": "Map" },
-    h("div", { class: "panel-head" }, h("h3", {}, "Map"), toggle), box.el, slider, where, about, details);
+  const el = h(
+    "section",
+    { class: "panel map", "aria-label": "Map" },
+    h("div", { class: "panel-head" }, h("h3", {}, "Map"), toggle),
+    box.el,
+    slider,
+    where,
+    about,
+    details,
+  );
 
   return {
     el,
-    get region() { return region; },
+    get region() {
+      return region;
+    },
     clear: () => mark(null),
     set(map) {
       data = map;
       if (data) {
         measure();
-        about.textContent = `Grey: ${data.ordinary.length} of ${data.num_ordinary} ordinary samples; colour: fresh ones. ` +
+        about.textContent =
+          `Grey: ${data.ordinary.length} of ${data.num_ordinary} ordinary samples; colour: fresh ones. ` +
           `Two axes of ${data.num_components}; distances are measured in all of them.`;
       }
       el.hidden = !data;
@@ -253,6 +335,9 @@ export function mapChart({ onregion, onstep }) {
       measure();
       draw();
     },
-    at(step) { at = step; draw(); },
+    at(step) {
+      at = step;
+      draw();
+    },
   };
 }

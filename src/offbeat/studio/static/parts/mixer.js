@@ -22,7 +22,9 @@ export function rebalance(shares, at, to, held = new Set()) {
     if (missing-- <= 0) break;
     floors[k] += 1;
   }
-  free.forEach((i, k) => { result[i] = floors[k]; });
+  free.forEach((i, k) => {
+    result[i] = floors[k];
+  });
   return result;
 }
 
@@ -48,8 +50,15 @@ export function mixer({ words, onchange, fewest = () => 2, most = 8 }) {
   function share(at, to) {
     const held = new Set(rows.flatMap((row, i) => (row.pin.getAttribute("aria-pressed") === "true" ? [i] : [])));
     held.delete(at);
-    const shares = rebalance(rows.map((row) => row.share), at, to, held);
-    rows.forEach((row, i) => { row.share = shares[i]; });
+    const shares = rebalance(
+      rows.map((row) => row.share),
+      at,
+      to,
+      held,
+    );
+    rows.forEach((row, i) => {
+      row.share = shares[i];
+    });
     paint();
     onchange();
   }
@@ -73,11 +82,20 @@ export function mixer({ words, onchange, fewest = () => 2, most = 8 }) {
       row.word = wordInput(words(), { value: one.word, "aria-label": "Word", required: true });
       row.slider = h("input", { type: "range", min: 0, max: WHOLE, step: 1 });
       row.told = h("output", {});
-      row.pin = h("button", { type: "button", class: "quiet small pin", "aria-pressed": "false", title: "Hold this share" }, "hold");
+      row.pin = h(
+        "button",
+        { type: "button", class: "quiet small pin", "aria-pressed": "false", title: "Hold this share" },
+        "hold",
+      );
       row.gone = h("button", { type: "button", class: "quiet small", title: "Remove" }, "×");
-      row.word.addEventListener("change", () => { paint(); onchange(); });
+      row.word.addEventListener("change", () => {
+        paint();
+        onchange();
+      });
       row.slider.addEventListener("input", () => share(rows.indexOf(row), Number(row.slider.value)));
-      row.pin.addEventListener("click", () => row.pin.setAttribute("aria-pressed", String(row.pin.getAttribute("aria-pressed") !== "true")));
+      row.pin.addEventListener("click", () =>
+        row.pin.setAttribute("aria-pressed", String(row.pin.getAttribute("aria-pressed") !== "true")),
+      );
       row.gone.addEventListener("click", () => {
         const at = rows.indexOf(row);
         set(values().filter((_, i) => i !== at));
@@ -94,7 +112,11 @@ export function mixer({ words, onchange, fewest = () => 2, most = 8 }) {
     paint();
   }
   return {
-    el, set, values, share, paint,
+    el,
+    set,
+    values,
+    share,
+    paint,
     sources: () => rows.map((row) => ({ word: row.word.value.trim(), share: row.share / WHOLE })),
     suggest: () => rows.forEach((row) => row.word.suggest(words())),
   };

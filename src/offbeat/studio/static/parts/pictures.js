@@ -19,7 +19,11 @@ export function image(url, alt) {
 export function pictureGrid({ label, title, subject, onopen, onpick, note, picked = new Set() }) {
   const hint = h("p", { class: "unseen", id: uid("hint") }, "Arrow keys move, Space picks, Enter opens.");
   const list = h("div", {
-    class: "grid", role: "listbox", "aria-multiselectable": "true", "aria-label": label, "aria-describedby": hint.id,
+    class: "grid",
+    role: "listbox",
+    "aria-multiselectable": "true",
+    "aria-label": label,
+    "aria-describedby": hint.id,
   });
   const el = h("div", { class: "grid-holder" }, list, hint);
   const cells = new Map();
@@ -29,8 +33,12 @@ export function pictureGrid({ label, title, subject, onopen, onpick, note, picke
     const mark = h("span", { class: "mark", "aria-hidden": "true" }, "✓");
     const img = image(picture.url, "");
     const caption = h("span", { class: "caption", "aria-hidden": "true" });
-    const one = h("div", { class: "cell", role: "option", tabindex: "-1", "aria-selected": "false" },
-      h("span", { class: "frame" }, img, mark), caption);
+    const one = h(
+      "div",
+      { class: "cell", role: "option", tabindex: "-1", "aria-selected": "false" },
+      h("span", { class: "frame" }, img, mark),
+      caption,
+    );
     one.addEventListener("click", (event) => {
       const now = cells.get(keyOf(picture)).picture;
       focus(one, false);
@@ -73,7 +81,10 @@ export function pictureGrid({ label, title, subject, onopen, onpick, note, picke
     const all = [...list.children];
     const at = all.indexOf(document.activeElement);
     if (at < 0) return;
-    const columns = Math.max(1, all.findIndex((one) => one.offsetTop > all[0].offsetTop));
+    const columns = Math.max(
+      1,
+      all.findIndex((one) => one.offsetTop > all[0].offsetTop),
+    );
     const down = columns === 1 && all.length && all[all.length - 1].offsetTop === all[0].offsetTop ? 0 : columns;
     const step = { ArrowRight: 1, ArrowLeft: -1, ArrowDown: down, ArrowUp: -down }[event.key];
     let to = null;
@@ -125,7 +136,11 @@ export function facts(picture, subject) {
     rows.push(["Farther than", `${beyond(picture.quantile)} of the ordinary`]);
   }
   if (picture.step) rows.push(["Step", String(picture.step)]);
-  return h("dl", { class: "facts" }, rows.map(([name, value]) => [h("dt", {}, name), h("dd", {}, value)]));
+  return h(
+    "dl",
+    { class: "facts" },
+    rows.map(([name, value]) => [h("dt", {}, name), h("dd", {}, value)]),
+  );
 }
 
 /** A verdict as a mark that does not lean on colour. */

@@ -7,12 +7,31 @@ const spoken = (name) => name.replaceAll("_", " ");
 function control(name, schema) {
   const one = schema.anyOf?.find((kind) => kind.type !== "null") ?? schema;
   const start = schema.default;
-  if (one.enum) return h("select", {}, options([["", `as usual${start === undefined || start === null ? "" : ` (${start})`}`], ...one.enum.filter((v) => v !== null)]));
-  if (one.type === "boolean") return h("select", {}, options([["", `as usual (${start ? "yes" : "no"})`], ["true", "yes"], ["false", "no"]]));
+  if (one.enum)
+    return h(
+      "select",
+      {},
+      options([
+        ["", `as usual${start === undefined || start === null ? "" : ` (${start})`}`],
+        ...one.enum.filter((v) => v !== null),
+      ]),
+    );
+  if (one.type === "boolean")
+    return h(
+      "select",
+      {},
+      options([
+        ["", `as usual (${start ? "yes" : "no"})`],
+        ["true", "yes"],
+        ["false", "no"],
+      ]),
+    );
   const numeric = one.type === "integer" || one.type === "number";
   return h("input", {
-    type: numeric ? "number" : "text", step: numeric ? (one.type === "integer" ? 1 : "any") : null,
-    min: one.minimum ?? null, max: one.maximum ?? null,
+    type: numeric ? "number" : "text",
+    step: numeric ? (one.type === "integer" ? 1 : "any") : null,
+    min: one.minimum ?? null,
+    max: one.maximum ?? null,
     placeholder: start === null || start === undefined ? "as usual" : String(start),
   });
 }
@@ -25,7 +44,9 @@ export function settingsForm() {
   function show(method) {
     const all = Object.entries(method?.settings?.properties ?? {});
     fields = all
-      .filter(([, schema]) => ["boolean", "integer", "number", "string", undefined].includes(schema.type) || schema.enum)
+      .filter(
+        ([, schema]) => ["boolean", "integer", "number", "string", undefined].includes(schema.type) || schema.enum,
+      )
       .map(([name, schema]) => ({ name, schema, input: control(name, schema) }));
     body.replaceChildren(...fields.map(({ name, schema, input }) => field(spoken(name), input, schema.description)));
     el.hidden = fields.length === 0;

@@ -18,7 +18,8 @@ export function lessOf(ref, text) {
 /** What an earlier run kept away from, as far as it is not listed already. */
 export function awayAgain(request) {
   const news = (list, ref) => !list.some((one) => JSON.stringify(one.ref) === JSON.stringify(ref));
-  for (const ref of request.avoid ?? []) if (news(steering.avoid, ref)) steering.avoid.push({ ref, text: "what it kept away from" });
+  for (const ref of request.avoid ?? [])
+    if (news(steering.avoid, ref)) steering.avoid.push({ ref, text: "what it kept away from" });
   for (const ref of request.unlike ?? []) {
     const url = ref.kind === "previews" ? null : pictureUrl(ref);
     if (news(steering.unlike, ref)) steering.unlike.push({ ref, text: "a picture of before", url });
@@ -55,17 +56,47 @@ export function clearSteering() {
 export function steerList() {
   const el = h("div", { class: "steer" });
   function draw() {
-    const chip = (text, url, take) => h("li", { class: "chip" }, url ? h("img", { src: url, alt: "" }) : null,
-      h("span", {}, text),
-      h("button", { type: "button", class: "quiet", "aria-label": `Remove: ${text}`, onclick: () => { take(); changed(); } }, "×"));
+    const chip = (text, url, take) =>
+      h(
+        "li",
+        { class: "chip" },
+        url ? h("img", { src: url, alt: "" }) : null,
+        h("span", {}, text),
+        h(
+          "button",
+          {
+            type: "button",
+            class: "quiet",
+            "aria-label": `Remove: ${text}`,
+            onclick: () => {
+              take();
+              changed();
+            },
+          },
+          "×",
+        ),
+      );
     const chips = [];
-    if (steering.start) chips.push(chip(`Start: ${steering.start.text}`, null, () => { steering.start = null; }));
-    steering.avoid.forEach((one) => chips.push(chip(`Less of ${one.text}`, null, () => {
-      steering.avoid = steering.avoid.filter((other) => other !== one);
-    })));
-    steering.unlike.forEach((one) => chips.push(chip(`Unlike ${one.text}`, one.url, () => {
-      steering.unlike = steering.unlike.filter((other) => other !== one);
-    })));
+    if (steering.start)
+      chips.push(
+        chip(`Start: ${steering.start.text}`, null, () => {
+          steering.start = null;
+        }),
+      );
+    steering.avoid.forEach((one) =>
+      chips.push(
+        chip(`Less of ${one.text}`, null, () => {
+          steering.avoid = steering.avoid.filter((other) => other !== one);
+        }),
+      ),
+    );
+    steering.unlike.forEach((one) =>
+      chips.push(
+        chip(`Unlike ${one.text}`, one.url, () => {
+          steering.unlike = steering.unlike.filter((other) => other !== one);
+        }),
+      ),
+    );
     el.replaceChildren(...(chips.length ? [h("ul", { class: "chips", "aria-label": "Steering" }, chips)] : []));
   }
   onsteer(draw);

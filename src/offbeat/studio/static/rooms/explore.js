@@ -20,7 +20,16 @@ export function explore() {
   const bone = () => backbone(fitting(how.value, checkpoint.value) ?? able[0]?.name);
   const subject = wordInput([], { required: true, placeholder: "handbag", "aria-label": "Word" });
   const novelty = dial(2);
-  const num = h("select", {}, options([["4", "4"], ["8", "8"], ["16", "16"], ["32", "32"]]));
+  const num = h(
+    "select",
+    {},
+    options([
+      ["4", "4"],
+      ["8", "8"],
+      ["16", "16"],
+      ["32", "32"],
+    ]),
+  );
   num.value = "8";
   const seed = seedField();
   const checkpoint = h("select", {}, options([["", "as fits"], ...able.map((one) => one.name)]));
@@ -39,7 +48,22 @@ export function explore() {
     const known = bone();
     subject.suggest([...(known?.subjects ?? []), ...(known?.words ?? [])]);
     const words = TASTE.filter((word) => [...(known?.subjects ?? []), ...(known?.words ?? [])].includes(word));
-    tastes.replaceChildren(...words.map((word) => h("button", { type: "button", class: "quiet small", onclick: () => { subject.value = word; subject.focus(); } }, word)));
+    tastes.replaceChildren(
+      ...words.map((word) =>
+        h(
+          "button",
+          {
+            type: "button",
+            class: "quiet small",
+            onclick: () => {
+              subject.value = word;
+              subject.focus();
+            },
+          },
+          word,
+        ),
+      ),
+    );
   }
   checkpoint.addEventListener("change", suggest);
   const summed = () => {
@@ -53,7 +77,9 @@ export function explore() {
   summed();
 
   const drop = dropzone({
-    label: "Unlike my pictures", hint: "Drop pictures that you have seen enough of.", multiple: true,
+    label: "Unlike my pictures",
+    hint: "Drop pictures that you have seen enough of.",
+    multiple: true,
     take: async (files) => {
       const made = [];
       for (const file of files) made.push(await api.upload(file));
@@ -61,19 +87,44 @@ export function explore() {
     },
   });
 
-  const form = h("form", { class: "controls", "aria-label": "What to explore" },
+  const form = h(
+    "form",
+    { class: "controls", "aria-label": "What to explore" },
     h("div", { class: "hero-field" }, h("label", { class: "lead", for: "explore-word" }, "Explore"), subject, tastes),
-    novelty.el, h("div", { class: "go" }, submit, trouble),
+    novelty.el,
+    h("div", { class: "go" }, submit, trouble),
     h("section", { class: "stack", "aria-label": "Steering" }, steerList(), drop),
-    h("details", {}, h("summary", {}, "More"),
-      h("div", { class: "stack" }, field("Pictures", num), seed.el, field("Method", how, null), summary, field("Checkpoint", checkpoint),
-        field("Judge", judge, "Looks at rendered pictures: is it still the subject?"), field("Steps", steps), field("Trials", trials, "Searches, of which the best is kept."),
-        field("What is learned", space), settings.el)));
+    h(
+      "details",
+      {},
+      h("summary", {}, "More"),
+      h(
+        "div",
+        { class: "stack" },
+        field("Pictures", num),
+        seed.el,
+        field("Method", how, null),
+        summary,
+        field("Checkpoint", checkpoint),
+        field("Judge", judge, "Looks at rendered pictures: is it still the subject?"),
+        field("Steps", steps),
+        field("Trials", trials, "Searches, of which the best is kept."),
+        field("What is learned", space),
+        settings.el,
+      ),
+    ),
+  );
   subject.id = "explore-word";
   subject.removeAttribute("aria-label");
 
   function request() {
-    const body = { verb: "explore", subject: subject.value, reach: novelty.value, num_images: Number(num.value), seed: seed.value };
+    const body = {
+      verb: "explore",
+      subject: subject.value,
+      reach: novelty.value,
+      num_images: Number(num.value),
+      seed: seed.value,
+    };
     if (how.value && how.value !== "low-probability") body.method = how.value;
     const where = fitting(how.value, checkpoint.value);
     if (where) body.backbone = where;
@@ -136,12 +187,26 @@ export function explore() {
     awayAgain(body);
   });
 
-  const empty = h("div", { class: "empty-stage" },
+  const empty = h(
+    "div",
+    { class: "empty-stage" },
     h("p", { class: "lead" }, "Pictures that are still what was asked for, and yet not what everyone has seen."),
-    h("p", {}, "Type a word, turn the dial, and press Go. Ordinary pictures come first; unusual ones of the same noise appear beside them while the search runs. On the map, mark a region with the lasso to have less or more of it."));
-  const el = h("div", { class: "room two" }, h("h1", { class: "unseen" }, "Explore"), form, h("div", { class: "stage" }, empty, view.el));
+    h(
+      "p",
+      {},
+      "Type a word, turn the dial, and press Go. Ordinary pictures come first; unusual ones of the same noise appear beside them while the search runs. On the map, mark a region with the lasso to have less or more of it.",
+    ),
+  );
+  const el = h(
+    "div",
+    { class: "room two" },
+    h("h1", { class: "unseen" }, "Explore"),
+    form,
+    h("div", { class: "stage" }, empty, view.el),
+  );
   return {
-    el, title: "Explore",
+    el,
+    title: "Explore",
     show({ id }) {
       empty.hidden = Boolean(id);
       problem(trouble, null);

@@ -66,25 +66,55 @@ export function paint() {
 
   function request() {
     if (!art.ref) throw new Error("There is no artwork yet. Drop one, or choose “As artwork” at any picture.");
-    if (!content.ref && !prompt.value.trim()) throw new Error("Nothing is to be painted yet. Drop a content picture, or write what it shall be.");
+    if (!content.ref && !prompt.value.trim())
+      throw new Error("Nothing is to be painted yet. Drop a content picture, or write what it shall be.");
     const body = { verb: "paint", art: art.ref, seed: seed.value, num_images: Number(num.value) || 1 };
-    if (how.value && how.value !== "creativesynth") Object.assign(body, { method: how.value, backbone: fitting(how.value) });
+    if (how.value && how.value !== "creativesynth")
+      Object.assign(body, { method: how.value, backbone: fitting(how.value) });
     if (content.ref) body.content = content.ref;
     if (prompt.value.trim()) body.prompt = prompt.value.trim();
     const config = settings.read();
     if (Object.keys(config).length) body.config = config;
     return body;
   }
-  const form = h("form", { class: "controls", "aria-label": "What to paint" }, art.el, content.el, field("Text", prompt),
-    h("div", { class: "field" }, h("div", { class: "between" }, h("label", { for: strength.id }, "Strength"), strengthTold), strength,
-      h("p", { class: "hint" }, "0 leaves the artwork as it is. When a strip is drawn, this moves along it.")),
-    h("div", { class: "row wrap" }, strip, single), trouble,
-    h("details", {}, h("summary", {}, "More"), h("div", { class: "stack" }, field("Strengths in the strip", many), field("Pictures of each", num), seed.el, field("Method", how), about, settings.el)));
+  const form = h(
+    "form",
+    { class: "controls", "aria-label": "What to paint" },
+    art.el,
+    content.el,
+    field("Text", prompt),
+    h(
+      "div",
+      { class: "field" },
+      h("div", { class: "between" }, h("label", { for: strength.id }, "Strength"), strengthTold),
+      strength,
+      h("p", { class: "hint" }, "0 leaves the artwork as it is. When a strip is drawn, this moves along it."),
+    ),
+    h("div", { class: "row wrap" }, strip, single),
+    trouble,
+    h(
+      "details",
+      {},
+      h("summary", {}, "More"),
+      h(
+        "div",
+        { class: "stack" },
+        field("Strengths in the strip", many),
+        field("Pictures of each", num),
+        seed.el,
+        field("Method", how),
+        about,
+        settings.el,
+      ),
+    ),
+  );
   form.addEventListener("submit", (event) => {
     event.preventDefault();
     busy(strip, trouble, () => begin({ ...request(), sweep: Number(many.value) || 7 }));
   });
-  single.addEventListener("click", () => busy(single, trouble, () => begin({ ...request(), strength: Number(strength.value) / 100 })));
+  single.addEventListener("click", () =>
+    busy(single, trouble, () => begin({ ...request(), strength: Number(strength.value) / 100 })),
+  );
 
   receive("paint", ({ art: work, content: thing, request: body }) => {
     if (work) art.set(work.ref, work.url, work.name);
@@ -96,14 +126,32 @@ export function paint() {
     content.set(body.content ?? null, body.content ? pictureUrl(body.content) : null, "as before");
     prompt.value = body.prompt ?? "";
     seed.value = body.seed ?? 0;
-    if (body.method) { how.value = body.method; chosen(); }
+    if (body.method) {
+      how.value = body.method;
+      chosen();
+    }
     settings.write(body.config);
   }
 
-  const empty = h("div", { class: "empty-stage" }, h("p", { class: "lead" }, "Paint a thing into an artwork."),
-    h("p", {}, "Drop an artwork, then a picture or a few words of what shall appear in it. The strip shows every strength from untouched to bold; the slider walks along it."));
+  const empty = h(
+    "div",
+    { class: "empty-stage" },
+    h("p", { class: "lead" }, "Paint a thing into an artwork."),
+    h(
+      "p",
+      {},
+      "Drop an artwork, then a picture or a few words of what shall appear in it. The strip shows every strength from untouched to bold; the slider walks along it.",
+    ),
+  );
   return {
-    el: h("div", { class: "room two" }, h("h1", { class: "unseen" }, "Paint"), form, h("div", { class: "stage" }, empty, big, view.el)), title: "Paint",
+    el: h(
+      "div",
+      { class: "room two" },
+      h("h1", { class: "unseen" }, "Paint"),
+      form,
+      h("div", { class: "stage" }, empty, big, view.el),
+    ),
+    title: "Paint",
     async show({ id }) {
       empty.hidden = Boolean(id);
       problem(trouble, methods("paint").length ? null : new Error("No checkpoint of this studio can paint."));

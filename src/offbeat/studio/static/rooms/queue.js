@@ -22,13 +22,21 @@ export function queue() {
     const work = h("button", { type: "button" });
     const wrong = h("div", {});
     const state = h("span", { class: "state" });
-    work.addEventListener("click", () => busy(work, wrong, async () => {
-      const open = OPEN.includes(live.jobs.get(id)?.state);
-      live.keep(await (open ? api.cancel(id) : api.resume(id)));
-      await live.refresh();
-    }));
+    work.addEventListener("click", () =>
+      busy(work, wrong, async () => {
+        const open = OPEN.includes(live.jobs.get(id)?.state);
+        live.keep(await (open ? api.cancel(id) : api.resume(id)));
+        await live.refresh();
+      }),
+    );
     const thumb = h("span", { class: "thumb" });
-    const el = h("li", { class: "job" }, thumb, h("div", { class: "job-text" }, h("p", {}, name, " ", state), told, bar, wrong), work);
+    const el = h(
+      "li",
+      { class: "job" },
+      thumb,
+      h("div", { class: "job-text" }, h("p", {}, name, " ", state), told, bar, wrong),
+      work,
+    );
     return { el, name, told, bar, work, wrong, state, thumb };
   }
   function fill(one, job) {
@@ -38,11 +46,22 @@ export function queue() {
     one.state.textContent = STATES[job.state];
     one.state.className = `state ${job.state}`;
     const open = OPEN.includes(job.state);
-    one.told.textContent = [VERBS[job.verb], job.state === "running" ? stage(job.stage) : "", job.state === "running" && job.total ? `${job.done} of ${job.total}` : "",
-      job.state === "running" ? left(job.seconds_left) : "", job.state === "queued" && job.position ? `${job.position} before it` : "", open ? "" : when(job.ended)].filter(Boolean).join(" · ");
+    one.told.textContent = [
+      VERBS[job.verb],
+      job.state === "running" ? stage(job.stage) : "",
+      job.state === "running" && job.total ? `${job.done} of ${job.total}` : "",
+      job.state === "running" ? left(job.seconds_left) : "",
+      job.state === "queued" && job.position ? `${job.position} before it` : "",
+      open ? "" : when(job.ended),
+    ]
+      .filter(Boolean)
+      .join(" · ");
     one.bar.hidden = job.state !== "running";
     one.bar.setAttribute("aria-label", `Progress of ${title}`);
-    if (job.total) { one.bar.max = job.total; one.bar.value = job.done; } else one.bar.removeAttribute("value");
+    if (job.total) {
+      one.bar.max = job.total;
+      one.bar.value = job.done;
+    } else one.bar.removeAttribute("value");
     one.work.hidden = job.state === "finished";
     one.work.textContent = open ? "Cancel" : "Resume";
     one.work.setAttribute("aria-label", `${one.work.textContent} ${title}`);
@@ -61,8 +80,14 @@ export function queue() {
     }
   }
   function draw() {
-    const all = [...live.jobs.values()].sort((a, b) => rank(a) - rank(b) || (OPEN.includes(a.state) ? a.created - b.created : b.created - a.created));
-    for (const [id, one] of rows) if (!live.jobs.has(id)) { one.el.remove(); rows.delete(id); }
+    const all = [...live.jobs.values()].sort(
+      (a, b) => rank(a) - rank(b) || (OPEN.includes(a.state) ? a.created - b.created : b.created - a.created),
+    );
+    for (const [id, one] of rows)
+      if (!live.jobs.has(id)) {
+        one.el.remove();
+        rows.delete(id);
+      }
     all.forEach((job, i) => {
       if (!rows.has(job.id)) rows.set(job.id, row(job.id));
       const one = rows.get(job.id);
@@ -77,12 +102,19 @@ export function queue() {
   }
   const rank = (job) => ({ running: 0, queued: 1 })[job.state] ?? 2;
   const el = h("div", { class: "room one" }, h("h1", {}, "Queue"), summary, trouble, none, list);
-  live.on("jobs", () => { if (!el.hidden) draw(); });
+  live.on("jobs", () => {
+    if (!el.hidden) draw();
+  });
   return {
-    el, title: "Queue",
+    el,
+    title: "Queue",
     async show() {
       draw();
-      try { await live.refresh(); } catch (error) { problem(trouble, error); }
+      try {
+        await live.refresh();
+      } catch (error) {
+        problem(trouble, error);
+      }
     },
   };
 }
