@@ -137,7 +137,8 @@ def sheet(job: Job, rows: Sequence[tuple[Cell, Mapping[str, Any]]]) -> bytes | N
             shown.append((way.label, formats.to_pil(opened)))
     if not shown:
         return None
-    return plots.png_of(plots.contact_sheet(shown, captions=items, title=job.table.title))
+    picture = plots.contact_sheet(shown, captions=items, title=job.table.title)
+    return plots.png_of(picture.reduce(2).quantize(128))  # a page shows many of them
 
 
 # --- the report -----------------------------------------------------------------------------
