@@ -349,7 +349,9 @@ KILLED = """
     from offbeat.store import RunFolder
 
     out, last = sys.argv[1], 0
-    for trial in range(25):
+    for trial in range(500):
+        if trial >= 25 and last > 0:
+            break
         child = os.fork()
         if child == 0:
             run = RunFolder.create(out, {"seed": 1}, resume=True)
@@ -359,7 +361,7 @@ KILLED = """
                 run.append_trace({"step": state["step"]})
                 state = {"step": state["step"] + 1, "weight": state["weight"] + 1}
                 run.save_checkpoint(state)
-        time.sleep(random.Random(trial).uniform(0, 0.06))
+        time.sleep(random.Random(trial).uniform(0, 0.06) * (1 + trial / 25))
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)
         if not os.path.exists(os.path.join(out, "request.json")):

@@ -108,7 +108,7 @@ def infotext(recipe: Mapping[str, Any]) -> str:
     settings = [
         f"{label}: {_quoted(recipe[key])}"
         for key, label in _INFOTEXT.items()
-        if recipe.get(key) not in (None, "")
+        if recipe.get(key) is not None and _one_line(recipe[key])
     ]
     return "\n".join([*lines, ", ".join(settings)])
 
