@@ -18,6 +18,7 @@ from offbeat.bench._lab import Lab, Outcome, spending
 from offbeat.bench._spec import Table, Way
 from offbeat.bench.papers import Item
 from offbeat.metrics.fusion import vendi_score
+from offbeat.rng import stream
 from offbeat.types import Request
 
 
@@ -43,7 +44,9 @@ class Dream:
         method = make_method(way.method, backbone, dict(way.set))
         trained, _ = find_trained(method, backbone, None)
         guide = choose_reader(way.judge or "clip", backbone)
-        request = Request(subject=item.value, seed=seed)
+        # a space of dreams may know no subject: each item has dreams of its own
+        own = stream(seed, "bench", item.name).initial_seed() % 1_000_000
+        request = Request(subject=item.value, seed=own)
         images, learning = [], 0.0
         with spending(backbone) as spent:
             for index in range(self.table.num_images):
