@@ -223,4 +223,6 @@ def _claim(claim: Mapping[str, Any]) -> str:
 
 def _number(value: float) -> str:
     size = abs(value)
+    if 0 < size < 0.01:
+        return f"{value:.1g}"
     return f"{value:.0f}" if size >= 100 else f"{value:.1f}" if size >= 10 else f"{value:.2f}"
