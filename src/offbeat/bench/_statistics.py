@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
-from torch import Tensor
 
+from offbeat.metrics._common import bootstrap_interval
 from offbeat.rng import stream
 
 Verdict = Literal["as in the paper", "not", "undecided"]
@@ -27,17 +27,7 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
     >>> interval([2.0])
     (2.0, 2.0)
     """
-    means = _resampled(values)
-    low, high = means.quantile(torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
-    return low, high
-
-
-def _resampled(values: Sequence[float]) -> Tensor:
-    kept = torch.tensor(values, dtype=torch.float64)
-    rows = torch.randint(
-        len(kept), (NUM_RESAMPLES, len(kept)), generator=stream(0, "bootstrap", len(kept))
-    )
-    return kept[rows].mean(dim=1)
+    return bootstrap_interval(values) if len(values) > 1 else (values[0], values[0])
 
 
 def sign_flip_p(differences: Sequence[float]) -> float:

@@ -7,6 +7,7 @@ torch, only for videos; their image tokens are placed here, in the same way.
 from __future__ import annotations
 
 import json
+from abc import abstractmethod
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +35,13 @@ class ChatJudge(VisionJudge):
         self.template = _chat_template(folder, self.tokenizer)
         self._load_processor(folder)
 
+    @abstractmethod
     def _load_processor(self, folder: Path) -> None:
-        raise NotImplementedError
+        """Read what makes pictures ready, from a model's folder."""
 
+    @abstractmethod
     def _inputs(self, pictures: list[Image.Image], text: str) -> dict[str, Any]:
         """Return what the model takes, for one text that stands before each picture's answer."""
-        raise NotImplementedError
 
     def prompt(self, question: str) -> str:
         """Return the conversation up to the answer, with one mark for the picture."""

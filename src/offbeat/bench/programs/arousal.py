@@ -14,6 +14,7 @@ from offbeat.bench._lab import Outcome
 from offbeat.bench._spec import Way
 from offbeat.bench.papers import Item
 from offbeat.bench.programs.explore import Explore
+from offbeat.metrics.arousal import fit_arousal
 
 FARTHEST = 3.0
 """Times the ordinary distance at which a stand-in stops growing."""
@@ -34,12 +35,14 @@ class Arousal(Explore):
         points.append((last, *self._at(found.readings, "")))
         curve = [(step, d, stand_in(d / ordinary, valid)) for step, d, valid in points]
         top = max(curve, key=lambda point: (point[2], -point[0]))
+        fitted = fit_arousal([d for _, d, _ in curve], [rating for _, _, rating in curve]).peak
         readings = {
             "start": curve[0][2],
             "peak": top[2],
             "end": curve[-1][2],
             "peak step": float(top[0]),
             "distance at peak": top[1],
+            "fitted peak": float("nan") if fitted is None else fitted,
             "valid": found.readings["valid"],
         }
         return replace(found, readings=readings, extra={"curve": curve})

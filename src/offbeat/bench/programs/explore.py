@@ -24,9 +24,9 @@ from offbeat.bench._lab import Lab, Outcome, spending
 from offbeat.bench._spec import Table, Way
 from offbeat.bench.papers import Item
 from offbeat.formats import versions
-from offbeat.functional import cosine
 from offbeat.methods.low_probability import LowProbability, LowProbabilityConfig
 from offbeat.metrics.fusion import vendi_score
+from offbeat.metrics.novelty import nearest_distance
 from offbeat.protocols import CalibratedJudge
 from offbeat.rng import streams
 from offbeat.sampling import ordinary_prompt, sample_concept
@@ -152,8 +152,8 @@ class Explore:
     ) -> Outcome:
         ordinary = self.lab.ordinary(request.subject, checkpoint=way.backbone)
         seen = self.lab.embeds(images)
-        near = cosine(seen, self.lab.embeds(ordinary)).max(dim=1).values
-        own = {"valid": self.valid(images, request.subject), "novelty": 1 - float(near.mean())}
+        far = nearest_distance(seen, self.lab.embeds(ordinary))
+        own = {"valid": self.valid(images, request.subject), "novelty": float(far.mean())}
         if len(images) > 1:
             own["diversity"] = vendi_score(seen)
         return Outcome(
