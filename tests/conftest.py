@@ -5,7 +5,7 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 import pytest
 import torch
 
-from offbeat.backbones.unclip import UnclipBackbone
+from offbeat.backbones.unclip.adapter import UnclipBackbone
 
 collect_ignore_glob = ["fixtures/*"]  # programs that made files there need packages of their own
 
@@ -19,7 +19,7 @@ def pocket():
 
 @pytest.fixture(scope="session")
 def pocket_sd():
-    from offbeat.backbones.stable_diffusion import StableDiffusionBackbone
+    from offbeat.backbones.stable_diffusion.adapter import StableDiffusionBackbone
 
     return StableDiffusionBackbone.load("pocket-sd")
 
@@ -47,7 +47,7 @@ def tiny_sd_folder(request, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def tiny_sd(tiny_sd_folder):
-    from offbeat.backbones.stable_diffusion import StableDiffusionBackbone
+    from offbeat.backbones.stable_diffusion.adapter import StableDiffusionBackbone
 
     return StableDiffusionBackbone.load(tiny_sd_folder)
 
@@ -65,8 +65,8 @@ def tiny_flow_folder(request, tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def tiny_flow_backbone(tiny_flow_folder):
-    from offbeat.backbones.flux import FluxBackbone
-    from offbeat.backbones.sd3 import SD3Backbone
+    from offbeat.backbones.flow.flux import FluxBackbone
+    from offbeat.backbones.flow.sd3 import SD3Backbone
 
     kind = SD3Backbone if "sd3" in tiny_flow_folder.name else FluxBackbone
     return kind.load(tiny_flow_folder)
@@ -77,7 +77,7 @@ def tiny_of(tmp_path_factory):
     """Return a tiny checkpoint of a kind, such as ``2.2``, ``xl`` or ``flux``, loaded once."""
     import tiny
     import tiny_flow
-    from offbeat.run import load_backbone
+    from offbeat import load_backbone
 
     builds = {
         **dict.fromkeys(("2.1", "2.2"), tiny.build),

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from offbeat.methods.low_probability import LowProbabilityConfig
+from offbeat.methods.low_probability.config import LowProbabilityConfig
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 SETTINGS = {

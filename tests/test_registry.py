@@ -4,6 +4,7 @@ import sys
 import pytest
 
 from offbeat import registry
+from offbeat.checkpoints.open import adapter_of
 from offbeat.errors import OffbeatError, UnknownNameError
 
 
@@ -54,8 +55,8 @@ def test_every_built_in_name_resolves():
 
 def test_folder_and_hub_id_mean_an_unclip_checkpoint(tmp_path):
     wanted = registry.find("backbone", "pocket")
-    assert registry.find("backbone", "someone/weights") is wanted
-    assert registry.find("backbone", str(tmp_path)) is wanted
+    assert adapter_of("someone/weights") is wanted
+    assert adapter_of(tmp_path) is wanted
 
 
 def test_listing_names_loads_no_torch():

@@ -12,8 +12,8 @@ import json
 import torch
 from recipes.pocket import augment, data
 
-from offbeat.backbones.stable_diffusion import StableDiffusionBackbone
-from offbeat.rng import stream
+from offbeat.backbones.stable_diffusion.adapter import StableDiffusionBackbone
+from offbeat.core.rng import stream
 
 NUM_DRAWINGS, NUM_STEPS = 32, 30
 

@@ -15,9 +15,9 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from offbeat import formats
-from offbeat._trained import make_method
-from offbeat.run import load_backbone, train
+from offbeat import load_backbone, train
+from offbeat.files.concept import decode_trained
+from offbeat.methods.settings import make_method
 
 TARGET = Path(__file__).parents[2] / "src" / "offbeat" / "pocket" / "trained"
 METHODS = ("cretok", "distok")
@@ -36,7 +36,7 @@ def main() -> None:
         file = TARGET / f"{name}.safetensors"
         config = read_in_training(asdict(make_method(name, backbone, None).config))
         if file.exists():
-            found = formats.decode_trained(file.read_bytes(), str(file))
+            found = decode_trained(file.read_bytes(), str(file))
             if (
                 found.fingerprint == backbone.fingerprint
                 and read_in_training(found.config) == config

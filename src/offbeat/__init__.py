@@ -12,62 +12,54 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from offbeat.checkpoints.models import fetch_model, inspect_model, list_models
+    from offbeat.checkpoints.open import load_backbone
+    from offbeat.checkpoints.placement import Placement
     from offbeat.errors import OffbeatError
-    from offbeat.methods.low_probability import LowProbabilityConfig
-    from offbeat.run import (
-        Placement,
-        Run,
-        again,
-        doctor,
-        dream,
-        explore,
-        export_concept,
-        fetch_model,
-        fuse,
-        generate,
-        grid,
-        import_concept,
-        inspect_model,
-        list_models,
-        load_backbone,
-        load_run,
-        paint,
-        render,
-        score,
-        sweep,
-        train,
-    )
+    from offbeat.methods.low_probability.config import LowProbabilityConfig
+    from offbeat.runs.result import Run, load_run
     from offbeat.types import Concept, Request, Trained
+    from offbeat.verbs.again import again
+    from offbeat.verbs.doctor import doctor
+    from offbeat.verbs.dream import dream
+    from offbeat.verbs.explore import explore
+    from offbeat.verbs.export import export_concept, import_concept
+    from offbeat.verbs.fuse import fuse, grid, sweep
+    from offbeat.verbs.generate import generate
+    from offbeat.verbs.paint import paint
+    from offbeat.verbs.render import render
+    from offbeat.verbs.score import score
+    from offbeat.verbs.train import train
 
 __version__ = "0.1.0"
 
 _WHERE = {
     "Concept": "offbeat.types",
-    "LowProbabilityConfig": "offbeat.methods.low_probability",
+    "LowProbabilityConfig": "offbeat.methods.low_probability.config",
     "OffbeatError": "offbeat.errors",
-    "Placement": "offbeat.run",
+    "Placement": "offbeat.checkpoints.placement",
     "Request": "offbeat.types",
-    "Run": "offbeat.run",
+    "Run": "offbeat.runs.result",
     "Trained": "offbeat.types",
-    "doctor": "offbeat.run",
-    "again": "offbeat.run",
-    "dream": "offbeat.run",
-    "explore": "offbeat.run",
-    "export_concept": "offbeat.run",
-    "fetch_model": "offbeat.run",
-    "fuse": "offbeat.run",
-    "generate": "offbeat.run",
-    "grid": "offbeat.run",
-    "import_concept": "offbeat.run",
-    "inspect_model": "offbeat.run",
-    "list_models": "offbeat.run",
-    "load_backbone": "offbeat.run",
-    "load_run": "offbeat.run",
-    "paint": "offbeat.run",
-    "render": "offbeat.run",
-    "score": "offbeat.run",
-    "sweep": "offbeat.run",
-    "train": "offbeat.run",
+    "again": "offbeat.verbs.again",
+    "doctor": "offbeat.verbs.doctor",
+    "dream": "offbeat.verbs.dream",
+    "explore": "offbeat.verbs.explore",
+    "export_concept": "offbeat.verbs.export",
+    "fetch_model": "offbeat.checkpoints.models",
+    "fuse": "offbeat.verbs.fuse",
+    "generate": "offbeat.verbs.generate",
+    "grid": "offbeat.verbs.fuse",
+    "import_concept": "offbeat.verbs.export",
+    "inspect_model": "offbeat.checkpoints.models",
+    "list_models": "offbeat.checkpoints.models",
+    "load_backbone": "offbeat.checkpoints.open",
+    "load_run": "offbeat.runs.result",
+    "paint": "offbeat.verbs.paint",
+    "render": "offbeat.verbs.render",
+    "score": "offbeat.verbs.score",
+    "sweep": "offbeat.verbs.fuse",
+    "train": "offbeat.verbs.train",
 }
 
 __all__ = [

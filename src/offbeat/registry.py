@@ -12,38 +12,37 @@ from __future__ import annotations
 
 import importlib
 from importlib.metadata import EntryPoint, entry_points
-from pathlib import Path
 from typing import Any, Literal, get_args
 
 from offbeat.errors import OffbeatError, UnknownNameError
 
 Kind = Literal["method", "backbone", "judge", "metric"]
 
-_UNCLIP = "offbeat.backbones.unclip:UnclipBackbone"
-_STABLE_DIFFUSION = "offbeat.backbones.stable_diffusion:StableDiffusionBackbone"
-_ONE_STEP = "offbeat.backbones.one_step:OneStepBackbone"
-_SD3 = "offbeat.backbones.sd3:SD3Backbone"
-_FLUX = "offbeat.backbones.flux:FluxBackbone"
+_UNCLIP = "offbeat.backbones.unclip.adapter:UnclipBackbone"
+_STABLE_DIFFUSION = "offbeat.backbones.stable_diffusion.adapter:StableDiffusionBackbone"
+_ONE_STEP = "offbeat.backbones.stable_diffusion.one_step:OneStepBackbone"
+_SD3 = "offbeat.backbones.flow.sd3:SD3Backbone"
+_FLUX = "offbeat.backbones.flow.flux:FluxBackbone"
 
 BUILT_IN: dict[Kind, dict[str, str]] = {
     "method": {
-        "low-probability": "offbeat.methods.low_probability:LowProbability",
-        "cretok": "offbeat.methods.cretok:CreTok",
-        "distok": "offbeat.methods.distok:DisTok",
-        "conceptlab": "offbeat.methods.conceptlab:ConceptLab",
-        "creativesynth": "offbeat.methods.creativesynth:CreativeSynth",
-        "agswap": "offbeat.methods.agswap:AGSwap",
-        "bass": "offbeat.methods.bass:BASS",
-        "diffmorpher": "offbeat.methods.diffmorpher:DiffMorpher",
-        "magicmix": "offbeat.methods.magicmix:MagicMix",
-        "raw-prompt": "offbeat.methods.raw_prompt:RawPrompt",
-        "high-guidance": "offbeat.methods.high_guidance:HighGuidance",
-        "interpolation": "offbeat.methods.interpolation:Interpolation",
-        "seed-variance": "offbeat.methods.seed_variance:SeedVariance",
-        "best-of-n": "offbeat.methods.best_of_n:BestOfN",
-        "cads": "offbeat.methods.cads:CADS",
-        "guidance-interval": "offbeat.methods.guidance_interval:GuidanceInterval",
-        "adaptive-negatives": "offbeat.methods.adaptive_negatives:AdaptiveNegatives",
+        "low-probability": "offbeat.methods.low_probability.method:LowProbability",
+        "cretok": "offbeat.methods.cretok.method:CreTok",
+        "distok": "offbeat.methods.distok.method:DisTok",
+        "conceptlab": "offbeat.methods.conceptlab.method:ConceptLab",
+        "creativesynth": "offbeat.methods.creativesynth.method:CreativeSynth",
+        "agswap": "offbeat.methods.mixing.agswap:AGSwap",
+        "bass": "offbeat.methods.mixing.bass:BASS",
+        "diffmorpher": "offbeat.methods.mixing.diffmorpher:DiffMorpher",
+        "magicmix": "offbeat.methods.mixing.magicmix:MagicMix",
+        "raw-prompt": "offbeat.methods.rivals.raw_prompt:RawPrompt",
+        "high-guidance": "offbeat.methods.rivals.high_guidance:HighGuidance",
+        "interpolation": "offbeat.methods.rivals.interpolation:Interpolation",
+        "seed-variance": "offbeat.methods.rivals.seed_variance:SeedVariance",
+        "best-of-n": "offbeat.methods.rivals.best_of_n:BestOfN",
+        "cads": "offbeat.methods.rivals.cads:CADS",
+        "guidance-interval": "offbeat.methods.rivals.guidance_interval:GuidanceInterval",
+        "adaptive-negatives": "offbeat.methods.rivals.adaptive_negatives:AdaptiveNegatives",
     },
     "backbone": {
         "pocket": _UNCLIP,
@@ -100,15 +99,6 @@ BUILT_IN: dict[Kind, dict[str, str]] = {
 }
 """What Offbeat brings; a plug-in cannot take one of these names."""
 
-_OF_FORM = {
-    "unclip": "pocket",
-    "stable-diffusion": "pocket-sd",
-    "one-step": "hyper-sd",
-    "sd3": "sd3",
-    "flux": "flux",
-}
-"""A backbone of each form of checkpoint."""
-
 
 def names(kind: Kind) -> list[str]:
     """Return all known names of one kind, sorted; imports nothing.
@@ -122,9 +112,7 @@ def names(kind: Kind) -> list[str]:
 def find(kind: Kind, name: str) -> Any:
     """Return the class or function of this name.
 
-    For a backbone, any folder or hub id ``OWNER/NAME`` counts as a checkpoint: of the form that its
-    ``model_index.json`` names, of the unCLIP form without one. So does a ``.safetensors`` file.
-    Pass it on to the ``load`` of what is returned, which says what is wrong with it.
+    A backbone can also be a folder, a file or a hub id: ``checkpoints.open.adapter_of`` finds it.
 
     Args:
         kind: ``method``, ``backbone``, ``judge`` or ``metric``.
@@ -140,10 +128,6 @@ def find(kind: Kind, name: str) -> Any:
     for point in _plugins(kind):
         if point.name == name:
             return _load(kind, point)
-    if kind == "backbone" and _is_source(name):
-        from offbeat.backbones._forms import form_of
-
-        return find("backbone", _OF_FORM[form_of(name)])
     raise UnknownNameError(kind, name, names(kind))
 
 
@@ -166,9 +150,3 @@ def _load(kind: Kind, point: EntryPoint) -> Any:
             f"{kind} {point.name!r} of the plug-in {owner} cannot be imported from {point.value} "
             f"({type(error).__name__}: {error}); repair or uninstall {owner}"
         ) from error
-
-
-def _is_source(name: str) -> bool:
-    """Whether a folder, file or hub id is meant; the adapter says what is wrong with it."""
-    is_path = "/" in name or "\\" in name or name.startswith((".", "~"))
-    return is_path or name.endswith(".safetensors") or Path(name).is_dir()

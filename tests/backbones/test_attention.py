@@ -5,8 +5,8 @@ from dataclasses import replace
 import pytest
 import torch
 
+from offbeat.core.rng import stream
 from offbeat.protocols import EditsAttention
-from offbeat.rng import stream
 
 STEPS = 3
 

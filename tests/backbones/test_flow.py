@@ -9,8 +9,9 @@ from diffusers import FluxPipeline, StableDiffusion3Pipeline
 from safetensors.torch import load_file, save_file
 
 import tiny_flow
-from offbeat.backbones.flux import FluxBackbone
-from offbeat.backbones.sd3 import SD3Backbone
+from offbeat.backbones.flow.flux import FluxBackbone
+from offbeat.backbones.flow.sd3 import SD3Backbone
+from offbeat.core.rng import stream, streams
 from offbeat.errors import (
     CapabilityError,
     CheckpointError,
@@ -26,7 +27,6 @@ from offbeat.protocols import (
     LookingBackbone,
     MixingBackbone,
 )
-from offbeat.rng import stream, streams
 
 PROMPT = "a red pig, of a house"
 LENGTH = tiny_flow.FLOW_CARD["max_sequence_length"]

@@ -5,11 +5,15 @@ import torch
 from diffusers import DDIMInverseScheduler, DDIMScheduler
 
 import tiny
-from offbeat.backbones import _inversion
-from offbeat.backbones.stable_diffusion import StableDiffusionBackbone
-from offbeat.errors import CheckpointError, RangeError, ShapeError
+from offbeat.backbones import inversion
+from offbeat.backbones.stable_diffusion.adapter import StableDiffusionBackbone
+from offbeat.core.rng import stream
+from offbeat.errors import (
+    CheckpointError,
+    RangeError,
+    ShapeError,
+)
 from offbeat.protocols import InvertsImages
-from offbeat.rng import stream
 
 PREDICTIONS = ["epsilon", "v_prediction", "sample"]
 BETAS = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
@@ -17,7 +21,7 @@ BETAS = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.
 
 def ddim(prediction="epsilon", steps=7, **settings):
     plain = DDIMScheduler(prediction_type=prediction, steps_offset=1, **BETAS, **settings)
-    found = _inversion.ddim_of(plain)
+    found = inversion.ddim_of(plain)
     found.set_timesteps(steps)
     return found
 
@@ -40,7 +44,7 @@ def test_what_is_denoised_is_found_again_to_the_last_digits(prediction, settings
         return told[step]
 
     end = walk(scheduler, noise, predict)
-    way = _inversion.invert(predict, scheduler, end, 0)
+    way = inversion.invert(predict, scheduler, end, 0)
     assert way.shape == (8, 2, 4, 3, 3)
     torch.testing.assert_close(way[0], noise, rtol=1e-5, atol=1e-5)
     assert torch.equal(way[-1], end)
@@ -56,7 +60,7 @@ def test_refinement_mirrors_a_prediction_that_depends_on_the_latents(prediction)
 
     end = walk(scheduler, noise, predict)
     errors = [
-        float((_inversion.invert(predict, scheduler, end, times)[0] - noise).abs().max())
+        float((inversion.invert(predict, scheduler, end, times)[0] - noise).abs().max())
         for times in (0, 30)
     ]
     assert errors[0] > 1e-3
@@ -69,13 +73,13 @@ def test_noise_without_any_signal_can_be_reached():
     told = torch.randn(7, 1, 1, 2, 2, generator=stream(1))
     noise = torch.randn(1, 1, 2, 2, generator=stream(0))
     end = walk(zero, noise, lambda x, t, step: told[step])
-    way = _inversion.invert(lambda x, t, step: told[step], zero, end, 0)
+    way = inversion.invert(lambda x, t, step: told[step], zero, end, 0)
     torch.testing.assert_close(way[0], noise, rtol=1e-4, atol=1e-4)
 
 
 def test_an_unknown_prediction_is_refused():
     with pytest.raises(CheckpointError, match="got 'flow'"):
-        _inversion.step_factors(torch.tensor(0.5), torch.tensor(0.6), "flow")
+        inversion.step_factors(torch.tensor(0.5), torch.tensor(0.6), "flow")
 
 
 @torch.no_grad()

@@ -12,15 +12,20 @@ from transformers import CLIPConfig, CLIPModel
 
 import far
 import tiny
-from offbeat import registry
-from offbeat._pictures_out import draw, draw_embeds
-from offbeat.backbones._placement import Placement
-from offbeat.backbones.one_step import OneStepBackbone
+from offbeat.backbones.stable_diffusion.one_step import OneStepBackbone
+from offbeat.checkpoints.open import adapter_of
+from offbeat.checkpoints.placement import Placement
+from offbeat.core.drawing import draw, draw_embeds
+from offbeat.core.functional import cosine
+from offbeat.core.rng import stream, streams
 from offbeat.errors import CapabilityError, CheckpointError
-from offbeat.functional import cosine
-from offbeat.methods.low_probability import LowProbability, LowProbabilityConfig
-from offbeat.protocols import DecodesEmbeds, DrawingBackbone, ExploringBackbone
-from offbeat.rng import stream, streams
+from offbeat.methods.low_probability.config import LowProbabilityConfig
+from offbeat.methods.low_probability.method import LowProbability
+from offbeat.protocols import (
+    DecodesEmbeds,
+    DrawingBackbone,
+    ExploringBackbone,
+)
 from offbeat.types import Concept, Request
 
 SMALL = LowProbabilityConfig(
@@ -37,7 +42,7 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def backbone(folder):
-    return registry.find("backbone", str(folder)).load(folder)
+    return adapter_of(folder).load(folder)
 
 
 def save_clip(place, width=tiny.WIDTH):
@@ -208,7 +213,7 @@ def test_lora_weights_make_a_model_one_step_as_the_pipeline_does(folder, backbon
     kohya_lora(backbone.unet, copied / "one-step.safetensors")
     card = json.loads((copied / "card.json").read_text())
     (copied / "card.json").write_text(json.dumps({**card, "one_step_lora": "one-step.safetensors"}))
-    merged = registry.find("backbone", str(copied)).load(copied)
+    merged = adapter_of(copied).load(copied)
     assert merged.card["scheduler"] == "TCDScheduler"
     ours = merged.draw_text(merged.encode_text(["a pig"]), generator=stream(1))
     pipe = StableDiffusionPipeline.from_pretrained(folder, local_files_only=True)
@@ -239,7 +244,7 @@ def test_text_is_projected_by_the_clip_that_reads_the_pictures(apart, copied, tm
     plain, clip = apart
     backbone = OneStepBackbone.load(plain, clip=clip)
     weights = load_file(clip / "model.safetensors")
-    from offbeat.backbones.stable_diffusion import StableDiffusionBackbone
+    from offbeat.backbones.stable_diffusion.adapter import StableDiffusionBackbone
 
     pooled = StableDiffusionBackbone.load(plain).encode_text(["a pig"]).text_embeds
     torch.testing.assert_close(

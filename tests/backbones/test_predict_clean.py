@@ -4,10 +4,10 @@ import pytest
 import torch
 
 import tiny
-from offbeat.backbones.stable_diffusion import StableDiffusionBackbone
+from offbeat.backbones.stable_diffusion.adapter import StableDiffusionBackbone
+from offbeat.core.rng import streams
 from offbeat.errors import ConfigError, RangeError
 from offbeat.protocols import PredictsClean, WalksInPieces
-from offbeat.rng import streams
 
 STEPS = 4
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")

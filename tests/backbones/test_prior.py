@@ -7,9 +7,9 @@ import torch
 from diffusers import KandinskyPriorPipeline, KandinskyV22PriorPipeline
 from peft import LoraConfig
 
-from offbeat.backbones._prior import LORA_TARGETS
+from offbeat.backbones.unclip.prior import LORA_TARGETS
+from offbeat.core.rng import stream, streams
 from offbeat.errors import RangeError, ShapeError
-from offbeat.rng import stream, streams
 
 PROMPTS = ["a cat", "a somewhat longer picture of two dogs"]
 NEGATIVE = "blurred"
@@ -73,7 +73,7 @@ def test_negative_prompt_and_a_generator_for_each_sample_match_the_pipeline(
 
 @torch.no_grad()
 def test_pocket_matches_the_pipeline(pocket):
-    from offbeat.backbones._checkpoints import POCKET
+    from offbeat.checkpoints.known.unclip import POCKET
 
     pipe = KandinskyV22PriorPipeline.from_pretrained(POCKET / "prior", dtype=torch.float32)
     pipe.set_progress_bar_config(disable=True)

@@ -10,8 +10,9 @@ from safetensors.torch import load_file, save_file
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
 import tiny
-from offbeat.backbones._sd_checkpoints import CHECKPOINTS
-from offbeat.backbones.stable_diffusion import StableDiffusionBackbone
+from offbeat.backbones.stable_diffusion.adapter import StableDiffusionBackbone
+from offbeat.checkpoints.known.stable_diffusion import CHECKPOINTS
+from offbeat.core.rng import stream, streams
 from offbeat.errors import (
     CapabilityError,
     CheckpointError,
@@ -20,8 +21,12 @@ from offbeat.errors import (
     ShapeError,
     UnsafeWeightsError,
 )
-from offbeat.protocols import DenoisingBackbone, EncodesImage, EncodesLatents, PriorBackbone
-from offbeat.rng import stream, streams
+from offbeat.protocols import (
+    DenoisingBackbone,
+    EncodesImage,
+    EncodesLatents,
+    PriorBackbone,
+)
 
 STEPS, SCALE = 3, 4.0
 PROMPT = "a red pig"

@@ -9,12 +9,17 @@ from diffusers import KandinskyPipeline, KandinskyV22Pipeline
 from safetensors.torch import load_file, save_file
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from offbeat.backbones._checkpoints import POCKET
-from offbeat.backbones._loading import PipelineFolder
-from offbeat.backbones.unclip import UnclipBackbone
-from offbeat.errors import CheckpointError, PromptError, ShapeError, UnsafeWeightsError
+from offbeat.backbones.unclip.adapter import UnclipBackbone
+from offbeat.checkpoints.known.unclip import POCKET
+from offbeat.checkpoints.pipeline import PipelineFolder
+from offbeat.core.rng import stream, streams
+from offbeat.errors import (
+    CheckpointError,
+    PromptError,
+    ShapeError,
+    UnsafeWeightsError,
+)
 from offbeat.protocols import PriorBackbone
-from offbeat.rng import stream, streams
 
 STEPS = 3
 

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
+from offbeat.core.rng import stream, streams
 from offbeat.errors import ShapeError
 from offbeat.protocols import AdaptsDenoiser
-from offbeat.rng import stream, streams
 
 STEPS = {"num_inference_steps": 2}
 

@@ -8,9 +8,9 @@ from typer.testing import CliRunner
 
 from offbeat import registry
 from offbeat.bench import papers
-from offbeat.bench._lab import Outcome
-from offbeat.bench._spec import bundled, read_table
-from offbeat.bench.papers import Item
+from offbeat.bench.cells import Item
+from offbeat.bench.lab import Outcome
+from offbeat.bench.spec import bundled, read_table
 from offbeat.cli import app
 from offbeat.errors import ConfigError
 
@@ -109,7 +109,7 @@ def test_verdicts_follow_from_the_cells(counting, tmp_path):
 
 
 def test_a_cell_computed_again_is_the_same_bit_for_bit(pocket, tmp_path, monkeypatch):
-    monkeypatch.setattr("offbeat.bench._lab.load_backbone", lambda name: pocket)
+    monkeypatch.setattr("offbeat.bench.lab.load_backbone", lambda name: pocket)
     monkeypatch.setenv("OFFBEAT_CACHE", str(tmp_path / "cache"))
     file = tmp_path / "small.yaml"
     file.write_text(SMALL)

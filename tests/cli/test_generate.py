@@ -5,7 +5,8 @@ from typer.testing import CliRunner
 
 import offbeat
 import tiny
-from offbeat import cli, formats
+from offbeat import cli
+from offbeat.files.png import read_recipe
 
 RUNNER = CliRunner()
 
@@ -21,7 +22,7 @@ def test_a_folder_of_either_form_draws_and_says_how(tmp_path, form):
     result = run("a red castle", "--backbone", folder, "-n", 2, "--steps", 2, "--guidance", 2,
                  "--negative-prompt", "a tree", "--seed", 4, "--out", out)  # fmt: skip
     assert result.exit_code == 0, result.output
-    recipe = formats.read_recipe(out / "images" / "0001.png")
+    recipe = read_recipe(out / "images" / "0001.png")
     wanted = {"prompt": "a red castle", "negative_prompt": "a tree", "num_inference_steps": 2,
               "guidance_scale": 2.0, "seed": 4, "checkpoint": str(folder)}  # fmt: skip
     assert wanted.items() <= recipe.items()

@@ -3,11 +3,20 @@
 import pytest
 import torch
 
-from offbeat._pictures_out import draw
-from offbeat.errors import CapabilityError, PromptError, ShapeError
-from offbeat.protocols import DrawingBackbone, PriorBackbone, SplitsTokens, TextBackbone
-from offbeat.rng import stream
-from offbeat.run import load_backbone
+from offbeat import load_backbone
+from offbeat.core.drawing import draw
+from offbeat.core.rng import stream
+from offbeat.errors import (
+    CapabilityError,
+    PromptError,
+    ShapeError,
+)
+from offbeat.protocols import (
+    DrawingBackbone,
+    PriorBackbone,
+    SplitsTokens,
+    TextBackbone,
+)
 from offbeat.types import Concept
 
 WORD = "<new>"

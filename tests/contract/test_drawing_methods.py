@@ -5,18 +5,17 @@ from dataclasses import replace
 import pytest
 import torch
 
-from offbeat import registry
-from offbeat._readings import choose_reader
-from offbeat.methods.adaptive_negatives import AdaptiveNegativesConfig
-from offbeat.methods.best_of_n import BestOfNConfig
-from offbeat.methods.cads import CadsConfig
-from offbeat.methods.guidance_interval import GuidanceIntervalConfig
-from offbeat.methods.high_guidance import HighGuidanceConfig
-from offbeat.methods.raw_prompt import RawPromptConfig
-from offbeat.methods.seed_variance import SeedVarianceConfig
-from offbeat.protocols import DrawsSubject
-from offbeat.rng import streams
-from offbeat.run import load_backbone
+from offbeat import load_backbone, registry
+from offbeat.core.rng import streams
+from offbeat.judges.choose import choose_reader
+from offbeat.methods.rivals.adaptive_negatives import AdaptiveNegativesConfig
+from offbeat.methods.rivals.best_of_n import BestOfNConfig
+from offbeat.methods.rivals.cads import CadsConfig
+from offbeat.methods.rivals.guidance_interval import GuidanceIntervalConfig
+from offbeat.methods.rivals.high_guidance import HighGuidanceConfig
+from offbeat.methods.rivals.raw_prompt import RawPromptConfig
+from offbeat.methods.rivals.seed_variance import SeedVarianceConfig
+from offbeat.protocols.methods import DrawsSubject
 from offbeat.types import Request
 
 CASES = {

@@ -5,7 +5,12 @@ import torch
 
 import tiny_vlm
 from offbeat import registry
-from offbeat.errors import NotFiniteError, RangeError, ShapeError
+from offbeat.core.rng import stream
+from offbeat.errors import (
+    NotFiniteError,
+    RangeError,
+    ShapeError,
+)
 from offbeat.judges.classifier import ClassifierJudge
 from offbeat.judges.clip import ClipJudge
 from offbeat.protocols import (
@@ -15,7 +20,6 @@ from offbeat.protocols import (
     NamesThings,
     ReadsClasses,
 )
-from offbeat.rng import stream
 
 IMAGES = torch.rand(3, 3, 32, 32, generator=stream(0, "pixels"))
 LOCAL = ["clip", "classifier", *tiny_vlm.BUILDERS]

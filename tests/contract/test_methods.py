@@ -8,13 +8,13 @@ import pytest
 import torch
 
 from offbeat import registry
-from offbeat.methods.conceptlab import ConceptLabConfig
-from offbeat.methods.cretok import CreTokConfig
-from offbeat.methods.distok import DisTokConfig
-from offbeat.methods.low_probability import LowProbabilityConfig
-from offbeat.protocols import FusesConcepts, TrainsOnce
-from offbeat.rng import streams
-from offbeat.sampling import sample_concept
+from offbeat.core.drawing import sample_concept
+from offbeat.core.rng import streams
+from offbeat.methods.conceptlab.config import ConceptLabConfig
+from offbeat.methods.cretok.config import CreTokConfig
+from offbeat.methods.distok.config import DisTokConfig
+from offbeat.methods.low_probability.config import LowProbabilityConfig
+from offbeat.protocols.methods import FusesConcepts, TrainsOnce
 from offbeat.types import Request
 
 CASES = {

@@ -7,14 +7,14 @@ import pytest
 import torch
 
 from offbeat import registry
-from offbeat.methods.agswap import AGSwapConfig
-from offbeat.methods.bass import BassConfig
-from offbeat.methods.best_of_n import BestOfNConfig
-from offbeat.methods.diffmorpher import DiffMorpherConfig
-from offbeat.methods.interpolation import InterpolationConfig
-from offbeat.methods.magicmix import MagicMixConfig
-from offbeat.methods.raw_prompt import RawPromptConfig
-from offbeat.protocols import MixesSources
+from offbeat.methods.mixing.agswap import AGSwapConfig
+from offbeat.methods.mixing.bass import BassConfig
+from offbeat.methods.mixing.diffmorpher import DiffMorpherConfig
+from offbeat.methods.mixing.magicmix import MagicMixConfig
+from offbeat.methods.rivals.best_of_n import BestOfNConfig
+from offbeat.methods.rivals.interpolation import InterpolationConfig
+from offbeat.methods.rivals.raw_prompt import RawPromptConfig
+from offbeat.protocols.methods import MixesSources
 from offbeat.types import Request
 
 CASES = {
@@ -67,7 +67,7 @@ def test_picture_i_depends_on_the_seed_and_i_alone(mixed, pocket_sd):
 
 
 def test_the_backbone_draws_the_same_bytes_after(mixed, pocket_sd):
-    from offbeat.rng import streams
+    from offbeat.core.rng import streams
 
     method, _ = mixed
     text = pocket_sd.encode_text(["a picture of an owl"])

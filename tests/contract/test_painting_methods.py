@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from offbeat import registry
-from offbeat.methods.creativesynth import CreativeSynthConfig
-from offbeat.protocols import PaintsImages
-from offbeat.rng import streams
+from offbeat.core.rng import streams
+from offbeat.methods.creativesynth.config import CreativeSynthConfig
+from offbeat.protocols.methods import PaintsImages
 from offbeat.types import Request
 
 CASES = {"creativesynth": CreativeSynthConfig(num_inference_steps=5, guidance_scale=3.0)}

@@ -12,14 +12,14 @@ import test_painting_methods
 import torch
 
 from offbeat import registry
-from offbeat._capabilities import offers
-from offbeat._pictures_out import draw
-from offbeat._runs import check_needs
+from offbeat.checkpoints.open import check_needs
+from offbeat.core.drawing import draw
+from offbeat.core.functional import pair_cosine
+from offbeat.core.rng import streams
 from offbeat.errors import CapabilityError
-from offbeat.functional import pair_cosine
-from offbeat.methods.cretok import WORD
-from offbeat.protocols import FusesConcepts
-from offbeat.rng import streams
+from offbeat.methods.cretok.config import WORD
+from offbeat.protocols.capabilities import offers
+from offbeat.protocols.methods import FusesConcepts
 from offbeat.types import Request, Verdict
 
 SMALL = {

@@ -11,11 +11,17 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import offbeat
-from offbeat import formats
-from offbeat._disk import pack_tensors
-from offbeat.backbones._checkpoints import POCKET
-from offbeat.baseline import Baseline
-from offbeat.rng import stream
+from offbeat.checkpoints.known.unclip import POCKET
+from offbeat.core.baseline import Baseline
+from offbeat.core.rng import stream
+from offbeat.files.concept import (
+    CONCEPT_FILE,
+    about_of,
+    decode_trained,
+    encode_concept,
+)
+from offbeat.files.disk import pack_tensors
+from offbeat.files.exchange import encode_export
 from offbeat.types import Concept
 
 PACK = Path(__file__).parents[2] / "integrations" / "comfyui"
@@ -119,7 +125,7 @@ print(sorted(name for name in vars(files) if name.startswith("read")))
 def test_a_concept_stands_in_a_prompt(comfy):
     rows = torch.randn(2, 6, generator=stream(1))
     layout = [("clip_l", 6, 1.0)]
-    data = formats.encode_concept(concept(rows), layout=layout, **MADE)[formats.CONCEPT_FILE]
+    data = encode_concept(concept(rows), layout=layout, **MADE)[CONCEPT_FILE]
     (comfy.home / "fox.safetensors").write_bytes(data)
     node, clip = comfy.nodes["OffbeatConcept"], Clip(comfy.embeddings, {"l": 6})
     assert node.INPUT_TYPES()["required"]["concept"] == (["fox.safetensors"],)
@@ -134,8 +140,8 @@ def test_a_concept_stands_in_a_prompt(comfy):
     assert same.split()[-1] in text.split()
     assert len(list(comfy.embeddings.iterdir())) == 1
     before = node.IS_CHANGED("fox.safetensors", clip=clip, prompt="")
-    other = formats.encode_concept(concept(rows + 1), layout=layout, **MADE)
-    (comfy.home / "fox.safetensors").write_bytes(other[formats.CONCEPT_FILE])
+    other = encode_concept(concept(rows + 1), layout=layout, **MADE)
+    (comfy.home / "fox.safetensors").write_bytes(other[CONCEPT_FILE])
     assert node.IS_CHANGED("fox.safetensors", clip=clip, prompt="") != before
 
 
@@ -143,10 +149,10 @@ def test_two_encoders_get_their_own_rows(comfy):
     rows = torch.randn(2, 10, generator=stream(1))
     layout = [("clip_l", 6, 1.0), ("clip_g", 4, 1.0)]
     words = {"word": "<offbeat> of clay"}  # a phrase around the token, as CreTok's
-    data = formats.encode_concept(concept(rows, **words), layout=layout, **MADE)
-    (comfy.home / "own.safetensors").write_bytes(data[formats.CONCEPT_FILE])
-    about = formats.about_of(data[formats.CONCEPT_FILE], "")
-    sent = formats.encode_export(concept(rows, **words), about, style="sdxl", layout=layout)
+    data = encode_concept(concept(rows, **words), layout=layout, **MADE)
+    (comfy.home / "own.safetensors").write_bytes(data[CONCEPT_FILE])
+    about = about_of(data[CONCEPT_FILE], "")
+    sent = encode_export(concept(rows, **words), about, style="sdxl", layout=layout)
     (comfy.home / "sent.safetensors").write_bytes(next(iter(sent.values())))
     clip = Clip(comfy.embeddings, {"l": 6, "g": 4})
     for name in ("own.safetensors", "sent.safetensors"):
@@ -170,10 +176,11 @@ def test_fused_words_are_the_library_s(comfy, pocket, exponent):
         )
         (mine,) = conditioning[0][0]["l"]
         pairs = comfy.files.parse_weights(weights)
-        from offbeat.methods.distok import DisTok, DisTokConfig
+        from offbeat.methods.distok.config import DisTokConfig
+        from offbeat.methods.distok.method import DisTok
         from offbeat.types import Request
 
-        trained = formats.decode_trained((comfy.home / "distok.safetensors").read_bytes(), "")
+        trained = decode_trained((comfy.home / "distok.safetensors").read_bytes(), "")
         total = sum(share for _, share in pairs)
         request = Request(subject="x", weights=tuple((w, s / total) for w, s in pairs))
         config = DisTokConfig.for_card(pocket.card, share_exponent=exponent)
@@ -207,7 +214,7 @@ def test_novelty_is_the_library_s(comfy):
 
 def test_files_that_cannot_be_used_say_why(comfy):
     files, home = comfy.files, comfy.home
-    data = formats.encode_concept(concept(torch.ones(1, 4)), **MADE)[formats.CONCEPT_FILE]
+    data = encode_concept(concept(torch.ones(1, 4)), **MADE)[CONCEPT_FILE]
     whole = home / "x.safetensors"
     cases = [
         (data[:-3], "cannot be read"),

@@ -11,11 +11,15 @@ import pytest
 import torch
 from PIL import Image
 
+from offbeat.core.rng import stream
 from offbeat.errors import ConfigError, JudgeError
-from offbeat.judges._http import Budget, Client, checked_url
 from offbeat.judges.api import ApiJudge, data_url
+from offbeat.judges.http import (
+    Budget,
+    Client,
+    checked_url,
+)
 from offbeat.protocols import ChecksSubject, NamesThings
-from offbeat.rng import stream
 
 KEY = "sk-secret-0123456789"
 IMAGES = torch.rand(1, 3, 8, 12, generator=stream(0, "pixels"))
@@ -257,7 +261,7 @@ def test_budgets_end_the_questions(server):
 def test_waits_between_tries_grow_and_are_the_same_for_a_seed(server, monkeypatch):
     server.replies = [answer(b"", 500)]
     waits = []
-    monkeypatch.setattr("offbeat.judges._http.time.sleep", waits.append)
+    monkeypatch.setattr("offbeat.judges.http.time.sleep", waits.append)
     for _ in range(2):
         server.judge(backoff=1.0).still_a(IMAGES, "pet")
     assert waits[:3] == waits[3:]

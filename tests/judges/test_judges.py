@@ -4,6 +4,7 @@ import pytest
 import torch
 from transformers import ResNetConfig, ResNetForImageClassification
 
+from offbeat.core.rng import stream, streams
 from offbeat.errors import (
     CheckpointError,
     ConfigError,
@@ -12,12 +13,11 @@ from offbeat.errors import (
     ShapeError,
     UnsafeWeightsError,
 )
-from offbeat.judges import _rule
+from offbeat.judges import rule
 from offbeat.judges.classifier import ClassifierJudge, PixelSettings
 from offbeat.judges.clip import ClipJudge
 from offbeat.judges.scripted import ScriptedJudge
 from offbeat.protocols import ChecksSubject
-from offbeat.rng import stream, streams
 
 BLANK = torch.ones(2, 3, 8, 8)
 
@@ -58,7 +58,7 @@ def test_scripted_answers_once_a_call_and_remembers_the_questions():
 
 
 def test_limit_is_chance_until_ordinary_pictures_set_it():
-    limits = _rule.Limits(share=0.5)
+    limits = rule.Limits(share=0.5)
     asked = {"chance": 0.25, "judge": "j", "note": "n."}
     values = torch.tensor([0.3, 0.2, 0.1])
     assert [v.answer for v in limits.verdicts("pet", values, **asked)] == ["yes", "no", "no"]
@@ -75,11 +75,11 @@ def test_members_come_from_subjects_then_label_then_coarse_class():
     labels = ["cat", "dog", "fish"]
     coarse = {"cat": ["pet"], "dog": ["pet"], "fish": ["fish"]}
     found = {
-        subject: _rule.members_of(subject, labels, subjects={"pet": ["dog"]}, coarse=coarse)
+        subject: rule.members_of(subject, labels, subjects={"pet": ["dog"]}, coarse=coarse)
         for subject in ("pet", "fish", "cat", "sofa")
     }
     assert found == {"pet": ["dog"], "fish": ["fish"], "cat": ["cat"], "sofa": []}
-    assert _rule.members_of("pet", labels, subjects={}, coarse=coarse) == ["cat", "dog"]
+    assert rule.members_of("pet", labels, subjects={}, coarse=coarse) == ["cat", "dog"]
 
 
 def test_clip_judge_reads_pixels_in_any_batch(pocket):

@@ -9,14 +9,17 @@ from test_api import KEY, QUICK, Server, answer, hang_up, said, slow
 
 import offbeat
 import tiny_vlm
-from offbeat import registry
-from offbeat._judges import MODEL_TYPES, open_judge
-from offbeat._sources import choose_judge
-from offbeat.errors import CheckpointError, ConfigError, JudgeError, UnknownNameError
-from offbeat.judges._http import Budget
-from offbeat.methods.low_probability import LowProbabilityConfig
+from offbeat import dream, fuse, registry, score, train
+from offbeat.errors import (
+    CheckpointError,
+    ConfigError,
+    JudgeError,
+    UnknownNameError,
+)
+from offbeat.judges.choose import MODEL_TYPES, choose_judge, open_judge
+from offbeat.judges.http import Budget
+from offbeat.methods.low_probability.config import LowProbabilityConfig
 from offbeat.metrics.rubric import CRITERIA
-from offbeat.run import dream, fuse, score, train
 
 SMALL = LowProbabilityConfig(
     num_baseline=60, num_held_out=20, num_components=4, num_steps=6, num_probes=8, probe_every=3,

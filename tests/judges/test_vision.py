@@ -12,11 +12,20 @@ from transformers.models.smolvlm.processing_smolvlm import get_image_prompt_stri
 
 import tiny_vlm
 from offbeat import registry
-from offbeat.errors import CheckpointError, ConfigError, PromptError, UnsafeWeightsError
-from offbeat.judges import _answers
+from offbeat.core.rng import stream
+from offbeat.errors import (
+    CheckpointError,
+    ConfigError,
+    PromptError,
+    UnsafeWeightsError,
+)
+from offbeat.judges import answers
 from offbeat.judges.vqa import spellings
-from offbeat.protocols import ChecksSubject, NamesThings, ReadsClasses
-from offbeat.rng import stream
+from offbeat.protocols import (
+    ChecksSubject,
+    NamesThings,
+    ReadsClasses,
+)
 
 LABELS = ("cat", "dog", "siamese cat")
 QUESTION = "Is this still a pet? Yes or no."
@@ -180,9 +189,9 @@ def test_answers_are_those_that_transformers_gives(pair, monkeypatch):
 
 def test_a_name_gets_the_likelihood_of_the_models_own_loss(pair, monkeypatch):
     judge = pair.judge
-    monkeypatch.setattr("offbeat.judges._vision.ROWS", 3)  # several rounds of one picture
+    monkeypatch.setattr("offbeat.judges.vision.ROWS", 3)  # several rounds of one picture
     scores = judge._scores(IMAGES)
-    assert judge._question.startswith(_answers.WHAT)
+    assert judge._question.startswith(answers.WHAT)
     for column, label in enumerate(LABELS):
         ways = judge._spell(judge._question, label)
         text = judge.tokenizer.decode(ways[0], skip_special_tokens=True).strip()
@@ -276,7 +285,7 @@ def test_words_are_found_in_a_tokenizer_that_marks_spaces():
     inner.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme="first")
     inner.decoder = decoders.Metaspace(prepend_scheme="first")
     tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=inner, unk_token="<unk>")
-    yes, no = _answers.yes_no_ids(tokenizer)
+    yes, no = answers.yes_no_ids(tokenizer)
     assert tokenizer.convert_ids_to_tokens(yes) == ["▁yes", "▁Yes"]
     assert tokenizer.convert_ids_to_tokens(no) == ["▁no", "▁No"]
     ways = spellings(tokenizer, "[/INST]", "cat")  # a space is no part of this prompt's end

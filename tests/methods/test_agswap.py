@@ -2,9 +2,14 @@
 
 import torch
 
-from offbeat.methods import agswap
-from offbeat.methods.agswap import AGSwap, AGSwapConfig, flipped, group_size
-from offbeat.rng import stream
+from offbeat.core.rng import stream
+from offbeat.methods.mixing import agswap
+from offbeat.methods.mixing.agswap import (
+    AGSwap,
+    AGSwapConfig,
+    flipped,
+    group_size,
+)
 from offbeat.types import Request
 
 PAIR = Request(subject="pig + owl", weights=(("pig", 0.5), ("owl", 0.5)), num_images=2, seed=3)

@@ -5,13 +5,22 @@ from dataclasses import replace
 import pytest
 import torch
 
-from offbeat.errors import ConfigError, RangeError, ShapeError
-from offbeat.methods._segments import ColourSegmenter, patches
-from offbeat.methods._swaps import half_ones, swapped
-from offbeat.methods.agswap import AGSwap, AGSwapConfig
-from offbeat.methods.bass import BASS, BassConfig, in_balance, segment_score
+from offbeat.core.rng import stream, streams
+from offbeat.errors import (
+    ConfigError,
+    RangeError,
+    ShapeError,
+)
+from offbeat.methods.mixing.agswap import AGSwap, AGSwapConfig
+from offbeat.methods.mixing.bass import (
+    BASS,
+    BassConfig,
+    in_balance,
+    segment_score,
+)
+from offbeat.methods.mixing.segments import ColourSegmenter, patches
+from offbeat.methods.mixing.swaps import half_ones, swapped
 from offbeat.protocols import Segments
-from offbeat.rng import stream, streams
 from offbeat.types import Request
 
 PAIR = Request(subject="pig + owl", weights=(("pig", 0.5), ("owl", 0.5)), num_images=1, seed=3)

@@ -6,13 +6,21 @@ import math
 import pytest
 import torch
 
-from offbeat.errors import ConfigError, PromptError, RangeError, ShapeError, VocabularyError
-from offbeat.functional import cosine
+from offbeat.core.drawing import sample_concept
+from offbeat.core.functional import cosine
+from offbeat.core.rng import streams
+from offbeat.errors import (
+    ConfigError,
+    PromptError,
+    RangeError,
+    ShapeError,
+    VocabularyError,
+)
 from offbeat.judges.scripted import ScriptedJudge
-from offbeat.methods import _conceptlab_templates as prompts
-from offbeat.methods.conceptlab import ConceptLab, ConceptLabConfig, prior_constraint_loss
-from offbeat.rng import streams
-from offbeat.sampling import sample_concept
+from offbeat.methods.conceptlab import prompts
+from offbeat.methods.conceptlab.config import ConceptLabConfig
+from offbeat.methods.conceptlab.losses import prior_constraint_loss
+from offbeat.methods.conceptlab.method import ConceptLab
 from offbeat.types import Request
 
 PET = Request(subject="pet", negatives=("cat",), seed=3)

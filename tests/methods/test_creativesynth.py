@@ -7,12 +7,17 @@ import pytest
 import torch
 
 import tiny
-from offbeat.backbones.stable_diffusion import StableDiffusionBackbone
-from offbeat.errors import ConfigError, RangeError, ShapeError
-from offbeat.methods._creativesynth_sharing import Sharing, art_bn
-from offbeat.methods.creativesynth import CreativeSynth, CreativeSynthConfig
-from offbeat.protocols import InvertsArt, PaintsImages
-from offbeat.rng import stream, streams
+from offbeat.backbones.stable_diffusion.adapter import StableDiffusionBackbone
+from offbeat.core.rng import stream, streams
+from offbeat.errors import (
+    ConfigError,
+    RangeError,
+    ShapeError,
+)
+from offbeat.methods.creativesynth.attention import Sharing, art_bn
+from offbeat.methods.creativesynth.config import CreativeSynthConfig
+from offbeat.methods.creativesynth.method import CreativeSynth
+from offbeat.protocols.methods import InvertsArt, PaintsImages
 from offbeat.types import Attention, Request
 
 STEPS = 4

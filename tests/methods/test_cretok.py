@@ -6,7 +6,9 @@ from dataclasses import replace
 import pytest
 import torch
 
-from offbeat import vocab
+from offbeat.core import vocab
+from offbeat.core.functional import pair_cosine
+from offbeat.core.rng import stream
 from offbeat.errors import (
     ConfigError,
     FingerprintError,
@@ -14,19 +16,16 @@ from offbeat.errors import (
     RangeError,
     VocabularyError,
 )
-from offbeat.formats import decode_trained, encode_trained
-from offbeat.functional import pair_cosine
-from offbeat.methods.cretok import (
-    WORD,
-    CreTok,
-    CreTokConfig,
+from offbeat.files.concept import decode_trained, encode_trained
+from offbeat.methods.cretok.config import WORD, CreTokConfig
+from offbeat.methods.cretok.losses import mixture_loss
+from offbeat.methods.cretok.method import CreTok
+from offbeat.methods.cretok.prompts import (
     listed,
-    mixture_loss,
     training_pairs,
     with_articles,
 )
-from offbeat.protocols import FusesConcepts, TrainsOnce
-from offbeat.rng import stream
+from offbeat.protocols.methods import FusesConcepts, TrainsOnce
 from offbeat.types import Request
 
 SMALL = CreTokConfig(num_steps=6, num_pairs=12, batch_size=4)

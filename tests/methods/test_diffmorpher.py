@@ -5,18 +5,18 @@ from dataclasses import replace
 import pytest
 import torch
 
+from offbeat.core.functional import slerp
+from offbeat.core.rng import stream, streams
 from offbeat.errors import ConfigError, RangeError
-from offbeat.functional import slerp
-from offbeat.methods._morphing import (
+from offbeat.methods.mixing.diffmorpher import DiffMorpher, DiffMorpherConfig
+from offbeat.methods.mixing.morphing import (
     BlendedAttention,
     adapted_statistics,
     blended_lora,
     equal_steps,
     fit_lora,
 )
-from offbeat.methods.diffmorpher import DiffMorpher, DiffMorpherConfig
-from offbeat.protocols import MorphsSources
-from offbeat.rng import stream, streams
+from offbeat.protocols.methods import MorphsSources
 from offbeat.types import Attention, Request
 
 PAIR = Request(subject="dog + cat", weights=(("dog", 0.5), ("cat", 0.5)), num_images=1, seed=1)

@@ -7,21 +7,31 @@ from dataclasses import replace
 import pytest
 import torch
 
-from offbeat import formats
-from offbeat.errors import ConfigError, FingerprintError, RangeError, VocabularyError
-from offbeat.methods import _distok_space
-from offbeat.methods._distok_alarm import mean_distance
-from offbeat.methods._distok_losses import (
+from offbeat.core.rng import stream
+from offbeat.errors import (
+    ConfigError,
+    FingerprintError,
+    RangeError,
+    VocabularyError,
+)
+from offbeat.files.concept import decode_trained, encode_trained
+from offbeat.methods.distok import space as space_module
+from offbeat.methods.distok.config import DisTokConfig
+from offbeat.methods.distok.losses import (
     consistency_loss,
     fusion_loss,
     is_admitted,
     latent_regulariser,
 )
-from offbeat.methods._distok_pool import ConceptPool
-from offbeat.methods._distok_space import Space, distribution_of, draw_latent, mixed
-from offbeat.methods._distok_training import Training
-from offbeat.methods.distok import DisTok, DisTokConfig
-from offbeat.rng import stream
+from offbeat.methods.distok.method import DisTok
+from offbeat.methods.distok.pool import ConceptPool
+from offbeat.methods.distok.space import (
+    Space,
+    distribution_of,
+    draw_latent,
+    mixed,
+)
+from offbeat.methods.distok.training import Training, mean_distance
 from offbeat.types import Request
 
 WORDS = ("pig", "sheep", "snake", "owl", "teddy bear", "pizza")
@@ -174,12 +184,12 @@ def test_the_pool_holds_what_the_judge_read_over_the_vocabulary(trained):
 def test_the_same_seed_gives_the_same_bytes_and_so_does_a_resumed_training(trained, pocket):
     found, steps = trained
     again = DisTok(SMALL).train(pocket, WORDS, seed=2, judge=EvenJudge())
-    assert formats.encode_trained(again) == formats.encode_trained(found)
+    assert encode_trained(again) == encode_trained(found)
     for kept in (0, 4):  # before the first entry of the pool, and after it
         resumed = DisTok(SMALL).train(
             pocket, WORDS, seed=2, judge=EvenJudge(), resume=steps[kept][1]
         )
-        assert formats.encode_trained(resumed) == formats.encode_trained(found)
+        assert encode_trained(resumed) == encode_trained(found)
     other = DisTok(SMALL).train(pocket, WORDS, seed=3, judge=EvenJudge())
     assert not torch.equal(other.tensors["encoder.0.weight"], found.tensors["encoder.0.weight"])
 
@@ -218,7 +228,7 @@ def test_a_constant_decoder_rings_the_alarm(pocket, monkeypatch):
 
     quiet = DisTok(replace(SMALL, num_steps=1)).train(pocket, WORDS)
     assert quiet.readings["warnings"] == []
-    monkeypatch.setattr("offbeat.methods._distok_training.decode", constant)
+    monkeypatch.setattr("offbeat.methods.distok.training.decode", constant)
     loud = DisTok(replace(SMALL, num_steps=1)).train(pocket, WORDS)
     assert any("collapse" in warning for warning in loud.readings["warnings"])
 
@@ -227,7 +237,7 @@ def test_a_constant_decoder_rings_the_alarm(pocket, monkeypatch):
 
 
 def test_a_fusion_survives_the_file_and_depends_on_its_shares(trained, pocket):
-    found = formats.decode_trained(formats.encode_trained(trained[0]), "space")
+    found = decode_trained(encode_trained(trained[0]), "space")
     method = DisTok(SMALL)
     concept = method.fuse(pocket, request(("pig", 0.7), ("owl", 0.3)), trained=found)
     own = method.fuse(pocket, request(("pig", 0.7), ("owl", 0.3)), trained=trained[0])
@@ -306,9 +316,9 @@ def test_bad_settings_judges_and_vocabularies_are_refused(pocket):
 
 
 def test_a_fresh_network_keeps_classes_apart():
-    params = _distok_space.initial_params(DisTokConfig(), 32, 0)
+    params = space_module.initial_params(DisTokConfig(), 32, 0)
     rows = torch.randn(20, 32, generator=stream(0, "rows"))
-    tokens = _distok_space.decode(
-        params, _distok_space.encode(params, rows, row_norm=5.6), row_norm=5.6
+    tokens = space_module.decode(
+        params, space_module.encode(params, rows, row_norm=5.6), row_norm=5.6
     )
     assert mean_distance(tokens) > 0.05

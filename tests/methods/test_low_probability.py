@@ -5,21 +5,25 @@ from dataclasses import replace
 import pytest
 import torch
 
-from offbeat.baseline import Baseline
-from offbeat.density import AvoidCluster, GaussianDensity, PcaSpace
+from offbeat.core.baseline import Baseline
+from offbeat.core.density import (
+    AvoidCluster,
+    GaussianDensity,
+    PcaSpace,
+)
+from offbeat.core.drawing import plain_concept, sample_concept
+from offbeat.core.rng import stream, streams
 from offbeat.errors import ConfigError, RangeError
 from offbeat.judges.scripted import ScriptedJudge
-from offbeat.methods._spaces import ConceptSpace
-from offbeat.methods.low_probability import (
-    LowProbability,
-    LowProbabilityConfig,
+from offbeat.methods.low_probability.config import LowProbabilityConfig
+from offbeat.methods.low_probability.losses import (
     anchor_loss,
     avoid_loss,
     creative_loss,
     novelty_loss,
 )
-from offbeat.rng import stream, streams
-from offbeat.sampling import plain_concept, sample_concept
+from offbeat.methods.low_probability.method import LowProbability
+from offbeat.methods.low_probability.spaces import ConceptSpace
 from offbeat.types import Request
 
 SMALL = LowProbabilityConfig(
@@ -194,7 +198,7 @@ def test_a_kernel_density_can_be_searched_too(pocket):
 
 def noises_of(monkeypatch):
     """Record which noise each step takes."""
-    from offbeat.methods import _tail_search as module
+    from offbeat.methods.low_probability import search as module
 
     taken, plain = [], module.streams
 

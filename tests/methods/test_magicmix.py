@@ -5,9 +5,9 @@ from dataclasses import replace
 import pytest
 import torch
 
+from offbeat.core.rng import streams
 from offbeat.errors import ConfigError, RangeError
-from offbeat.methods.magicmix import MagicMix, MagicMixConfig
-from offbeat.rng import streams
+from offbeat.methods.mixing.magicmix import MagicMix, MagicMixConfig
 from offbeat.types import Request
 
 REQUEST = Request(

@@ -6,20 +6,55 @@ import pytest
 import torch
 
 import tiny
-from offbeat.backbones.stable_diffusion import StableDiffusionBackbone
-from offbeat.budget import counted
-from offbeat.errors import CapabilityError, ConfigError, PromptError, RangeError
+from offbeat.backbones.stable_diffusion.adapter import StableDiffusionBackbone
+from offbeat.core.budget import counted
+from offbeat.core.rng import stream, streams
+from offbeat.errors import (
+    CapabilityError,
+    ConfigError,
+    PromptError,
+    RangeError,
+)
 from offbeat.judges.scripted import ScriptedJudge
-from offbeat.methods.adaptive_negatives import AdaptiveNegatives, AdaptiveNegativesConfig, joined
-from offbeat.methods.best_of_n import BestOfN, BestOfNConfig, unusualness
-from offbeat.methods.cads import CADS, CadsConfig, annealing, corrupted
-from offbeat.methods.guidance_interval import GuidanceInterval, GuidanceIntervalConfig, noise_level
-from offbeat.methods.high_guidance import HighGuidance, HighGuidanceConfig
-from offbeat.methods.interpolation import Interpolation, InterpolationConfig, between, texts_between
-from offbeat.methods.raw_prompt import RawPrompt, RawPromptConfig
-from offbeat.methods.seed_variance import SeedVariance, SeedVarianceConfig, farthest_first
-from offbeat.rng import stream, streams
-from offbeat.types import Request, Scores, Verdict
+from offbeat.methods.rivals.adaptive_negatives import (
+    AdaptiveNegatives,
+    AdaptiveNegativesConfig,
+    joined,
+)
+from offbeat.methods.rivals.best_of_n import (
+    BestOfN,
+    BestOfNConfig,
+    unusualness,
+)
+from offbeat.methods.rivals.cads import (
+    CADS,
+    CadsConfig,
+    annealing,
+    corrupted,
+)
+from offbeat.methods.rivals.guidance_interval import (
+    GuidanceInterval,
+    GuidanceIntervalConfig,
+    noise_level,
+)
+from offbeat.methods.rivals.high_guidance import HighGuidance, HighGuidanceConfig
+from offbeat.methods.rivals.interpolation import (
+    Interpolation,
+    InterpolationConfig,
+    between,
+    texts_between,
+)
+from offbeat.methods.rivals.raw_prompt import RawPrompt, RawPromptConfig
+from offbeat.methods.rivals.seed_variance import (
+    SeedVariance,
+    SeedVarianceConfig,
+    farthest_first,
+)
+from offbeat.types import (
+    Request,
+    Scores,
+    Verdict,
+)
 
 REQUEST = Request(subject="handbag", num_images=2, seed=4)
 

@@ -13,7 +13,7 @@ from torch.nn import functional
 import tiny_metrics
 from offbeat.errors import CheckpointError, UnsafeWeightsError
 from offbeat.metrics import aesthetics
-from offbeat.metrics._encoders import ClipEncoder
+from offbeat.metrics.encoders import ClipEncoder
 from offbeat.metrics.imagereward import ImageReward
 
 TEXTS = ["a cat", "a red frog", "two owls", "a cat", "bee", "x"]

@@ -12,7 +12,8 @@ from asking import ENTERED, SMALL, Waiting, client_of
 
 @pytest.fixture(scope="session")
 def studio_app(tmp_path_factory):
-    from offbeat.studio.app import Settings, create_app
+    from offbeat.studio.app import create_app
+    from offbeat.studio.state import Settings
 
     patch = pytest.MonkeyPatch()
     patch.setenv("OFFBEAT_CACHE", str(tmp_path_factory.mktemp("cache")))

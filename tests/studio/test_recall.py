@@ -9,7 +9,7 @@ from PIL.PngImagePlugin import PngInfo
 
 import offbeat
 from offbeat.errors import ConfigError
-from offbeat.methods.low_probability import LowProbabilityConfig
+from offbeat.methods.low_probability.config import LowProbabilityConfig
 from offbeat.studio.uploads import recall, request_of
 
 

@@ -234,7 +234,8 @@ def test_ten_thousand_jobs_are_refused_politely(browser, monkeypatch):
 @pytest.fixture
 def guarded(tmp_path):
     """A studio that others can reach; its worker is not needed, and not started."""
-    from offbeat.studio.app import Settings, create_app
+    from offbeat.studio.app import create_app
+    from offbeat.studio.state import Settings
 
     app = create_app(Settings(folder=tmp_path, host="0.0.0.0", token="correct horse"))
     yield app

@@ -5,46 +5,34 @@ from __future__ import annotations
 import math
 import platform
 import statistics
-import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from offbeat.backbones._checkpoints import CHECKPOINTS
-from offbeat.backbones.unclip import UnclipBackbone
-from offbeat.methods.low_probability import LowProbability, LowProbabilityConfig, novelty_loss
-from offbeat.rng import stream, streams
-from offbeat.sampling import ordinary_prompt
+from offbeat.backbones.unclip.adapter import UnclipBackbone
+from offbeat.bench import (
+    speed_conceptlab,
+    speed_cretok,
+    speed_distok,
+    speed_paint,
+)
+from offbeat.bench.ratio import SCALE, Ratio, pair
+from offbeat.checkpoints.known.unclip import CHECKPOINTS
+from offbeat.core.drawing import ordinary_prompt
+from offbeat.core.rng import stream, streams
+from offbeat.files.cache import cached
+from offbeat.methods.low_probability.config import LowProbabilityConfig
+from offbeat.methods.low_probability.losses import novelty_loss
+from offbeat.methods.low_probability.method import LowProbability
 from offbeat.types import PLACEHOLDER, Request
 
 SUBJECT = "handbag"
-SCALE = 4.0
-"""The paper's guidance; both halves of guidance are run, as in the plain pipeline."""
-
-
-@dataclass(frozen=True, slots=True)
-class Ratio:
-    """One comparison; times in seconds, ratios plain / ours, run by run."""
-
-    what: str
-    ours: list[float]
-    plain: list[float]
-    difference: float
-    """Largest difference of the results, relative to the largest entry."""
-
-    @property
-    def ratios(self) -> list[float]:
-        """Of each pair of runs."""
-        return [plain / ours for ours, plain in zip(self.ours, self.plain, strict=True)]
 
 
 def report(*, runs: int, threads: int) -> str:
     """Return every comparison of the library as one table, with the machine's description."""
-    from offbeat.bench import speed_conceptlab, speed_cretok, speed_distok, speed_paint
-
     parts = (
         speed_cretok.ratios,
         speed_distok.ratios,
@@ -96,24 +84,6 @@ def table(ratios: list[Ratio]) -> str:
         rows.append(f"| {ratio.what} | {ours:.1f} | {plain:.1f} | {spread} | {gap} |")
     machine = f"{torch.get_num_threads()} threads, {platform.machine()}, torch {torch.__version__}"
     return "\n".join([*rows, "", f"Measured in one process, in turn; {machine}."])
-
-
-def pair(
-    what: str,
-    ours: Callable[[], Tensor],
-    plain: Callable[[], Tensor],
-    runs: int,
-) -> Ratio:
-    """Time two ways to one result in turn, after a run of each that is not counted."""
-    result, expected = ours(), plain()  # a warm-up, and the comparison
-    gap = float((result - expected).abs().max() / expected.abs().max())
-    times: tuple[list[float], list[float]] = ([], [])
-    for _ in range(runs):
-        for side, call in zip(times, (ours, plain), strict=True):
-            started = time.perf_counter()
-            call()
-            side.append(time.perf_counter() - started)
-    return Ratio(what, *times, gap)
 
 
 def _sampling(backbone: UnclipBackbone, runs: int, *, num: int) -> Ratio:
@@ -259,8 +229,6 @@ def _warm_start(backbone: Any) -> Ratio:
     """A baseline from the cache against measuring it; the cache gives the same tensors."""
     import os
     import tempfile
-
-    from offbeat.store import cached
 
     method = LowProbability(LowProbabilityConfig(num_baseline=1000, num_held_out=200))
     key = {"bench": "warm"}

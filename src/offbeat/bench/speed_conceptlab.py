@@ -7,12 +7,17 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from offbeat.backbones.unclip import UnclipBackbone
-from offbeat.bench.speed import SCALE, Ratio, pair
-from offbeat.methods import _conceptlab_templates as prompts
-from offbeat.methods._conceptlab_search import ClassPrompts
-from offbeat.methods.conceptlab import ConceptLabConfig, prior_constraint_loss
-from offbeat.rng import streams
+from offbeat.backbones.unclip.adapter import UnclipBackbone
+from offbeat.bench.ratio import (
+    SCALE,
+    Ratio,
+    pair,
+)
+from offbeat.core.rng import streams
+from offbeat.methods.conceptlab import prompts
+from offbeat.methods.conceptlab.config import ConceptLabConfig
+from offbeat.methods.conceptlab.losses import prior_constraint_loss
+from offbeat.methods.conceptlab.search import ClassPrompts
 from offbeat.types import PLACEHOLDER
 
 STEPS = 5

@@ -5,12 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from offbeat.bench.speed import Ratio, pair
-from offbeat.functional import truncated_cosine_loss
-from offbeat.methods._cretok_training import Training
-from offbeat.methods.cretok import WORD, CreTokConfig, with_articles
+from offbeat.bench.ratio import Ratio, pair
+from offbeat.core.functional import truncated_cosine_loss
+from offbeat.core.vocab import check_words
+from offbeat.methods.cretok.config import WORD, CreTokConfig
+from offbeat.methods.cretok.prompts import with_articles
+from offbeat.methods.cretok.training import Training
 from offbeat.protocols import TextBackbone
-from offbeat.vocab import check_words
 
 
 def ratios(backbone: TextBackbone, runs: int) -> list[Ratio]:

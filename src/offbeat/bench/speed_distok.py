@@ -9,17 +9,18 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from offbeat.bench.speed import Ratio, pair
-from offbeat.functional import truncated_cosine_loss
-from offbeat.methods._distok_losses import latent_regulariser
-from offbeat.methods._distok_space import decode, encode
-from offbeat.methods._distok_texts import place
-from offbeat.methods._distok_training import Training
-from offbeat.methods.distok import DisTok, DisTokConfig
+from offbeat.bench.ratio import Ratio, pair
+from offbeat.core.functional import truncated_cosine_loss
+from offbeat.core.templates import fill
+from offbeat.core.vocab import check_words
+from offbeat.methods.distok.config import DisTokConfig
+from offbeat.methods.distok.losses import latent_regulariser
+from offbeat.methods.distok.method import DisTok
+from offbeat.methods.distok.prompts import place
+from offbeat.methods.distok.space import decode, encode
+from offbeat.methods.distok.training import Training
 from offbeat.protocols import TextBackbone
-from offbeat.templates import fill
 from offbeat.types import Request
-from offbeat.vocab import check_words
 
 NUM_WORDS = 24
 """Of the checkpoint's own: an update costs the same with more, and its table takes seconds."""

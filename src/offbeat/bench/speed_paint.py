@@ -19,10 +19,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from offbeat.backbones.stable_diffusion import StableDiffusionBackbone
-from offbeat.bench.speed import Ratio
-from offbeat.methods.creativesynth import CreativeSynth, CreativeSynthConfig
-from offbeat.rng import streams
+from offbeat.backbones.stable_diffusion.adapter import StableDiffusionBackbone
+from offbeat.bench.ratio import Ratio
+from offbeat.core.rng import streams
+from offbeat.methods.creativesynth.config import CreativeSynthConfig
+from offbeat.methods.creativesynth.method import CreativeSynth
 from offbeat.types import Request
 
 PROMPT = "a picture of a cat"

@@ -59,7 +59,7 @@ def offbeat(
 ) -> None:
     """Take what goes for every command."""
     if offline:
-        from offbeat._hub import go_offline
+        from offbeat.checkpoints.hub import go_offline
 
         go_offline()
 

@@ -7,7 +7,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from offbeat.cli._show import ProgressLine, errors_shown
+from offbeat.cli.output import ProgressLine, errors_shown
 
 
 def again(
@@ -45,12 +45,12 @@ def again(
     `offbeat again runs/handbag-0/images/0003.png`
     """
     with errors_shown():
-        from offbeat import run as library
+        import offbeat
 
         # not beside it: a run folder holds what the run drew, and nothing else
         target = out or Path(f"{picture.stem}-again.png")
         progress = ProgressLine()
-        found = library.again(
+        found = offbeat.again(
             picture,
             run=run,
             sources=source or (),

@@ -7,7 +7,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from offbeat.cli._show import errors_shown
+from offbeat.cli.output import errors_shown
 
 app = typer.Typer(
     help="Measure claims and speed, each beside what it is to beat.", no_args_is_help=True
@@ -61,7 +61,7 @@ def papers(
 def listing() -> None:
     """List the bundled tables."""
     with errors_shown():
-        from offbeat.bench._spec import bundled, read_table
+        from offbeat.bench.spec import bundled, read_table
 
         for name in bundled():
             typer.echo(f"{name:16} {read_table(name).title}")

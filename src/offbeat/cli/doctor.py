@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import typer
 
-from offbeat.cli._show import errors_shown
+from offbeat.cli.output import errors_shown
 
 
 def doctor() -> None:
     """Look at this machine and this installation; exit with 1 if something is wrong."""
     with errors_shown():
-        from offbeat import run
+        import offbeat
 
-        findings = run.doctor()
+        findings = offbeat.doctor()
     width = max(len(one.what) for one in findings)
     for one in findings:
         colour = {"fine": None, "note": "yellow", "wrong": "red"}[one.level]

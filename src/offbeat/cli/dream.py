@@ -7,8 +7,16 @@ from typing import Annotated, Literal, Optional
 
 import typer
 
-from offbeat.cli._options import Checkpoint, Place, Reader, Settings, TrainedFile, anywhere, placing
-from offbeat.cli._show import (
+from offbeat.cli.options import (
+    Checkpoint,
+    Place,
+    Reader,
+    Settings,
+    TrainedFile,
+    anywhere,
+    placing,
+)
+from offbeat.cli.output import (
     check_num_images,
     errors_shown,
     folder_for,
@@ -75,11 +83,11 @@ def dream(
     """
     with errors_shown():
         check_num_images(num)
-        from offbeat import run
+        import offbeat
 
         folder = out or folder_for("dream", seed, resume=resume)
         with resumable(folder) as progress:
-            result = run.dream(
+            result = offbeat.dream(
                 num,
                 method=method,
                 subject=subject,

@@ -7,8 +7,13 @@ from typing import Annotated, Literal, Optional
 
 import typer
 
-from offbeat.cli._options import Place, Settings, anywhere, placing
-from offbeat.cli._show import (
+from offbeat.cli.options import (
+    Place,
+    Settings,
+    anywhere,
+    placing,
+)
+from offbeat.cli.output import (
     check_num_images,
     errors_shown,
     folder_for,
@@ -192,9 +197,9 @@ def explore(
     """
     with errors_shown():
         check_num_images(num_images)
-        from offbeat import run
+        import offbeat
+        from offbeat.core.templates import check_text
         from offbeat.errors import ConfigError
-        from offbeat.templates import check_text
 
         check_text("subject", subject)
         searches = method == "low-probability"
@@ -220,7 +225,7 @@ def explore(
         config = {**given, **own}
         folder = out or folder_for(subject, seed, resume=resume)
         with resumable(folder) as progress:
-            result = run.explore(
+            result = offbeat.explore(
                 subject,
                 method=method,
                 novelty=novelty,

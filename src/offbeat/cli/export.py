@@ -7,8 +7,12 @@ from typing import Annotated, Optional
 
 import typer
 
-from offbeat.cli._options import Place, anywhere, placing
-from offbeat.cli._show import errors_shown, free_folder
+from offbeat.cli.options import (
+    Place,
+    anywhere,
+    placing,
+)
+from offbeat.cli.output import errors_shown, free_folder
 
 
 def export(
@@ -49,9 +53,9 @@ def export(
     the word in prompts is the name of the file, `pigowl`.
     """
     with errors_shown():
-        from offbeat import run
+        import offbeat
 
-        for path in run.export_concept(source, format, token=token, out=out):
+        for path in offbeat.export_concept(source, format, token=token, out=out):
             typer.echo(str(path))
 
 
@@ -91,10 +95,10 @@ def import_(
     `offbeat render runs/cat-toy --prompt "a {concept} in the snow"`
     """
     with errors_shown():
-        from offbeat import run
+        import offbeat
 
         folder = out or free_folder(Path("runs") / files[0].stem)
-        run.import_concept(
+        offbeat.import_concept(
             list(files), backbone=backbone, word=word, prompt=prompt, device=place(), out=folder
         )
     typer.echo(f"{folder}: draw it with `offbeat render {folder}`")

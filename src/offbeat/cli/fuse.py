@@ -7,8 +7,15 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from offbeat.cli._options import Place, Reader, Settings, TrainedFile, anywhere, placing
-from offbeat.cli._show import (
+from offbeat.cli.options import (
+    Place,
+    Reader,
+    Settings,
+    TrainedFile,
+    anywhere,
+    placing,
+)
+from offbeat.cli.output import (
     check_num_images,
     errors_shown,
     folder_for,
@@ -107,10 +114,10 @@ def fuse(
     reading), arXiv:2509.18699.
     """
     with errors_shown():
-        from offbeat import run
-        from offbeat._mix import is_picture
+        import offbeat
+        from offbeat.core.templates import check_text
         from offbeat.errors import ConfigError
-        from offbeat.templates import check_text
+        from offbeat.files.pictures import is_picture
 
         for word in words:
             check_text("word", word)
@@ -148,9 +155,9 @@ def fuse(
         with resumable(folder) as progress:
             common["observe"] = progress
             if sweep:
-                result = run.sweep(*names, num=count, **common)
+                result = offbeat.sweep(*names, num=count, **common)
             elif grid:
-                result = run.grid(*names, num=count, **common)
+                result = offbeat.grid(*names, num=count, **common)
             else:
-                result = run.fuse(weights, **common)
+                result = offbeat.fuse(weights, **common)
     show_result(result.summary, folder / "contact.png")

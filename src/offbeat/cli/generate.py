@@ -7,8 +7,13 @@ from typing import Annotated, Optional
 
 import typer
 
-from offbeat.cli._options import Checkpoint, Place, anywhere, placing
-from offbeat.cli._show import (
+from offbeat.cli.options import (
+    Checkpoint,
+    Place,
+    anywhere,
+    placing,
+)
+from offbeat.cli.output import (
     ProgressLine,
     check_num_images,
     errors_shown,
@@ -58,15 +63,15 @@ def generate(
     """
     with errors_shown():
         check_num_images(num_images)
-        from offbeat import run
-        from offbeat.templates import check_text
+        import offbeat
+        from offbeat.core.templates import check_text
 
         check_text("prompt", prompt)
         check_text("negative prompt", negative_prompt)
         folder = out or free_folder(Path("runs") / "generate")
         progress = ProgressLine()
         with stopped_shown(f"{folder} is not finished: remove it, or give another --out"):
-            run.generate(
+            offbeat.generate(
                 prompt,
                 negative_prompt=negative_prompt,
                 num_images=num_images,

@@ -6,7 +6,7 @@ from typing import Annotated, Literal, cast
 
 import typer
 
-from offbeat.cli._show import errors_shown
+from offbeat.cli.output import errors_shown
 
 Kind = Literal["methods", "backbones", "judges", "metrics"]
 

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from offbeat.cli._show import errors_shown
+from offbeat.cli.output import errors_shown
 
 app = typer.Typer(
     name="models",
@@ -22,11 +22,12 @@ Offline = Annotated[bool, typer.Option("--offline", help="Touch no network.")]
 def list_(json: Json = False) -> None:
     """List the checkpoints that have names; no network is used."""
     with errors_shown():
-        from offbeat import run
+        import offbeat
+        from offbeat.checkpoints.models import as_json
 
-        found = run.list_models()
+        found = offbeat.list_models()
         if json:
-            _dump([run.as_json(one) for one in found])
+            _dump([as_json(one) for one in found])
             return
     width = max(len(one.name) for one in found)
     for one in found:
@@ -52,11 +53,12 @@ def inspect(
     """
     with errors_shown():
         _connect(offline)
-        from offbeat import run
+        import offbeat
+        from offbeat.checkpoints.models import as_json
 
-        found = run.inspect_model(source)
+        found = offbeat.inspect_model(source)
         if json:
-            _dump(run.as_json(found))
+            _dump(as_json(found))
             return
     typer.echo(f"{found.source}: {found.pipeline}, {found.width} x {found.height} pixels")
     for folder in found.folders:
@@ -90,16 +92,16 @@ def fetch(
     """
     with errors_shown():
         _connect(offline)
-        from offbeat import run
+        import offbeat
 
-        folders = run.fetch_model(source)
+        folders = offbeat.fetch_model(source)
     for folder in folders:
         typer.echo(str(folder))
 
 
 def _connect(offline: bool) -> None:
     if offline:
-        from offbeat._hub import go_offline
+        from offbeat.checkpoints.hub import go_offline
 
         go_offline()
 

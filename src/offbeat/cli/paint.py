@@ -7,8 +7,14 @@ from typing import Annotated, Optional
 
 import typer
 
-from offbeat.cli._options import Checkpoint, Place, Settings, anywhere, placing
-from offbeat.cli._show import (
+from offbeat.cli.options import (
+    Checkpoint,
+    Place,
+    Settings,
+    anywhere,
+    placing,
+)
+from offbeat.cli.output import (
     check_num_images,
     errors_shown,
     folder_for,
@@ -84,7 +90,7 @@ def paint(
     Source: CreativeSynth, arXiv:2401.14066.
     """
     with errors_shown():
-        from offbeat import run
+        import offbeat
         from offbeat.errors import ConfigError
 
         if num is not None and not sweep:
@@ -94,7 +100,7 @@ def paint(
         check_num_images(each * (strengths or 1))
         folder = out or folder_for(art.stem, seed, resume=resume)
         with resumable(folder) as progress:
-            result = run.paint(
+            result = offbeat.paint(
                 art,
                 content,
                 prompt,

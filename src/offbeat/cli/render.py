@@ -7,8 +7,12 @@ from typing import Annotated, Optional
 
 import typer
 
-from offbeat.cli._options import Place, anywhere, placing
-from offbeat.cli._show import (
+from offbeat.cli.options import (
+    Place,
+    anywhere,
+    placing,
+)
+from offbeat.cli.output import (
     ProgressLine,
     check_num_images,
     errors_shown,
@@ -57,14 +61,14 @@ def render(
     """
     with errors_shown():
         check_num_images(num_images)
-        from offbeat import run
+        import offbeat
 
         source = Path(sources[0])
         named = source if source.name not in ("", "..") else source.resolve()  # "." has no name
         folder = out or free_folder(named.parent / f"{named.name.replace(':', '-')}-render")
         progress = ProgressLine()
         with stopped_shown(f"{folder} is not finished: remove it, or give another --out"):
-            run.render(
+            offbeat.render(
                 sources,
                 prompt=prompt,
                 num_images=num_images,

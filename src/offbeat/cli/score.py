@@ -7,11 +7,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from offbeat.cli._options import Checkpoint, Place, anywhere, placing
-from offbeat.cli._show import ProgressLine, errors_shown
+from offbeat.cli.options import (
+    Checkpoint,
+    Place,
+    anywhere,
+    placing,
+)
+from offbeat.cli.output import ProgressLine, errors_shown
 
 if TYPE_CHECKING:
-    from offbeat._score import ScoreTable
+    from offbeat.verbs.score import ScoreTable
 
 
 @placing
@@ -67,11 +72,11 @@ def score(
     `offbeat score photo.jpg --text "a red handbag" --metrics clip_t,pickscore=models/PickScore_v1`
     """
     with errors_shown():
-        from offbeat import run
-        from offbeat._disk import json_bytes, write_atomic
+        import offbeat
+        from offbeat.files.disk import json_bytes, write_atomic
 
         progress = ProgressLine()
-        table = run.score(
+        table = offbeat.score(
             pictures,
             text=_lines(texts, text) if texts else text,
             references=reference or None,

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from offbeat.cli._show import errors_shown
+from offbeat.cli.output import errors_shown
 
 
 def show(
@@ -25,13 +25,13 @@ def show(
     with errors_shown():
         import json
 
-        from offbeat import formats
+        from offbeat.files.png import read_infotext, read_recipe
 
         for number, picture in enumerate(pictures):
             if as_json:
-                recipe = formats.read_recipe(picture)
+                recipe = read_recipe(picture)
                 typer.echo(json.dumps(recipe, indent=1, ensure_ascii=False, sort_keys=True))
                 continue
             if len(pictures) > 1:
                 typer.secho(("\n" if number else "") + str(picture), bold=True)
-            typer.echo(formats.read_infotext(picture))
+            typer.echo(read_infotext(picture))

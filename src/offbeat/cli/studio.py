@@ -9,7 +9,7 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from offbeat.cli._show import errors_shown
+from offbeat.cli.output import errors_shown
 
 TOKEN = "OFFBEAT_STUDIO_TOKEN"
 

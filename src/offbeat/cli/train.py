@@ -7,8 +7,14 @@ from typing import Annotated, Optional
 
 import typer
 
-from offbeat.cli._options import Checkpoint, Place, Settings, anywhere, placing
-from offbeat.cli._show import (
+from offbeat.cli.options import (
+    Checkpoint,
+    Place,
+    Settings,
+    anywhere,
+    placing,
+)
+from offbeat.cli.output import (
     errors_shown,
     folder_for,
     resumable,
@@ -61,11 +67,11 @@ def train(
     Sources: CreTok, arXiv:2410.24160; DisTok, arXiv:2505.03667.
     """
     with errors_shown():
-        from offbeat import run
+        import offbeat
 
         folder = out or folder_for(method, seed, resume=resume)
         with resumable(folder) as progress:
-            trained = run.train(
+            trained = offbeat.train(
                 method,
                 vocabulary=vocabulary,
                 config=settings_of(settings),

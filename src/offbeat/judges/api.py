@@ -18,8 +18,14 @@ from PIL import Image
 from torch import Tensor
 
 from offbeat.errors import ConfigError, JudgeError
-from offbeat.judges import _answers, _rule
-from offbeat.judges._http import OPENAI, REFUSED, Budget, Client, Unanswered
+from offbeat.judges import answers, rule
+from offbeat.judges.http import (
+    OPENAI,
+    REFUSED,
+    Budget,
+    Client,
+    Unanswered,
+)
 from offbeat.types import Verdict
 
 MAX_SIDE = 768
@@ -111,7 +117,7 @@ class ApiJudge:
 
         Its answer is ``unknown`` where the server gave none that says yes or no.
         """
-        question = _answers.still_a_question(subject)
+        question = answers.still_a_question(subject)
         found = [self._yes(picture, question) for picture in _pictures(images)]
         return [
             Verdict(answer, value, self.name, f"Asked: {question} {note}".strip())
@@ -123,8 +129,8 @@ class ApiJudge:
 
         A ``subject`` that ends in a question mark is asked as it is. Empty if no answer came.
         """
-        question = _answers.kind_question(subject) + _answers.BRIEFLY
-        return _answers.thing_named(self.ask(image[None], question)[0])
+        question = answers.kind_question(subject) + answers.BRIEFLY
+        return answers.thing_named(self.ask(image[None], question)[0])
 
     # --- parts -----------------------------------------------------------------------------------
 
@@ -139,7 +145,7 @@ class ApiJudge:
             return "unknown", 0.5, f"No answer: {error}."
         if (value := _from_tokens(tokens)) is not None:
             return "yes" if value >= 0.5 else "no", value, ""
-        answer = _answers.yes_or_no(text)
+        answer = answers.yes_or_no(text)
         if answer is None:
             why = f"The answer says neither yes nor no: {text[:80]!r}."
             self._note(why)
@@ -200,7 +206,7 @@ def data_url(picture: Image.Image) -> str:
 
 
 def _pictures(images: Tensor) -> list[Image.Image]:
-    _rule.check_images(images)
+    rule.check_images(images)
     pixels = (images.float() * 255).round().byte().permute(0, 2, 3, 1).cpu().numpy()
     return [Image.fromarray(each) for each in pixels]
 

@@ -14,22 +14,26 @@ from typing import Any
 from PIL import Image
 from torch import Tensor
 
-from offbeat import _weights
+from offbeat.checkpoints import weights
 from offbeat.errors import CheckpointError
-from offbeat.judges import _answers
-from offbeat.judges._vision import VisionJudge
-from offbeat.judges.vqa import end_ids, repeat_cache, spellings
+from offbeat.judges import answers
+from offbeat.judges.vision import VisionJudge
+from offbeat.judges.vqa import (
+    end_ids,
+    repeat_cache,
+    spellings,
+)
 
 
 class ChatJudge(VisionJudge):
     """What they share: a chat template, a causal model with a cache, one picture a question."""
 
-    hint = _answers.BRIEFLY
+    hint = answers.BRIEFLY
 
     def _load_parts(self, folder: Path) -> None:
         from transformers import AutoTokenizer
 
-        self.tokenizer = _weights.load_part(AutoTokenizer, folder)
+        self.tokenizer = weights.load_part(AutoTokenizer, folder)
         ends = {*end_ids(self.model), self.tokenizer.eos_token_id}
         self.ends = frozenset(index for index in ends if index is not None)
         self.template = _chat_template(folder, self.tokenizer)
@@ -113,7 +117,7 @@ class LlavaNextJudge(ChatJudge):
         config = self.model.config
         has_class_token = config.vision_config.model_type == "clip_vision_model"
         self.processor = LlavaNextProcessor(
-            image_processor=_weights.load_part(LlavaNextImageProcessorPil, folder),
+            image_processor=weights.load_part(LlavaNextImageProcessorPil, folder),
             tokenizer=self.tokenizer,
             patch_size=config.vision_config.patch_size,
             vision_feature_select_strategy=config.vision_feature_select_strategy,
@@ -141,7 +145,7 @@ class JanusJudge(ChatJudge):
 
         vision = self.model.config.vision_config
         self.processor = JanusProcessor(
-            image_processor=_weights.load_part(JanusImageProcessorPil, folder),
+            image_processor=weights.load_part(JanusImageProcessorPil, folder),
             tokenizer=self.tokenizer,
             num_image_tokens=(vision.image_size // vision.patch_size) ** 2,
         )
@@ -166,7 +170,7 @@ class QwenJudge(ChatJudge):
             Qwen2VLImageProcessorPil,
         )
 
-        self.image_processor = _weights.load_part(Qwen2VLImageProcessorPil, folder)
+        self.image_processor = weights.load_part(Qwen2VLImageProcessorPil, folder)
 
     def _inputs(self, pictures: list[Image.Image], text: str) -> dict[str, Any]:
         pixels = self.image_processor(pictures, return_tensors="pt")
@@ -202,7 +206,7 @@ class SmolVlmJudge(ChatJudge):
         return SmolVLMImageProcessorPil
 
     def _load_processor(self, folder: Path) -> None:
-        self.image_processor = _weights.load_part(self._processor_class(), folder)
+        self.image_processor = weights.load_part(self._processor_class(), folder)
         config = self.model.config
         side = config.vision_config.image_size // config.vision_config.patch_size
         self.num_image_tokens = side**2 // config.scale_factor**2

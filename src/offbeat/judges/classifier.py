@@ -12,8 +12,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from offbeat.errors import CheckpointError, PromptError, UnsafeWeightsError
-from offbeat.judges import _rule
+from offbeat.errors import (
+    CheckpointError,
+    PromptError,
+    UnsafeWeightsError,
+)
+from offbeat.judges import rule
 from offbeat.types import Verdict
 
 COARSE = "coarse_classes.json"
@@ -111,7 +115,7 @@ class ClassifierJudge:
         self._coarse = coarse
         self._subjects = dict(subjects or {})
         self._note = note
-        self._limits = _rule.Limits(share)
+        self._limits = rule.Limits(share)
 
     @classmethod
     def load(
@@ -173,13 +177,11 @@ class ClassifierJudge:
         Raises:
             PromptError: If no label and no coarse class has this name.
         """
-        found = _rule.members_of(
-            subject, self._labels, subjects=self._subjects, coarse=self._coarse
-        )
+        found = rule.members_of(subject, self._labels, subjects=self._subjects, coarse=self._coarse)
         if not found:
             classes = {name for classes in self._coarse.values() for name in classes}
             names = [*self._labels, *classes, *self._subjects]
-            near = _rule.nearest(subject, names)
+            near = rule.nearest(subject, names)
             hint = f"Near: {', '.join(near)}. " if near else ""
             raise PromptError(
                 f"subject: {self.name} knows {len(self._labels)} names and {subject!r} is none of "
@@ -190,7 +192,7 @@ class ClassifierJudge:
     @torch.no_grad()
     def class_probabilities(self, images: Tensor) -> Tensor:
         """Return ``[B, K]`` over ``labels``, of ``images``, ``[B, 3, H, W]``, 0 to 1."""
-        _rule.check_images(images)
+        rule.check_images(images)
         pixels = self._pixels.apply(images.to(self._model.device))
         logits: Tensor = self._model(pixel_values=pixels.to(self._model.dtype)).logits
         return logits.float().softmax(dim=-1).cpu()
@@ -201,7 +203,7 @@ class ClassifierJudge:
 
         It says more of a picture's manner than its classes do: see Gram matrices.
         """
-        _rule.check_images(images)
+        rule.check_images(images)
         pixels = self._pixels.apply(images.to(self._model.device)).to(self._model.dtype)
         states = self._model(pixel_values=pixels, output_hidden_states=True).hidden_states
         return [state.float().cpu() for state in states]
@@ -221,10 +223,10 @@ class ClassifierJudge:
 
     def name_it(self, image: Tensor, subject: str) -> str:
         """Return what kind of ``subject`` one picture, ``[3, H, W]``, 0 to 1, shows."""
-        members = _rule.members_of(
+        members = rule.members_of(
             subject, self._labels, subjects=self._subjects, coarse=self._coarse
         )
-        return _rule.kind_of(
+        return rule.kind_of(
             subject, self._labels, members, self.class_probabilities(image[None])[0]
         )
 

@@ -11,11 +11,15 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from offbeat.core.functional import cosine
+from offbeat.core.templates import fill
 from offbeat.errors import ConfigError, PromptError
-from offbeat.functional import cosine
-from offbeat.judges import _rule
-from offbeat.protocols import EncodesImage, EncodesText, HasCard
-from offbeat.templates import fill
+from offbeat.judges import rule
+from offbeat.protocols import (
+    EncodesImage,
+    EncodesText,
+    HasCard,
+)
 from offbeat.types import Verdict
 
 LOGIT_SCALE = 30.0
@@ -64,7 +68,7 @@ class ClipJudge:
             )
         self._encoder = encoder
         self._logit_scale = logit_scale
-        self._limits = _rule.Limits(share)
+        self._limits = rule.Limits(share)
         self._text_embeds: Tensor | None = None
 
     @property
@@ -79,7 +83,7 @@ class ClipJudge:
 
     def members(self, subject: str) -> list[str]:
         """Return the labels that count as ``subject``; none if it is not in the vocabulary."""
-        return _rule.members_of(subject, self._labels, subjects=self._subjects, coarse=self._coarse)
+        return rule.members_of(subject, self._labels, subjects=self._subjects, coarse=self._coarse)
 
     @torch.no_grad()
     def class_probabilities(self, images: Tensor) -> Tensor:
@@ -112,10 +116,10 @@ class ClipJudge:
 
     def name_it(self, image: Tensor, subject: str) -> str:
         """Return what kind of ``subject`` one picture, ``[3, H, W]``, 0 to 1, shows."""
-        members = _rule.members_of(
+        members = rule.members_of(
             subject, self._labels, subjects=self._subjects, coarse=self._coarse
         )
-        return _rule.kind_of(
+        return rule.kind_of(
             subject, self._labels, members, self.class_probabilities(image[None])[0]
         )
 
@@ -131,7 +135,7 @@ class ClipJudge:
         )
 
     def _read(self, images: Tensor, names: Tensor) -> Tensor:
-        _rule.check_images(images)
+        rule.check_images(images)
         if len(images) == 0:  # attention cannot be cut into heads without a batch
             return torch.empty(0, len(names))
         image_embeds = self._encoder.encode_image(images)

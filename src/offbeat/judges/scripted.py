@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from offbeat.checks import check_shape
+from offbeat.core.checks import check_shape
 from offbeat.errors import ConfigError
 from offbeat.types import Verdict
 

@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from offbeat import _weights
-from offbeat.judges._vision import VisionJudge
+from offbeat.checkpoints import weights
+from offbeat.judges.vision import VisionJudge
 
 
 class _Blip(VisionJudge):
@@ -21,8 +21,8 @@ class _Blip(VisionJudge):
         from transformers import AutoTokenizer
         from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
-        self.tokenizer = _weights.load_part(AutoTokenizer, folder)
-        self.image_processor = _weights.load_part(BlipImageProcessorPil, folder)
+        self.tokenizer = weights.load_part(AutoTokenizer, folder)
+        self.image_processor = weights.load_part(BlipImageProcessorPil, folder)
         self.ends = frozenset(end_ids(self.model))
 
     def _pixels(self, pictures: list[Image.Image]) -> Tensor:

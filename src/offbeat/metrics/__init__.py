@@ -1,8 +1,13 @@
 """Measures: pure functions of tensors, and scorers that name their checkpoint."""
 
-from offbeat.metrics._base import BaseMetric
-from offbeat.metrics._common import bootstrap_interval, pictures, summarise, texts_for
-from offbeat.metrics._encoders import (
+from offbeat.metrics.base import BaseMetric
+from offbeat.metrics.common import (
+    bootstrap_interval,
+    pictures,
+    summarise,
+    texts_for,
+)
+from offbeat.metrics.encoders import (
     BackboneEncoder,
     ClipEncoder,
     Encoder,

@@ -14,12 +14,22 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor, nn
 
-from offbeat._weights import fingerprint
+from offbeat.checkpoints.weights import fingerprint
 from offbeat.errors import CheckpointError
-from offbeat.metrics._base import BaseMetric
-from offbeat.metrics._checkpoints import fill, pixels_of, read_weights, short_name, weights_folder
-from offbeat.metrics._common import BATCH
-from offbeat.metrics._encoders import CLIP_LARGE, ClipEncoder, Encoder
+from offbeat.metrics.base import BaseMetric
+from offbeat.metrics.checkpoints import (
+    fill,
+    pixels_of,
+    read_weights,
+    short_name,
+    weights_folder,
+)
+from offbeat.metrics.common import BATCH
+from offbeat.metrics.encoders import (
+    CLIP_LARGE,
+    ClipEncoder,
+    Encoder,
+)
 
 if TYPE_CHECKING:
     from typing_extensions import Self

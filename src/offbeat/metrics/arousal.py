@@ -14,7 +14,7 @@ from itertools import product
 import torch
 from torch import Tensor
 
-from offbeat.checks import check_finite
+from offbeat.core.checks import check_finite
 from offbeat.errors import ConfigError, ShapeError
 
 _GRID = 10001

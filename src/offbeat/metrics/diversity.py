@@ -12,11 +12,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from offbeat.checks import check_shape
+from offbeat.core.checks import check_shape
+from offbeat.core.functional import cosine
 from offbeat.errors import ConfigError
-from offbeat.functional import cosine
-from offbeat.metrics._common import pictures
-from offbeat.metrics._encoders import Encoder, EncoderMetric
+from offbeat.metrics.common import pictures
+from offbeat.metrics.encoders import Encoder, EncoderMetric
 from offbeat.metrics.fusion import vendi_score
 from offbeat.protocols import Need
 

@@ -16,12 +16,18 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from offbeat._weights import fingerprint, load_part
+from offbeat.checkpoints.weights import fingerprint, load_part
 from offbeat.errors import CheckpointError
-from offbeat.metrics._base import BaseMetric
-from offbeat.metrics._checkpoints import fill, pixels_of, read_weights, short_name, weights_folder
-from offbeat.metrics._common import BATCH, texts_for
 from offbeat.metrics.aesthetics import LinearHead, no_stand_in
+from offbeat.metrics.base import BaseMetric
+from offbeat.metrics.checkpoints import (
+    fill,
+    pixels_of,
+    read_weights,
+    short_name,
+    weights_folder,
+)
+from offbeat.metrics.common import BATCH, texts_for
 from offbeat.protocols import Need
 
 MEAN, STD = 0.16717362830052426, 1.0333394966054072

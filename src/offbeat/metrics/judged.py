@@ -13,12 +13,26 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from offbeat.errors import ConfigError, ImageError, JudgeError
-from offbeat.metrics._base import BaseMetric
-from offbeat.metrics._common import in_equal_sizes, pictures, texts_for
-from offbeat.metrics.fusion import distribution_kl
+from offbeat.core.functional import distribution_kl
+from offbeat.errors import (
+    ConfigError,
+    ImageError,
+    JudgeError,
+)
+from offbeat.metrics.base import BaseMetric
+from offbeat.metrics.common import (
+    in_equal_sizes,
+    pictures,
+    texts_for,
+)
 from offbeat.metrics.mixtures import parts_of
-from offbeat.protocols import AnswersYes, CalibratedJudge, ChecksSubject, Need, ReadsClasses
+from offbeat.protocols import (
+    AnswersYes,
+    CalibratedJudge,
+    ChecksSubject,
+    Need,
+    ReadsClasses,
+)
 from offbeat.types import Better
 
 if TYPE_CHECKING:

@@ -10,12 +10,12 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from offbeat.baseline import Baseline
-from offbeat.density import GaussianDensity
+from offbeat.core.baseline import Baseline
+from offbeat.core.density import GaussianDensity
+from offbeat.core.functional import cosine
 from offbeat.errors import ImageError
-from offbeat.functional import cosine
-from offbeat.metrics._common import pictures
-from offbeat.metrics._encoders import Encoder, EncoderMetric
+from offbeat.metrics.common import pictures
+from offbeat.metrics.encoders import Encoder, EncoderMetric
 from offbeat.protocols import Need
 
 NUM_COMPONENTS = 50

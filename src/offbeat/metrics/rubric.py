@@ -19,12 +19,16 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from offbeat.core.rng import stream
 from offbeat.errors import ConfigError, JudgeError
-from offbeat.metrics._common import pictures, summarise, texts_for
 from offbeat.metrics.agreement import krippendorff_alpha
+from offbeat.metrics.common import (
+    pictures,
+    summarise,
+    texts_for,
+)
 from offbeat.metrics.mixtures import parts_of
 from offbeat.protocols import AnswersQuestions, Need
-from offbeat.rng import stream
 from offbeat.types import Better, Scores
 
 if TYPE_CHECKING:

@@ -10,10 +10,18 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from offbeat.errors import CapabilityError, ImageError, PromptError
-from offbeat.functional import cosine, pair_cosine
-from offbeat.metrics._common import pictures, texts_for
-from offbeat.metrics._encoders import Encoder, EncoderMetric, FloatClipEncoder
+from offbeat.core.functional import cosine, pair_cosine
+from offbeat.errors import (
+    CapabilityError,
+    ImageError,
+    PromptError,
+)
+from offbeat.metrics.common import pictures, texts_for
+from offbeat.metrics.encoders import (
+    Encoder,
+    EncoderMetric,
+    FloatClipEncoder,
+)
 from offbeat.protocols import Need
 
 CLIP_HUGE = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"

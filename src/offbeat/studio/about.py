@@ -12,8 +12,15 @@ from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cache
 from typing import Any
 
-from offbeat import formats, registry
+import offbeat
+from offbeat import registry
+from offbeat.checkpoints.open import adapter_of
 from offbeat.errors import OffbeatError
+from offbeat.files.labels import versions
+from offbeat.methods.low_probability.config import LowProbabilityConfig
+from offbeat.methods.settings import make_method
+from offbeat.protocols.capabilities import offers
+from offbeat.runs.trained import find_trained
 
 log = logging.getLogger("offbeat.studio")
 BUNDLED = ("pocket", "pocket-sd")
@@ -39,9 +46,7 @@ class Checkpoint:
 @cache
 def bundled() -> dict[str, Any]:
     """Return the bundled checkpoints, loaded, by name."""
-    from offbeat import run
-
-    return {name: run.load_backbone(name, device="cpu") for name in BUNDLED}
+    return {name: offbeat.load_backbone(name, device="cpu") for name in BUNDLED}
 
 
 class Catalogue:
@@ -55,7 +60,7 @@ class Catalogue:
                 name, name, type(model), model.card, _known_words(model)
             )
         if default not in self.checkpoints:
-            kind = registry.find("backbone", source or default)
+            kind = adapter_of(source or default)
             self.checkpoints[default] = Checkpoint(default, source or default, kind, {})
         self.methods = {
             name: found for name in registry.names("method") if (found := _method(name))
@@ -83,8 +88,6 @@ class Catalogue:
 
     def checkpoints_of(self, method: str) -> list[str]:
         """Return the checkpoints that a method works on; the server's own first."""
-        from offbeat._capabilities import offers
-
         found = self.methods[method]
         needs = getattr(found, "needs", None)
         names = sorted(self.checkpoints, key=lambda name: name != self.default)
@@ -98,7 +101,7 @@ class Catalogue:
     def as_json(self, limits: Mapping[str, int]) -> dict[str, Any]:
         """Return what ``GET /about`` answers."""
         return {
-            "version": formats.versions()["offbeat"],
+            "version": versions()["offbeat"],
             "backbones": [self._backbone(one) for one in self.checkpoints.values()],
             "methods": [self._method(name) for name in self.methods if self.verbs_of(name)],
             "judges": list(JUDGES),
@@ -144,8 +147,6 @@ class Catalogue:
 def config_of(method: str, found: Any) -> type | None:
     """Return the class of a method's settings."""
     if method == SEARCH:
-        from offbeat.methods.low_probability import LowProbabilityConfig
-
         return LowProbabilityConfig
     return getattr(found, "config_class", None)
 
@@ -219,8 +220,6 @@ def _method(name: str) -> Any:
 
 def _known_words(model: Any) -> dict[str, tuple[str, ...]]:
     """Return the words of each method that was trained on a checkpoint."""
-    from offbeat._trained import find_trained, make_method
-
     found = {}
     for name in model.card.get("trained", {}):
         try:

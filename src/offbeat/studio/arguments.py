@@ -1,4 +1,4 @@
-"""From a request to a call of ``offbeat.run``: names looked up, references turned into files.
+"""From a request to a call of ``offbeat.verbs``: names looked up, references turned into files.
 
 This is where a request could reach the file system, so it is where nothing of one becomes a path:
 identifiers are looked up in the list, and the paths are ours.
@@ -12,11 +12,25 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from offbeat.errors import ConfigError, StoreError, VocabularyError
-from offbeat.studio import models, shelf
-from offbeat.studio._files import allowed_names
-from offbeat.studio.about import JUDGES, SEARCH, Catalogue, config_of
+from offbeat.errors import (
+    ConfigError,
+    StoreError,
+    VocabularyError,
+)
+from offbeat.files.pictures import is_picture
+from offbeat.methods.low_probability.config import LowProbabilityConfig
+from offbeat.methods.settings import configured
+from offbeat.runs.folder import RunFolder
+from offbeat.runs.map import kept_steps
+from offbeat.studio import requests, shelf
+from offbeat.studio.about import (
+    JUDGES,
+    SEARCH,
+    Catalogue,
+    config_of,
+)
 from offbeat.studio.database import Database, Row
+from offbeat.studio.files import allowed_names
 from offbeat.studio.uploads import file_of
 
 Call = tuple[str, dict[str, Any]]
@@ -42,7 +56,9 @@ class Arguments:
 
     def of_row(self, row: Row) -> Call:
         """Return the call of a job that was taken before."""
-        request: models.JobRequest = TypeAdapter(models.JobRequest).validate_python(row["request"])
+        request: requests.JobRequest = TypeAdapter(requests.JobRequest).validate_python(
+            row["request"]
+        )
         return Translation(self, row["session"]).call(request)
 
     def row_of(self, request: Any, session: str) -> tuple[Row, list[Edge]]:
@@ -80,7 +96,7 @@ class Translation:
         self.backbone = ""
 
     def call(self, request: Any) -> Call:
-        """Return the name of a function of ``offbeat.run``, and what to call it with."""
+        """Return the name of a function of ``offbeat.verbs``, and what to call it with."""
         name, given = _TRANSLATIONS[type(request)](self, request)
         self.backbone = self._backbone(request, given)
         self._check_method(request, name, given)
@@ -98,7 +114,7 @@ class Translation:
         self.edges.append((run, how))
         return self.folder / "runs" / run
 
-    def picture(self, picture: models.PictureRef, how: str = "picture") -> str:
+    def picture(self, picture: requests.PictureRef, how: str = "picture") -> str:
         """Return the path of a picture, relative to the studio's folder."""
         if picture.upload is not None:
             row = self.database.upload(self.session, picture.upload)
@@ -112,7 +128,7 @@ class Translation:
             raise NotThere(f"no picture {picture.index} of {picture.kind} in run {picture.run}")
         return f"runs/{picture.run}/{name}"
 
-    def state(self, concept: models.ConceptRef, how: str) -> str:
+    def state(self, concept: requests.ConceptRef, how: str) -> str:
         """Return a run, or a step of it, as ``explore`` takes it."""
         folder = self.run(concept.run, how)
         if concept.step is None:
@@ -120,7 +136,7 @@ class Translation:
         self._state_file(folder, concept.step)
         return f"runs/{concept.run}:{concept.step}"
 
-    def concept(self, concept: models.ConceptRef) -> str:
+    def concept(self, concept: requests.ConceptRef) -> str:
         """Return a concept as ``render`` takes it."""
         folder = self.run(concept.run, "concept")
         if concept.step is not None:
@@ -130,8 +146,6 @@ class Translation:
         return f"runs/{concept.run}"
 
     def _state_file(self, folder: Path, step: int) -> str:
-        from offbeat._regions import kept_steps
-        from offbeat.store import RunFolder
 
         steps = kept_steps(RunFolder.open(folder)) if (folder / "request.json").exists() else {}
         if step not in steps:
@@ -206,9 +220,6 @@ class Translation:
         cls = config_of(method, found)
         card = self.catalogue.checkpoints[self.backbone].card
         if method == SEARCH:
-            from offbeat.methods._settings import configured
-            from offbeat.methods.low_probability import LowProbabilityConfig
-
             configured(LowProbabilityConfig, SEARCH, config)
         elif cls is not None and hasattr(cls, "for_card"):
             cls.for_card(card, **config)
@@ -222,8 +233,6 @@ def checked_word(word: str) -> str:
     Raises:
         VocabularyError: If it could be one.
     """
-    from offbeat._mix import is_picture
-
     if is_picture(word) or any(ord(letter) < 32 for letter in word):
         raise VocabularyError(f"{word!r}: expected a word, got what could be a file; upload it")
     return word
@@ -231,7 +240,7 @@ def checked_word(word: str) -> str:
 
 def _subject(request: Any) -> str:
     """Return what stands on the shelf where no title is given."""
-    if isinstance(request, models.FuseJob):
+    if isinstance(request, requests.FuseJob):
         return " + ".join(source.word or "picture" for source in request.sources)
     for name in ("subject", "prompt", "word"):
         if found := getattr(request, name, None):
@@ -243,7 +252,7 @@ def _subject(request: Any) -> str:
 # --- one function a verb
 
 
-def _explore(work: Translation, request: models.ExploreJob) -> Call:
+def _explore(work: Translation, request: requests.ExploreJob) -> Call:
     given: dict[str, Any] = {
         "args": [checked_word(request.subject)],
         "method": request.method,
@@ -276,14 +285,14 @@ def _explore(work: Translation, request: models.ExploreJob) -> Call:
 _OF_SEARCH = ("novelty", "reach", "num_steps", "space", "avoid", "unlike", "start", "num_trials")
 
 
-def _avoided(work: Translation, one: models.AvoidRef) -> str | dict[str, Any]:
+def _avoided(work: Translation, one: requests.AvoidRef) -> str | dict[str, Any]:
     if one.region is None:
-        return work.state(models.ConceptRef(run=one.run, step=one.step), "avoid")
+        return work.state(requests.ConceptRef(run=one.run, step=one.step), "avoid")
     work.run(one.run, "avoid")
     return {"run": f"runs/{one.run}", "region": one.region, "step": one.step}
 
 
-def _fuse(work: Translation, request: models.FuseJob) -> Call:
+def _fuse(work: Translation, request: requests.FuseJob) -> Call:
     names = [
         work.picture(source.picture) if source.picture else checked_word(source.word or "")
         for source in request.sources
@@ -315,7 +324,7 @@ def _fuse(work: Translation, request: models.FuseJob) -> Call:
     return request.layout, {**given, "args": names, "num": num}
 
 
-def _dream(work: Translation, request: models.DreamJob) -> Call:
+def _dream(work: Translation, request: requests.DreamJob) -> Call:
     subject = None if request.subject is None else checked_word(request.subject)
     return "dream", {
         "args": [request.num],
@@ -329,7 +338,7 @@ def _dream(work: Translation, request: models.DreamJob) -> Call:
     }
 
 
-def _walk(work: Translation, request: models.WalkJob) -> Call:
+def _walk(work: Translation, request: requests.WalkJob) -> Call:
     if request.num * request.num_images > 256:
         raise ConfigError(f"num_images: expected at most {256 // request.num} of each")
     return "walk", {
@@ -340,7 +349,7 @@ def _walk(work: Translation, request: models.WalkJob) -> Call:
     }
 
 
-def _paint(work: Translation, request: models.PaintJob) -> Call:
+def _paint(work: Translation, request: requests.PaintJob) -> Call:
     if request.strength is not None and request.sweep is not None:
         raise ConfigError("strength, sweep: expected one of them, got both")
     return "paint", {
@@ -355,7 +364,7 @@ def _paint(work: Translation, request: models.PaintJob) -> Call:
     }
 
 
-def _generate(work: Translation, request: models.GenerateJob) -> Call:
+def _generate(work: Translation, request: requests.GenerateJob) -> Call:
     names = (
         "negative_prompt", "num_images", "num_inference_steps", "guidance_scale",
         "prior_num_inference_steps", "prior_guidance_scale",
@@ -363,7 +372,7 @@ def _generate(work: Translation, request: models.GenerateJob) -> Call:
     return "generate", {"args": [request.prompt], **{n: getattr(request, n) for n in names}}
 
 
-def _render(work: Translation, request: models.RenderJob) -> Call:
+def _render(work: Translation, request: requests.RenderJob) -> Call:
     return "render", {
         "args": [[work.concept(one) for one in request.sources]],
         "prompt": request.prompt,
@@ -371,7 +380,7 @@ def _render(work: Translation, request: models.RenderJob) -> Call:
     }
 
 
-def _import(work: Translation, request: models.ImportJob) -> Call:
+def _import(work: Translation, request: requests.ImportJob) -> Call:
     row = work.database.upload(work.session, request.upload)
     if row is None or row["kind"] != "concept":
         raise NotThere(f"no concept {request.upload}")
@@ -381,14 +390,14 @@ def _import(work: Translation, request: models.ImportJob) -> Call:
 
 
 _TRANSLATIONS: dict[type, Callable[[Translation, Any], Call]] = {
-    models.ExploreJob: _explore,
-    models.FuseJob: _fuse,
-    models.DreamJob: _dream,
-    models.WalkJob: _walk,
-    models.PaintJob: _paint,
-    models.GenerateJob: _generate,
-    models.RenderJob: _render,
-    models.ImportJob: _import,
+    requests.ExploreJob: _explore,
+    requests.FuseJob: _fuse,
+    requests.DreamJob: _dream,
+    requests.WalkJob: _walk,
+    requests.PaintJob: _paint,
+    requests.GenerateJob: _generate,
+    requests.RenderJob: _render,
+    requests.ImportJob: _import,
 }
 
 __all__ = ["Arguments", "NotThere", "checked_word"]

@@ -10,8 +10,11 @@ from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
 
+import offbeat
 from offbeat.errors import ConfigError
-from offbeat.studio import models, shelf
+from offbeat.runs.folder import RunFolder
+from offbeat.runs.map import kept_steps
+from offbeat.studio import requests, shelf
 from offbeat.studio.database import Row
 
 NOT_CHANGED = ("verb", "start", "parent")
@@ -23,13 +26,11 @@ def exported(folder: Path, style: str, token: str | None, index: int | None) -> 
     Raises:
         OffbeatError: If nothing was learned, or the format does not fit.
     """
-    from offbeat import run
-
     source = str(folder)
     if index is not None and (folder / "concepts").is_dir():
         source = f"{folder}:{index}"
     with tempfile.TemporaryDirectory() as place:
-        paths = run.export_concept(source, style, token=token, out=place)
+        paths = offbeat.export_concept(source, style, token=token, out=place)
         if len(paths) == 1:
             return paths[0].name, paths[0].read_bytes()
         data = io.BytesIO()
@@ -39,15 +40,12 @@ def exported(folder: Path, style: str, token: str | None, index: int | None) -> 
         return f"{paths[0].stem}.zip", data.getvalue()
 
 
-def continued(folder: Path, row: Row, wish: models.Continue) -> Any:
+def continued(folder: Path, row: Row, wish: requests.Continue) -> Any:
     """Return the request of an exploration that goes on from a kept step of another.
 
     Raises:
         ConfigError: If the run is none that searches, or a change cannot be.
     """
-    from offbeat._regions import kept_steps
-    from offbeat.store import RunFolder
-
     if row["verb"] != "explore" or not (folder / "request.json").exists():
         raise ConfigError("continue: expected an exploration that has begun")
     run = RunFolder.open(folder)
@@ -69,13 +67,13 @@ def continued(folder: Path, row: Row, wish: models.Continue) -> Any:
         if wish.changes.get(name) is not None:
             request.pop(other, None)
     try:
-        return TypeAdapter(models.JobRequest).validate_python(request)
+        return TypeAdapter(requests.JobRequest).validate_python(request)
     except ValidationError as error:
         said = "; ".join(f"{one['loc'][-1]}: {one['msg']}" for one in error.errors()[:3])
         raise ConfigError(f"changes: {said}") from error
 
 
-def _nearest(folder: Path, region: models.Region) -> int:
+def _nearest(folder: Path, region: requests.Region) -> int:
     """Return the kept step whose samples lie nearest the middle of a lasso."""
     middle = [sum(axis) / len(region) for axis in zip(*region, strict=True)]
     steps = [at for at in shelf.map_of(folder, "")["steps"] if at["kept"] and at["median"]]

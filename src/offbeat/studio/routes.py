@@ -11,16 +11,25 @@ from fastapi.responses import FileResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
 
 from offbeat.errors import ConfigError
-from offbeat.studio import exports, models, shelf, uploads
-from offbeat.studio._files import TYPES, allowed_file
-from offbeat.studio.app import IN_ALL, PER_SESSION, Studio
+from offbeat.studio import (
+    exports,
+    requests,
+    shelf,
+    uploads,
+)
 from offbeat.studio.arguments import NotThere
-from offbeat.studio.database import OPEN, Row, new_id
+from offbeat.studio.database import (
+    OPEN,
+    Row,
+    new_id,
+)
+from offbeat.studio.files import TYPES, allowed_file
 from offbeat.studio.security import REPORT_POLICY
+from offbeat.studio.state import IN_ALL, PER_SESSION, Studio
 
 Found = dict[str, Any]
 _ERRORS: dict[int | str, dict[str, Any]] = {
-    status: {"model": models.Failure} for status in (400, 401, 403, 404, 409, 413, 422, 429)
+    status: {"model": requests.Failure} for status in (400, 401, 403, 404, 409, 413, 422, 429)
 }
 router = APIRouter(responses=_ERRORS)
 STATES = ("queued", "running", "finished", "failed", "cancelled", "interrupted")
@@ -39,7 +48,7 @@ def session_of(request: Request) -> str:
 
 TheStudio = Annotated[Studio, Depends(studio_of)]
 Session = Annotated[str, Depends(session_of)]
-Name = Annotated[models.Id, Path(description="16 hexadecimal digits.")]
+Name = Annotated[requests.Id, Path(description="16 hexadecimal digits.")]
 
 
 # --- this server
@@ -79,7 +88,7 @@ async def events(
 
 
 @router.post("/jobs", status_code=202)
-async def ask(request: models.JobRequest, studio: TheStudio, session: Session) -> Found:
+async def ask(request: requests.JobRequest, studio: TheStudio, session: Session) -> Found:
     """Ask for something: it is checked, put at the end of the queue, and done in turn."""
     return _queued(studio, session, request)
 
@@ -195,7 +204,7 @@ def run(name: Name, studio: TheStudio, session: Session) -> Found:
 
 @router.patch("/runs/{name}")
 async def change(
-    name: Name, changes: models.RunChange, studio: TheStudio, session: Session
+    name: Name, changes: requests.RunChange, studio: TheStudio, session: Session
 ) -> Found:
     """Change a run's title, note, star or sharing."""
     row = _own(studio, session, name)
@@ -268,7 +277,7 @@ def lineage(name: Name, studio: TheStudio, session: Session) -> Found:
 
 
 @router.post("/runs/{name}/continue", status_code=202)
-async def go_on(name: Name, wish: models.Continue, studio: TheStudio, session: Session) -> Found:
+async def go_on(name: Name, wish: requests.Continue, studio: TheStudio, session: Session) -> Found:
     """Begin a new exploration where this one was, with what is to change."""
     row = _seen(studio, session, name)
     request = exports.continued(studio.run_folder(name), row, wish)
@@ -301,7 +310,7 @@ def export(
     responses={200: {"content": {"image/png": {}}, "description": "A picture."}},
 )
 async def sketch(
-    request: models.SketchRequest,
+    request: requests.SketchRequest,
     studio: TheStudio,
     session: Session,
     lane: Annotated[Literal["a", "b", "c", "d"], Query()] = "a",

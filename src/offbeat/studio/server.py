@@ -14,8 +14,9 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 
-from offbeat._disk import FolderLock
-from offbeat.studio.app import Settings, create_app
+from offbeat.files.disk import FolderLock
+from offbeat.studio.app import create_app
+from offbeat.studio.state import Settings
 
 
 def free_port(host: str) -> int:

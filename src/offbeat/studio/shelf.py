@@ -10,8 +10,10 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from offbeat.studio._files import allowed_names
+from offbeat.runs.folder import RunFolder
+from offbeat.runs.map import map_of_run
 from offbeat.studio.database import Database, Row
+from offbeat.studio.files import allowed_names
 
 API = "/api/v1"
 MAX_NODES = 200
@@ -206,8 +208,6 @@ def map_of(folder: Path, run: str) -> dict[str, Any]:
     Raises:
         StoreError: If it is no exploration, or has not measured the ordinary yet.
     """
-    from offbeat.run import map_of_run
-
     found = map_of_run(folder, num_ordinary=NUM_ORDINARY)
     summary = read_json(folder, "summary.json")
     for at in found["steps"]:
@@ -223,8 +223,6 @@ def map_of(folder: Path, run: str) -> dict[str, Any]:
 
 def curve_of(folder: Path) -> dict[str, Any]:
     """Return the readings of a run by step, of a running one too."""
-    from offbeat.store import RunFolder
-
     summary = read_json(folder, "summary.json")
     trace = RunFolder.open(folder).trace() if (folder / "request.json").exists() else []
     gap = max(1, len(trace) // 2000)

@@ -9,9 +9,20 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-from offbeat.studio import models
+from offbeat.studio import requests
 from offbeat.studio.about import bundled
-from offbeat.studio.arguments import Arguments, Translation, checked_word
+from offbeat.studio.arguments import (
+    Arguments,
+    Translation,
+    checked_word,
+)
+from offbeat.verbs.sketch import (
+    between,
+    concept_of,
+    dreamt,
+    mixture,
+    sketch,
+)
 
 BACKBONE = "pocket"
 NUM_STEPS = 4
@@ -70,29 +81,27 @@ class Sketches:
 
     def _drawing(self, request: Any, session: str) -> Callable[[], bytes]:
         """Return what draws a request; what it refers to is looked up at once."""
-        from offbeat import run
-
         model = bundled()[BACKBONE]
         work = Translation(self.arguments, session)
 
-        def find(source: models.ConceptRef | models.DreamSketch) -> Callable[[], Any]:
-            if isinstance(source, models.DreamSketch):
+        def find(source: requests.ConceptRef | requests.DreamSketch) -> Callable[[], Any]:
+            if isinstance(source, requests.DreamSketch):
                 law, seed = source.law, source.seed
-                return lambda: run.dreamt(law=law, seed=seed, backbone=model)
+                return lambda: dreamt(law=law, seed=seed, backbone=model)
             path = str(Path(self.arguments.folder, work.concept(source)))
-            return lambda: run.concept_of(path)
+            return lambda: concept_of(path)
 
-        if isinstance(request, models.MixtureSketch):
+        if isinstance(request, requests.MixtureSketch):
             weights = {checked_word(one.word or "a picture/"): one.share for one in request.sources}
-            concept: Callable[[], Any] = lambda: run.mixture(weights, backbone=model)  # noqa: E731
-        elif isinstance(request, models.DreamSketch):
+            concept: Callable[[], Any] = lambda: mixture(weights, backbone=model)  # noqa: E731
+        elif isinstance(request, requests.DreamSketch):
             concept = find(request)
         else:
             first, second = find(request.first), find(request.second)
-            concept = lambda: run.between(first(), second(), request.share)  # noqa: E731
+            concept = lambda: between(first(), second(), request.share)  # noqa: E731
 
         def draw() -> bytes:
-            picture = run.sketch(
+            picture = sketch(
                 concept(),
                 prompt=request.prompt,
                 num_inference_steps=NUM_STEPS,

@@ -15,8 +15,29 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from offbeat.errors import ConfigError, CorruptRunError, ImageError, OffbeatError
-from offbeat.studio.database import Database, Row, new_id
+from offbeat import registry
+from offbeat.errors import (
+    ConfigError,
+    CorruptRunError,
+    ImageError,
+    OffbeatError,
+)
+from offbeat.files.concept import CONCEPT_FILE, decode_concept
+from offbeat.files.disk import unpack_tensors, write_atomic
+from offbeat.files.exchange import read_weights
+from offbeat.files.pictures import clean_png
+from offbeat.files.png import (
+    parse_infotext,
+    read_infotext,
+    read_recipe,
+)
+from offbeat.studio.about import config_of
+from offbeat.studio.database import (
+    Database,
+    Row,
+    new_id,
+)
+from offbeat.studio.requests import JobRequest
 
 MAX_BYTES = 32 * 2**20
 MAX_MEGAPIXELS = 50.0
@@ -92,19 +113,17 @@ def recall_of(folder: Path, name: str, file: BinaryIO) -> dict[str, Any]:
 
 def recall(path: Path, name: str) -> dict[str, Any]:
     """Return the request that a picture was made by, or what another tool wrote into it."""
-    from offbeat import formats
-
     found: dict[str, Any] = {
         "request": None, "by": None, "text": None, "prompt": None, "seed": None, "reason": "",
     }  # fmt: skip
     with suppress(OffbeatError, UnicodeError):
-        text = formats.read_infotext(path)[:10_000]
-        parts = formats.parse_infotext(text)
+        text = read_infotext(path)[:10_000]
+        parts = parse_infotext(text)
         found |= {"by": "other", "text": text, "prompt": parts.get("Prompt")}
         seed = parts.get("Seed", "")
         found["seed"] = int(seed) if seed.isdigit() and len(seed) < 11 else None
     with suppress(OffbeatError, UnicodeError, RecursionError):
-        recipe = formats.read_recipe(path)
+        recipe = read_recipe(path)
         found |= {"by": "offbeat", "prompt": recipe.get("prompt"), "seed": recipe.get("seed")}
         try:
             asked = recipe.get("request") or recipe
@@ -133,8 +152,6 @@ def request_of(asked: Mapping[str, Any]) -> dict[str, Any]:
         ValueError: If it is none that can be asked here.
     """
     from pydantic import TypeAdapter
-
-    from offbeat.studio.models import JobRequest
 
     verb, layout = asked["verb"], asked.get("layout")
     job: dict[str, Any] = {"verb": verb, "backbone": asked.get("checkpoint")}
@@ -180,9 +197,6 @@ def _of_fusion(asked: Mapping[str, Any]) -> dict[str, Any]:
 
 def _changed(method: str, config: Mapping[str, Any], but: Sequence[str] = ()) -> dict[str, Any]:
     """Return the settings that are not the method's own."""
-    from offbeat import registry
-    from offbeat.studio.about import config_of
-
     cls = config_of(method, registry.find("method", method))
     if cls is None:
         return {}
@@ -195,8 +209,6 @@ def _changed(method: str, config: Mapping[str, Any], but: Sequence[str] = ()) ->
 
 
 def _check_concept(data: bytes, name: str) -> None:
-    from offbeat import formats
-    from offbeat.store import unpack_tensors
 
     if len(data) > MAX_BYTES:
         raise CorruptRunError(f"{name}: expected at most {MAX_BYTES >> 20} MiB")
@@ -208,9 +220,9 @@ def _check_concept(data: bytes, name: str) -> None:
         with suppress(ValueError, TypeError, KeyError):
             about = unpack_tensors(data)[1]
         if isinstance(about, dict) and about and "export" not in about:  # one of our own
-            formats.decode_concept(lambda file: data if file == formats.CONCEPT_FILE else None)
+            decode_concept(lambda file: data if file == CONCEPT_FILE else None)
             return
-        formats.read_weights(data, name)
+        read_weights(data, name)
     except OffbeatError:
         raise
     except Exception as error:
@@ -218,7 +230,6 @@ def _check_concept(data: bytes, name: str) -> None:
 
 
 def _clean(path: Path, name: str) -> tuple[bytes, int, int]:
-    from offbeat.pictures import clean_png
 
     with _decoding:
         try:
@@ -242,6 +253,5 @@ def _on_disk(file: BinaryIO, folder: Path) -> Iterator[Path]:
 
 
 def _write(path: Path, data: bytes) -> None:
-    from offbeat.store import write_atomic
 
     write_atomic(path, data)

@@ -17,6 +17,12 @@ import time
 from collections.abc import Mapping
 from typing import Any, TextIO
 
+import offbeat
+from offbeat.errors import OffbeatError
+from offbeat.files.disk import plain
+from offbeat.runs.map import Region
+from offbeat.runs.recorder import few_threads
+
 log = logging.getLogger("offbeat.studio.worker")
 MAX_LOADED = 2
 """Checkpoints in memory at once."""
@@ -34,7 +40,7 @@ class Cancelled(BaseException):
 
 
 class Worker:
-    """Runs jobs with ``offbeat.run`` and says how they go."""
+    """Runs jobs with ``offbeat.verbs`` and says how they go."""
 
     def __init__(self, out: TextIO, device: str) -> None:
         self.out, self.device = out, device
@@ -52,19 +58,15 @@ class Worker:
 
     def model(self, source: str) -> Any:
         """Return a checkpoint, loaded now or before."""
-        from offbeat import run
-
         if source not in self.models:
             while len(self.models) >= MAX_LOADED:
                 del self.models[next(iter(self.models))]
-            self.models[source] = run.load_backbone(source, device=self.device)
+            self.models[source] = offbeat.load_backbone(source, device=self.device)
         self.models[source] = self.models.pop(source)  # the last one used goes last
         return self.models[source]
 
     def run(self, job: Mapping[str, Any]) -> None:
         """Do one job and say how it ended."""
-        from offbeat.errors import OffbeatError
-
         name = str(job["job"])
         try:
             self.tell(name, "finished", **self._made(job))
@@ -80,15 +82,13 @@ class Worker:
             self.tell(name, "failed", kind="Fault", error=about)
 
     def _made(self, job: Mapping[str, Any]) -> dict[str, Any]:
-        from offbeat import run
-        from offbeat._keeper import few_threads
 
         name, given = str(job["job"]), dict(job["arguments"])
         args, source = given.pop("args", []), given.pop("backbone")
         self._check(name)
         if "avoid" in given:
             given["avoid"] = [
-                one if isinstance(one, str) else run.Region(**one) for one in given["avoid"]
+                one if isinstance(one, str) else Region(**one) for one in given["avoid"]
             ]
         model = self.model(source)
 
@@ -99,7 +99,7 @@ class Worker:
         if job["call"] != "import_concept":
             given["observe"] = observe
         with few_threads(model):
-            made = getattr(run, job["call"])(*args, backbone=model, **given)
+            made = getattr(offbeat, job["call"])(*args, backbone=model, **given)
         covers = [file for file in made.files if file.startswith("images/")]
         return {
             "in_words": str(made.summary.get("in_words", "")),
@@ -146,7 +146,6 @@ class Worker:
 
 
 def _plain(value: Any) -> Any:
-    from offbeat._disk import plain
 
     return plain(value)
 

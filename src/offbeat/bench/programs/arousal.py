@@ -10,10 +10,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from offbeat.bench._lab import Outcome
-from offbeat.bench._spec import Way
-from offbeat.bench.papers import Item
+from offbeat.bench.cells import Item
+from offbeat.bench.lab import Outcome
 from offbeat.bench.programs.explore import Explore
+from offbeat.bench.spec import Way
 from offbeat.metrics.arousal import fit_arousal
 
 FARTHEST = 3.0

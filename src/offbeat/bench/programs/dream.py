@@ -11,14 +11,19 @@ from typing import Any
 
 import torch
 
-from offbeat._pictures_out import draw
-from offbeat._readings import choose_reader
-from offbeat._trained import config_of, find_trained, make_method
-from offbeat.bench._lab import Lab, Outcome, spending
-from offbeat.bench._spec import Table, Way
-from offbeat.bench.papers import Item
+from offbeat.bench.cells import Item
+from offbeat.bench.lab import (
+    Lab,
+    Outcome,
+    spending,
+)
+from offbeat.bench.spec import Table, Way
+from offbeat.core.drawing import draw
+from offbeat.core.rng import stream
+from offbeat.judges.choose import choose_reader
+from offbeat.methods.settings import config_of, make_method
 from offbeat.metrics.fusion import vendi_score
-from offbeat.rng import stream
+from offbeat.runs.trained import find_trained
 from offbeat.types import Request
 
 

@@ -15,24 +15,32 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from offbeat._pictures_out import draw
-from offbeat._readings import choose_reader
-from offbeat._sources import choose_judge
-from offbeat._trained import config_of, make_method
-from offbeat.baseline import Baseline
-from offbeat.bench._lab import Lab, Outcome, spending
-from offbeat.bench._spec import Table, Way
-from offbeat.bench.papers import Item
-from offbeat.formats import versions
-from offbeat.methods.low_probability import LowProbability, LowProbabilityConfig
+from offbeat.bench.cells import Item
+from offbeat.bench.lab import (
+    Lab,
+    Outcome,
+    spending,
+)
+from offbeat.bench.spec import Table, Way
+from offbeat.core.baseline import Baseline
+from offbeat.core.drawing import draw, ordinary_prompt, sample_concept
+from offbeat.core.rng import streams
+from offbeat.core.templates import fill
+from offbeat.files.cache import cached
+from offbeat.files.labels import versions
+from offbeat.judges.choose import choose_judge, choose_reader
+from offbeat.methods.low_probability.config import LowProbabilityConfig
+from offbeat.methods.low_probability.method import LowProbability
+from offbeat.methods.settings import config_of, make_method
 from offbeat.metrics.fusion import vendi_score
 from offbeat.metrics.novelty import nearest_distance
 from offbeat.protocols import CalibratedJudge
-from offbeat.rng import streams
-from offbeat.sampling import ordinary_prompt, sample_concept
-from offbeat.store import cached
-from offbeat.templates import fill
-from offbeat.types import Concept, Evaluations, Request, Step
+from offbeat.types import (
+    Concept,
+    Evaluations,
+    Request,
+    Step,
+)
 
 NUM_SAMPLES = 64
 """Embeddings that a distance is the median of."""

@@ -13,21 +13,29 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from offbeat import vocab
-from offbeat._pictures_out import draw
-from offbeat._runs import check_needs
-from offbeat._train import train
-from offbeat._trained import config_of, find_trained, make_method
-from offbeat.bench._lab import Lab, Outcome, spending
-from offbeat.bench._spec import Table, Way
-from offbeat.bench.papers import Item
-from offbeat.formats import versions
-from offbeat.functional import balance_reward, cosine
-from offbeat.metrics.fusion import distribution_kl
-from offbeat.protocols import MixesSources
-from offbeat.store import cached
-from offbeat.templates import article, fill
-from offbeat.types import Concept, Request, Trained
+from offbeat.bench.cells import Item
+from offbeat.bench.lab import (
+    Lab,
+    Outcome,
+    spending,
+)
+from offbeat.bench.spec import Table, Way
+from offbeat.checkpoints.open import check_needs
+from offbeat.core import vocab
+from offbeat.core.drawing import draw
+from offbeat.core.functional import balance_reward, cosine, distribution_kl
+from offbeat.core.templates import article, fill
+from offbeat.files.cache import cached
+from offbeat.files.labels import versions
+from offbeat.methods.settings import config_of, make_method
+from offbeat.protocols.methods import MixesSources
+from offbeat.runs.trained import find_trained
+from offbeat.types import (
+    Concept,
+    Request,
+    Trained,
+)
+from offbeat.verbs.train import train
 
 TOP = 5
 NUM_OWN = 4

@@ -17,17 +17,21 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from offbeat._painting import psnr
-from offbeat._runs import load_backbone
-from offbeat._trained import config_of, make_method
-from offbeat.bench._lab import Lab, Outcome, spending
-from offbeat.bench._spec import Table, Way
-from offbeat.bench.papers import Item
+from offbeat.bench.cells import Item
+from offbeat.bench.lab import (
+    Lab,
+    Outcome,
+    spending,
+)
+from offbeat.bench.spec import Table, Way
+from offbeat.checkpoints.open import load_backbone
+from offbeat.core.functional import cosine
+from offbeat.core.rng import stream, streams
+from offbeat.core.templates import article
 from offbeat.errors import ConfigError
-from offbeat.functional import cosine
-from offbeat.rng import stream, streams
-from offbeat.templates import article
+from offbeat.methods.settings import config_of, make_method
 from offbeat.types import Request
+from offbeat.verbs.paint import psnr
 
 MANNERS = (
     "{a} on a blue background",

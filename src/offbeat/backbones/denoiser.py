@@ -1,0 +1,304 @@
+"""Noise to latents to pictures by a frozen network, whatever network it is: the loop of all forms.
+
+Pipelines run under ``no_grad``; here gradients reach the latents and the text.
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+from offbeat.backbones.conditions import (
+    check_prompts,
+    cut_text,
+    decode_latents,
+    encode_pictures,
+    remembers_steps,
+    step_settings,
+)
+from offbeat.backbones.images import in_batches
+from offbeat.backbones.text import ReadsText
+from offbeat.backbones.unclip.prior import check_streams
+from offbeat.checkpoints.base import Checkpoint
+from offbeat.checkpoints.pipeline import cell_of
+from offbeat.core.checks import check_range, check_shape
+from offbeat.errors import ConfigError, ShapeError
+from offbeat.protocols import Generators
+from offbeat.types import (
+    AfterStep,
+    Sampler,
+    TextEmbeds,
+)
+
+Predict: TypeAlias = Callable[[Tensor, Tensor, int], Tensor]
+"""Given latents, a timestep and its number: the network's prediction, guided."""
+
+
+class Denoiser(Checkpoint, ReadsText):
+    """The part of an adapter that works on latents; an adapter says what its network predicts."""
+
+    vae: Any
+    scheduler: Any
+
+    @property
+    @abstractmethod
+    def _network(self) -> Any:
+        """The network that denoises."""
+
+    @abstractmethod
+    def encode_text(
+        self, prompts: Sequence[str], *, tokens: Mapping[str, Tensor] | None = None
+    ) -> TextEmbeds:
+        """Encode prompts; each word of ``tokens`` is replaced by its vectors."""
+
+    @abstractmethod
+    def _empty(self) -> TextEmbeds:
+        """Return what guidance steers from if nothing is said."""
+
+    @abstractmethod
+    def _scheduler_of(self, sampler: Sampler) -> Any:
+        """Return the scheduler of a sampler."""
+
+    @abstractmethod
+    def _set_timesteps(
+        self, num_inference_steps: int | None, scheduler: Any, size: Sequence[int] | None = None
+    ) -> Tensor:
+        """Set a scheduler for latents of a size, h and w; None is the card's. Return timesteps."""
+
+    @abstractmethod
+    def _predictor(
+        self,
+        latents: Tensor,
+        text: TextEmbeds,
+        negative: TextEmbeds | None,
+        guidance_scale: float | None,
+        image_embeds: Tensor | None = None,
+        ip_adapter_scale: float | None = None,
+    ) -> tuple[Predict, AbstractContextManager[None]]:
+        """Return what predicts, and the block in which it must run."""
+
+    @property
+    def _channels(self) -> int:
+        """Channels C of the latents."""
+        return int(self._network.config.in_channels)
+
+    @property
+    def _grid(self) -> int:
+        """Pixels that a side must be a multiple of."""
+        return cell_of(self.vae)
+
+    def empty_text(self) -> TextEmbeds:
+        """Return what guidance steers from if nothing is said, one prompt."""
+        return self._empty()
+
+    def init_latents(
+        self,
+        generator: Generators,
+        *,
+        num_samples: int | None = None,
+        num_inference_steps: int | None = None,
+        sampler: Sampler = "own",
+    ) -> Tensor:
+        """Return pure noise, ``[B, C, h, w]``, as ``denoise`` starts from it.
+
+        Args:
+            generator: One stream, or one for each sample.
+            num_samples: B; None means the number of streams.
+            num_inference_steps: As it will be denoised: some schedulers scale noise by it.
+            sampler: Which one will denoise it.
+        """
+        from diffusers.utils.torch_utils import randn_tensor
+
+        count = len(generator) if isinstance(generator, Sequence) else 1
+        batch = num_samples or count
+        check_streams(generator, batch)
+        scheduler = self._scheduler_of(sampler)
+        self._set_timesteps(num_inference_steps, scheduler)
+        noise = list(generator) if isinstance(generator, Sequence) else generator
+        shape = (batch, self._channels, *self._latent_size())
+        drawn = randn_tensor(shape, generator=noise, device=self.device, dtype=self._network.dtype)
+        latents: Tensor = drawn * getattr(scheduler, "init_noise_sigma", 1.0)
+        return latents.float()
+
+    def _latent_size(self) -> tuple[int, int]:
+        """Return height and width of the latents of a picture of the card's size."""
+        per_side = self._grid // cell_of(self.vae)
+        height, width = (
+            int(self._card[side]) // self._grid * per_side for side in ("height", "width")
+        )
+        return height, width
+
+    def denoise(
+        self,
+        latents: Tensor,
+        text: TextEmbeds,
+        *,
+        generator: Generators,
+        negative: TextEmbeds | None = None,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        image_embeds: Tensor | None = None,
+        ip_adapter_scale: float | None = None,
+        start: int = 0,
+        stop: int | None = None,
+        gradient_steps: int | None = None,
+        model_input: AfterStep | None = None,
+        after_step: AfterStep | None = None,
+        sampler: Sampler = "own",
+    ) -> Tensor:
+        """Return ``latents`` denoised, ``[B, C, h, w]``, float32, as diffusers' pipelines do it.
+
+        Args:
+            latents: At the noise level of step ``start``: from ``init_latents`` if that is 0.
+            text: One prompt for all samples, or one for each.
+            generator: One stream, or one for each sample: read by schedulers that add noise.
+            negative: What guidance steers from; None is the checkpoint's own, the empty prompt.
+            num_inference_steps: Of the whole way, 1 or more; None is the checkpoint's own.
+            guidance_scale: 1 or less is off; None is the checkpoint's own.
+            image_embeds: Image prompt, ``[1, D]`` or ``[B, D]``, from ``encode_image``.
+            ip_adapter_scale: Its weight beside the text, 0 to 10; None is the checkpoint's own.
+            start: First denoising step to run, 0 to ``num_inference_steps``.
+            stop: Step before which to stop; None runs to the end.
+            gradient_steps: Let the gradient pass the last so many steps only; None is all.
+            model_input: May show the network other latents than the step then goes on from.
+            after_step: May replace the latents after a step.
+            sampler: ``ddim`` walks the way of ``invert``, whatever the checkpoint's scheduler is.
+
+        Raises:
+            CapabilityError: If there is an image prompt and no IP-Adapter.
+            ConfigError: If a walk is cut short whose scheduler would have to remember its steps.
+            RangeError: If a number is out of its range.
+            ShapeError: If numbers of prompts, pictures and latents do not fit.
+        """
+        check_streams(generator, len(latents))
+        predict, in_place = self._predictor(
+            latents, text, negative, guidance_scale, image_embeds, ip_adapter_scale
+        )
+        scheduler = self._scheduler_of(sampler)
+        every = self._set_timesteps(num_inference_steps, scheduler, latents.shape[-2:])
+        timesteps = every[start:stop]
+        if stop is not None and stop < len(every) and remembers_steps(scheduler):
+            raise ConfigError(
+                f"stop: {type(scheduler).__name__} of {self.name} remembers earlier steps, so its "
+                "walk cannot go on after a stop; use sampler='ddim'"
+            )
+        extra = step_settings(scheduler, generator)
+        if hasattr(scheduler, "set_begin_index"):
+            scheduler.set_begin_index(start)
+        first = 0 if gradient_steps is None else len(timesteps) - gradient_steps
+        with_gradient = torch.is_grad_enabled()
+        latents = latents.to(self.device, self._network.dtype)
+        with in_place:
+            for index, timestep in enumerate(timesteps):
+                with torch.set_grad_enabled(with_gradient and index >= first):
+                    shown = latents
+                    if model_input is not None:
+                        shown = model_input(start + index, latents.float()).to(latents)
+                    if hasattr(scheduler, "scale_model_input"):
+                        shown = scheduler.scale_model_input(shown, timestep)
+                    predicted = predict(shown, timestep, start + index)
+                    step = scheduler.step(predicted, timestep, latents, **extra)
+                    latents = step.prev_sample.to(self._network.dtype)
+                    if after_step is not None:
+                        latents = after_step(start + index, latents.float()).to(latents)
+        return latents.float()
+
+    def draw_text(
+        self,
+        text: TextEmbeds,
+        *,
+        generator: Generators,
+        num_samples: int | None = None,
+        negative: TextEmbeds | None = None,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        image_embeds: Tensor | None = None,
+        ip_adapter_scale: float | None = None,
+    ) -> Tensor:
+        """Return ``images``, ``[B, 3, H, W]``, float32, 0 to 1: noise, ``denoise`` and ``decode``.
+
+        Args:
+            text: One prompt for all pictures, or one for each.
+            generator: One for each picture (then batches are sized to memory), or one for all.
+            num_samples: B; None means the number of streams, or of prompts.
+            negative: As in ``denoise``, and so the rest.
+            num_inference_steps: Denoising steps.
+            guidance_scale: 1 or less is off.
+            image_embeds: Image prompt.
+            ip_adapter_scale: Its weight.
+        """
+        noises = generator if isinstance(generator, Sequence) else ()
+        count = num_samples or len(noises) or len(text)
+        check_streams(generator, count)
+        for prompts in (text, negative):
+            if prompts is not None:
+                check_prompts(len(prompts), count)
+
+        def draw(rows: slice) -> Tensor:
+            noise = list(noises[rows]) if noises else generator
+            num = len(range(count)[rows])
+            pictures = image_embeds
+            if pictures is not None and len(pictures) > 1:
+                pictures = pictures[rows]
+            latents = self.init_latents(
+                noise, num_samples=num, num_inference_steps=num_inference_steps
+            )
+            latents = self.denoise(
+                latents,
+                cut_text(text, rows),
+                generator=noise,
+                negative=None if negative is None else cut_text(negative, rows),
+                num_inference_steps=num_inference_steps,
+                guidance_scale=guidance_scale,
+                image_embeds=pictures,
+                ip_adapter_scale=ip_adapter_scale,
+            )
+            return self.decode(latents)
+
+        size = int(self._card["decode_batch_size"]) if noises else count
+        return in_batches(draw, count, size, noises)
+
+    def decode(self, latents: Tensor) -> Tensor:
+        """Return ``images``, ``[B, 3, H, W]``, float32, 0 to 1, of ``latents``."""
+        return decode_latents(self.vae, latents)
+
+    def encode_latents(self, images: Tensor) -> Tensor:
+        """Return ``latents``, ``[B, C, h, w]``, of ``images``, ``[B, 3, H, W]``, 0 to 1.
+
+        They are the most probable ones: nothing is drawn.
+
+        Raises:
+            ShapeError: If a side is no multiple of the latents' cell.
+        """
+        check_shape("images", images, None, 3, None, None)
+        if any(side % self._grid for side in images.shape[-2:]):
+            raise ShapeError(
+                f"images: expected sides that are multiples of {self._grid}, got "
+                f"{list(images.shape[-2:])}; resize or crop them first"
+            )
+        return encode_pictures(self.vae, images)
+
+    @property
+    def sampler_in_pieces(self) -> Sampler:
+        """By which sampler a walk may be cut into pieces: ``own`` if it remembers no step."""
+        return "ddim" if remembers_steps(self.scheduler) else "own"
+
+    def _num_steps(self, num_inference_steps: int | None, scheduler: Any) -> int:
+        """Return the denoising steps that are asked for, or the card's.
+
+        Raises:
+            RangeError: If there cannot be so many.
+        """
+        steps = num_inference_steps or int(self._card["num_inference_steps"])
+        check_range("num_inference_steps", steps, 1, scheduler.config.num_train_timesteps)
+        return steps
+
+    def _scale(self, guidance_scale: float | None) -> float:
+        scale = float(self._card["guidance_scale"]) if guidance_scale is None else guidance_scale
+        check_range("guidance_scale", scale, 0, 1000)
+        return scale

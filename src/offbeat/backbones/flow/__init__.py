@@ -1,0 +1,1 @@
+"""Flow-matching transformers: Stable Diffusion 3 and FLUX."""

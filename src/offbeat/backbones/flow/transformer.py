@@ -1,0 +1,308 @@
+"""Latents of a frozen rectified-flow transformer: noise to picture along a straight way, and back.
+
+The network predicts the velocity v from clean latents to noise: x = (1 - s) x0 + s noise at noise
+level s, and a step of Euler is x' = x + (s' - s) v.
+Sources: Liu et al., arXiv:2209.03003; Lipman et al., arXiv:2210.02747; Esser et al., SD3,
+arXiv:2403.03206.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from offbeat.backbones.conditions import spread
+from offbeat.backbones.denoiser import Denoiser, Predict
+from offbeat.backbones.flow import load as load_file  # which needs PATCH
+from offbeat.backbones.inversion import walk_back
+from offbeat.backbones.text import Encoder, T5Encoder
+from offbeat.checkpoints.known.flow import PATCH
+from offbeat.checkpoints.pipeline import cell_of
+from offbeat.core.checks import check_range, check_shape
+from offbeat.core.functional import guide
+from offbeat.errors import CapabilityError
+from offbeat.types import Sampler, TextEmbeds
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+class FlowDenoiser(Denoiser):
+    """What SD3 and FLUX share: CLIP and T5 encoders, and the way along a flow."""
+
+    pipeline: ClassVar[str]
+    """The class of diffusers whose folders it reads."""
+    transformer: Any
+    _euler: Any
+    _clips: tuple[Encoder, ...]
+    _t5: T5Encoder | None
+
+    def __init__(
+        self,
+        parts: Mapping[str, Any],
+        *,
+        name: str,
+        digest: str,
+        card: Mapping[str, Any],
+    ) -> None:
+        self._name = name
+        self._fingerprint = digest
+        self._card = dict(card)
+        long = parts.get("t5")
+        self._clips = tuple(
+            Encoder(tokenizer, module, name, cuts=long is not None)
+            for tokenizer, module in parts["texts"]
+        )
+        self._t5 = None
+        if long is not None:
+            tokenizer, module = long
+            self._t5 = T5Encoder(
+                tokenizer, module, name, limit=self.max_sequence_length, like=self._clips[0]
+            )
+        self._encoders = (*self._clips, *([self._t5] if self._t5 else []))
+        self.transformer = parts["transformer"]
+        self.vae = parts["vae"]
+        # a scheduler keeps its timesteps: two users of one object would disturb each other
+        self.scheduler = copy.deepcopy(parts["scheduler"])
+        self._euler = type(self.scheduler).from_config(
+            self.scheduler.config, stochastic_sampling=False
+        )
+        self._freeze()
+
+    @classmethod
+    def load(
+        cls,
+        source: str | Path,
+        *,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+        config: str | Path | None = None,
+    ) -> Self:
+        """Load a checkpoint by name, folder (with ``model_index.json``), hub id or single file.
+
+        Args:
+            source: Which.
+            device: Where to run.
+            dtype: Of the weights.
+            config: Folder or hub id with what a single file lacks: settings, tokenizers, and the
+                weights of text encoders that are not in it. None is the folder beside the file of
+                its name without suffix, or the published one of its family.
+
+        Raises:
+            CheckpointError: If there is no such checkpoint, or it is damaged or of another family.
+            UnsafeWeightsError: If its weights are there only as pickles.
+        """
+        return cls(**load_file.load(source, cls.pipeline, dtype, config)).to(device)
+
+    @property
+    def max_sequence_length(self) -> int:
+        """Positions that T5 reads of every prompt, padding included, by the card."""
+        return int(self._card["max_sequence_length"])
+
+    # --- the way --------------------------------------------------------------------------
+
+    @abstractmethod
+    def _timestep_settings(self, num_inference_steps: int, num_tokens: int) -> dict[str, Any]:
+        """Return how the pipeline sets the scheduler, for latents of so many image tokens."""
+
+    @abstractmethod
+    def _velocity(
+        self,
+        latents: Tensor,
+        timestep: Tensor,
+        states: Tensor,
+        pooled: Tensor,
+        guidance_scale: float,
+    ) -> Tensor:
+        """Return the network's prediction, ``[B, C, h, w]``, of the same type as ``latents``."""
+
+    @property
+    def _network(self) -> Any:
+        return self.transformer
+
+    @property
+    def _grid(self) -> int:
+        return cell_of(self.vae) * PATCH
+
+    def _scheduler_of(self, sampler: Sampler) -> Any:
+        return self.scheduler if sampler == "own" else self._euler
+
+    def _set_timesteps(
+        self, num_inference_steps: int | None, scheduler: Any, size: Sequence[int] | None = None
+    ) -> Tensor:
+        steps = self._num_steps(num_inference_steps, scheduler)
+        height, width = self._latent_size() if size is None else size
+        settings = self._timestep_settings(steps, (height // PATCH) * (width // PATCH))
+        scheduler.set_timesteps(device=self.device, **settings)
+        timesteps: Tensor = scheduler.timesteps
+        return timesteps
+
+    def _guided(self, negative: TextEmbeds | None, scale: float) -> tuple[bool, float]:
+        """Return whether an unguided half is predicted too, and how far guidance goes from it."""
+        return scale > 1, scale
+
+    def _predictor(
+        self,
+        latents: Tensor,
+        text: TextEmbeds,
+        negative: TextEmbeds | None,
+        guidance_scale: float | None,
+        image_embeds: Tensor | None = None,
+        ip_adapter_scale: float | None = None,
+    ) -> tuple[Predict, AbstractContextManager[None]]:
+        if image_embeds is not None:
+            raise CapabilityError("an image prompt", self.name, "ip_adapter", ("pocket-sd",))
+        check_shape("latents", latents, None, self._channels, None, None)
+        batch, scale = len(latents), self._scale(guidance_scale)
+        guided, reach = self._guided(negative, scale)
+        halves = [self._empty() if negative is None else negative, text] if guided else [text]
+        dtype = self.transformer.dtype
+        states, pooled = (
+            torch.cat([spread(getattr(half, name), batch) for half in halves]).to(
+                self.device, dtype
+            )
+            for name in ("text_encoder_hidden_states", "text_embeds")
+        )
+        pooled = pooled[:, : sum(self._pooled_widths())]
+
+        def predict(shown: Tensor, timestep: Tensor, step: int) -> Tensor:
+            doubled = torch.cat([shown, shown]) if guided else shown
+            times = timestep.expand(len(doubled))
+            predicted = self._velocity(doubled, times, states, pooled, scale)
+            if not guided:
+                return predicted
+            uncond, cond = predicted.chunk(2)
+            return guide(uncond, cond, reach)
+
+        return predict, nullcontext()
+
+    def add_noise(
+        self,
+        latents: Tensor,
+        noise: Tensor,
+        *,
+        step: int,
+        num_inference_steps: int | None = None,
+        sampler: Sampler = "own",
+    ) -> Tensor:
+        """Return clean ``latents`` with noise as strong as before a step, ``[B, C, h, w]``.
+
+        Args:
+            latents: Clean, as ``encode_latents`` gives them.
+            noise: Standard normal, of their shape, or ``[1, C, h, w]``.
+            step: A denoising step, 0 to ``num_inference_steps``, whose level is no noise.
+            num_inference_steps: Of the whole way; None is the checkpoint's own.
+            sampler: Both have the same noise levels.
+
+        Raises:
+            RangeError: If there is no such step.
+        """
+        scheduler = self._scheduler_of(sampler)
+        timesteps = self._set_timesteps(num_inference_steps, scheduler, latents.shape[-2:])
+        check_range("step", step, 0, len(timesteps))
+        sigma = scheduler.sigmas[step]
+        noised: Tensor = (1 - sigma) * latents.to(self.device) + sigma * noise.to(self.device)
+        return noised.float()
+
+    def predict_clean(
+        self,
+        latents: Tensor,
+        text: TextEmbeds,
+        *,
+        step: int,
+        negative: TextEmbeds | None = None,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        sampler: Sampler = "own",
+    ) -> Tensor:
+        """Return the estimate of the clean latents, x - s v, ``[B, C, h, w]``, float32.
+
+        It asks the network once, or with guidance twice, and disturbs no denoising.
+
+        Args:
+            latents: At the noise level of a step, as ``denoise`` starts from it there.
+            text: One prompt for all samples, or one for each.
+            step: A denoising step, 0 to before ``num_inference_steps``.
+            negative: As in ``denoise``, and so the rest.
+            num_inference_steps: Of the whole way.
+            guidance_scale: 1 or less is off.
+            sampler: Both have the same noise levels.
+
+        Raises:
+            RangeError: If there is no such step.
+        """
+        scheduler = copy.deepcopy(self._euler)  # a denoising that is going on keeps its place
+        timesteps = self._set_timesteps(num_inference_steps, scheduler, latents.shape[-2:])
+        check_range("step", step, 0, len(timesteps) - 1)
+        predict, in_place = self._predictor(latents, text, negative, guidance_scale)
+        latents = latents.to(self.device)
+        with in_place:
+            velocity = predict(latents.to(self.transformer.dtype), timesteps[step], step)
+        clean: Tensor = latents.float() - scheduler.sigmas[step] * velocity.float()
+        return clean
+
+    def invert(
+        self,
+        images: Tensor,
+        text: TextEmbeds,
+        *,
+        negative: TextEmbeds | None = None,
+        num_inference_steps: int | None = None,
+        guidance_scale: float = 1.0,
+        num_refinements: int = 0,
+    ) -> Tensor:
+        """Return the way of Euler that ends at ``images``, ``[T + 1, B, C, h, w]``, float32.
+
+        ``way[i]`` is before step i, ``way[-1]`` the picture's own latents; ``denoise`` from
+        ``way[0]`` with ``sampler="ddim"`` and the same settings comes back to about ``way[-1]``.
+
+        Args:
+            images: ``[B, 3, H, W]``, 0 to 1.
+            text: What is on them: one prompt for all, or one for each.
+            negative: What guidance steers from; None is the checkpoint's own.
+            num_inference_steps: T; None is the checkpoint's own.
+            guidance_scale: As in ``denoise``; 1 is by far the most exact.
+            num_refinements: Times that each prediction is made again: exacter, and slower.
+
+        Raises:
+            RangeError: If a number is out of its range.
+            ShapeError: If a side of the pictures is no multiple of what the network reads.
+        """
+        check_range("num_refinements", num_refinements, 0, 100)
+        latents = self.encode_latents(images)
+        predict, in_place = self._predictor(latents, text, negative, guidance_scale)
+        timesteps = self._set_timesteps(num_inference_steps, self._euler, latents.shape[-2:])
+        levels = self._euler.sigmas.tolist()
+        steps = [(1.0, after - before) for before, after in itertools.pairwise(levels)]
+        with in_place:
+            return walk_back(
+                lambda x, t, step: predict(x.to(self.transformer.dtype), t, step).float(),
+                timesteps,
+                steps,
+                latents.to(self.device),
+                num_refinements,
+            )
+
+    # --- text -----------------------------------------------------------------------------
+
+    def _pooled_widths(self) -> tuple[int, ...]:
+        """Return the widths of the pooled vectors that the transformer hears: those of CLIP."""
+        return tuple(int(getattr(clip.module.config, self._pooled_by)) for clip in self._clips)
+
+    _pooled_by = "projection_dim"
+    """The setting of a CLIP encoder that says how wide its pooled vector is."""
+
+    def _empty(self) -> TextEmbeds:
+        with torch.no_grad():
+            return self.encode_text([""])
+
+    def _modules(self) -> list[Any]:
+        return [self.transformer, self.vae, *(encoder.module for encoder in self._encoders)]

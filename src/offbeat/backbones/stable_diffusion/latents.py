@@ -1,0 +1,286 @@
+"""Latents of a frozen U-Net: noise to picture by its scheduler, and picture to noise by DDIM."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from offbeat.backbones.attention import Moment, edited
+from offbeat.backbones.conditions import (
+    Predictor,
+    clean_latents,
+    guidance_embed,
+    text_conditions,
+)
+from offbeat.backbones.denoiser import Denoiser
+from offbeat.backbones.inversion import invert as invert_latents
+from offbeat.backbones.stable_diffusion.lora import init_lora, lora_in
+from offbeat.backbones.unclip.prior import check_streams
+from offbeat.checkpoints.pipeline import cell_of, quiet_diffusers
+from offbeat.core.checks import check_range, check_shape
+from offbeat.errors import CapabilityError
+from offbeat.protocols import Generators
+from offbeat.types import (
+    AttentionEdit,
+    Sampler,
+    TextEmbeds,
+)
+
+
+class LatentDenoiser(Denoiser):
+    """The part of an adapter that works on latents; gradients reach them, and the text."""
+
+    unet: Any
+    _ddim: Any
+    _adapter: Any
+    _edits: tuple[AttentionEdit, ...] = ()
+    _lora: Mapping[str, Tensor] | None = None
+
+    @property
+    def _network(self) -> Any:
+        return self.unet
+
+    def _scheduler_of(self, sampler: Sampler) -> Any:
+        return self.scheduler if sampler == "own" else self._ddim
+
+    def add_noise(
+        self,
+        latents: Tensor,
+        noise: Tensor,
+        *,
+        step: int,
+        num_inference_steps: int | None = None,
+        sampler: Sampler = "own",
+    ) -> Tensor:
+        """Return clean ``latents`` with noise as strong as before a step, ``[B, C, h, w]``.
+
+        Args:
+            latents: Clean, as ``encode_latents`` gives them.
+            noise: Standard normal, of their shape, or ``[1, C, h, w]``.
+            step: A denoising step, 0 to ``num_inference_steps``, whose level is no noise.
+            num_inference_steps: Of the whole way; None is the checkpoint's own.
+            sampler: Whose noise levels: those of ``denoise`` with the same one.
+
+        Raises:
+            RangeError: If there is no such step.
+        """
+        scheduler = self._scheduler_of(sampler)
+        timesteps = self._set_timesteps(num_inference_steps, scheduler)
+        check_range("step", step, 0, len(timesteps))
+        if step == len(timesteps):
+            return latents
+        level = timesteps[step : step + 1].expand(len(latents))
+        noised: Tensor = scheduler.add_noise(latents.to(self.device), noise.to(self.device), level)
+        return noised.float()
+
+    def predict_clean(
+        self,
+        latents: Tensor,
+        text: TextEmbeds,
+        *,
+        step: int,
+        negative: TextEmbeds | None = None,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        sampler: Sampler = "own",
+    ) -> Tensor:
+        """Return the estimate of the clean latents, ``[B, C, h, w]``, float32; ``decode`` takes it.
+
+        It asks the network once, or with guidance twice, and disturbs no denoising.
+
+        Args:
+            latents: At the noise level of a step, as ``denoise`` starts from it there.
+            text: One prompt for all samples, or one for each.
+            step: A denoising step, 0 to before ``num_inference_steps``.
+            negative: As in ``denoise``, and so the rest.
+            num_inference_steps: Of the whole way.
+            guidance_scale: 1 or less is off.
+            sampler: Whose noise levels.
+
+        Raises:
+            RangeError: If there is no such step.
+        """
+        # a copy: a denoising that is going on keeps its place, and what it remembers
+        scheduler = copy.deepcopy(self.scheduler) if sampler == "own" else self._ddim
+        timesteps = self._set_timesteps(num_inference_steps, scheduler)
+        check_range("step", step, 0, len(timesteps) - 1)
+        if hasattr(scheduler, "set_begin_index"):
+            scheduler.set_begin_index(step)
+        predict, in_place = self._predictor(latents, text, negative, guidance_scale)
+        timestep = timesteps[step : step + 1]
+        with in_place:
+            return clean_latents(
+                scheduler,
+                lambda shown: predict(shown.to(self.unet.dtype), timestep[0], step).float(),
+                latents.to(self.device),
+                timestep,
+            )
+
+    def invert(
+        self,
+        images: Tensor,
+        text: TextEmbeds,
+        *,
+        negative: TextEmbeds | None = None,
+        num_inference_steps: int | None = None,
+        guidance_scale: float = 1.0,
+        num_refinements: int = 0,
+    ) -> Tensor:
+        """Return the way of DDIM that ends at ``images``, ``[T + 1, B, C, h, w]``, float32.
+
+        ``way[i]`` is before step i, ``way[-1]`` the picture's own latents; ``denoise`` from
+        ``way[0]`` with ``sampler="ddim"`` and the same settings comes back to about ``way[-1]``.
+
+        Args:
+            images: ``[B, 3, H, W]``, 0 to 1.
+            text: What is on them: one prompt for all, or one for each.
+            negative: What guidance steers from; None is the empty prompt.
+            num_inference_steps: T; None is the checkpoint's own.
+            guidance_scale: 1 is off, and by far the most exact.
+            num_refinements: Times that each prediction is made again: exacter, and slower.
+
+        Raises:
+            RangeError: If a number is out of its range.
+            ShapeError: If a side of the pictures is no multiple of the latents' cell.
+        """
+        check_range("num_refinements", num_refinements, 0, 100)
+        latents = self.encode_latents(images)
+        predict, in_place = self._predictor(latents, text, negative, guidance_scale)
+        self._set_timesteps(num_inference_steps, self._ddim)
+        with in_place:
+            return invert_latents(
+                lambda x, t, step: predict(x.to(self.unet.dtype), t, step).float(),
+                self._ddim,
+                latents.to(self.device),
+                num_refinements,
+            )
+
+    @contextmanager
+    def edit_attention(self, edit: AttentionEdit) -> Iterator[None]:
+        """Let ``edit`` see and change every attention of the U-Net in this block.
+
+        Blocks may be nested: the outermost edits first. The U-Net itself is touched only while it
+        predicts, and put back even after an error.
+        """
+        before = self._edits
+        self._edits = (*before, edit)
+        try:
+            yield
+        finally:
+            self._edits = before
+
+    def init_unet_lora(self, rank: int, *, generator: torch.Generator) -> dict[str, Tensor]:
+        """Return fresh LoRA factors for every attention projection of the U-Net.
+
+        A is Kaiming-uniform as in PEFT, B zero, alpha = rank: at the start they change nothing.
+        """
+        return init_lora(self.unet, rank, generator)
+
+    @contextmanager
+    def adapted(self, lora: Mapping[str, Tensor]) -> Iterator[None]:
+        """Let the U-Net compute with LoRA factors in this block.
+
+        Args:
+            lora: In the names of ``init_unet_lora``, for all samples, or with a leading axis for
+                each; gradients reach them. The innermost block's factors count alone. The U-Net
+                itself is touched only while it predicts, and put back even after an error.
+        """
+        before = self._lora
+        self._lora = lora
+        try:
+            yield
+        finally:
+            self._lora = before
+
+    def denoising_loss(self, latents: Tensor, text: TextEmbeds, *, generator: Generators) -> Tensor:
+        """Return what training lowers: the mean squared error of each sample's prediction, ``[B]``.
+
+        The target is what the scheduler asks for: noise, velocity or the sample.
+
+        Args:
+            latents: Clean, ``[B, C, h, w]``.
+            text: One prompt for all samples, or one for each.
+            generator: Draws a timestep and noise for each sample.
+        """
+        check_streams(generator, len(latents))
+        one = [generator] * len(latents) if isinstance(generator, torch.Generator) else generator
+        num = self._ddim.config.num_train_timesteps
+        drawn = [
+            (torch.randint(num, (1,), generator=g), torch.randn(latents.shape[1:], generator=g))
+            for g in one
+        ]
+        timesteps = torch.cat([timestep for timestep, _ in drawn]).to(self.device)
+        noise = torch.stack([part for _, part in drawn]).to(self.device)
+        clean = latents.to(self.device)
+        noised = self._ddim.add_noise(clean, noise, timesteps)
+        target = {"epsilon": noise, "sample": clean}.get(self._ddim.config.prediction_type)
+        if target is None:
+            target = self._ddim.get_velocity(clean, noise, timesteps)
+        predict, in_place = self._predictor(noised, text, None, 1.0)
+        with in_place:
+            predicted = predict(noised.to(self.unet.dtype), timesteps, 0).float()
+        loss: Tensor = (predicted - target).square().flatten(1).mean(dim=1)
+        return loss
+
+    def _set_timesteps(
+        self, num_inference_steps: int | None, scheduler: Any, size: Sequence[int] | None = None
+    ) -> Tensor:
+        """Set a scheduler; a card may name the timesteps themselves, as one-step models need."""
+        steps = self._num_steps(num_inference_steps, scheduler)
+        own = self._card.get("timesteps")
+        if own and len(own) == steps and scheduler is not self._ddim:
+            with quiet_diffusers():  # it warns of every way that does not start at pure noise
+                scheduler.set_timesteps(timesteps=list(own), device=self.device)
+        else:
+            scheduler.set_timesteps(steps, device=self.device)
+        timesteps: Tensor = scheduler.timesteps
+        return timesteps
+
+    def _predictor(
+        self,
+        latents: Tensor,
+        text: TextEmbeds,
+        negative: TextEmbeds | None,
+        guidance_scale: float | None,
+        image_embeds: Tensor | None = None,
+        ip_adapter_scale: float | None = None,
+    ) -> tuple[Predictor, AbstractContextManager[None]]:
+        """Return what predicts, and the block in which it must run: adapter and edits in place."""
+        check_shape("latents", latents, None, self.unet.config.in_channels, None, None)
+        batch, moment = len(latents), Moment()
+        scale = self._scale(guidance_scale)
+        guided = scale > 1 and self.unet.config.time_cond_proj_dim is None
+        halves = [self._empty() if negative is None else negative, text] if guided else [text]
+        cell = cell_of(self.vae)
+        size = (latents.shape[-2] * cell, latents.shape[-1] * cell)
+        states, told = text_conditions(self.unet, halves, size, batch)
+        prompted: AbstractContextManager[None] = nullcontext()
+        if image_embeds is not None:
+            adapter = self._need("an image prompt", "ip_adapter", self._adapter)
+            told["image_embeds"] = [adapter.conditions(image_embeds, batch, guided, self.unet)]
+            own = float(self._card["ip_adapter_scale"])
+            weight = own if ip_adapter_scale is None else ip_adapter_scale
+            prompted = adapter.prompted(self.unet, weight)
+        settings = {
+            "encoder_hidden_states": states,
+            "added_cond_kwargs": told or None,
+            "timestep_cond": guidance_embed(self.unet, scale, batch),
+        }
+        predictor = Predictor(self.unet, settings, scale, guided, moment)
+        return predictor, self._in_place(prompted, moment)
+
+    @contextmanager
+    def _in_place(self, prompted: AbstractContextManager[None], moment: Moment) -> Iterator[None]:
+        # edits wrap the adapter
+        with prompted, edited(self.unet, self._edits, moment), lora_in(self.unet, self._lora):
+            yield
+
+    def _need(self, what: str, missing: str, part: Any) -> Any:
+        if part is None:
+            raise CapabilityError(what, self.name, missing, ("pocket-sd",))
+        return part

@@ -1,0 +1,111 @@
+"""LoRA factors of a U-Net's attention: in it only while it predicts, its weights untouched.
+
+Each sample of a batch may have factors of its own, so that many pictures are fitted at once.
+Source: Hu et al., LoRA, arXiv:2106.09685; the layers are those of the diffusers scripts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from offbeat.checkpoints.offload import uncompiled
+from offbeat.core.checks import check_range
+from offbeat.errors import ShapeError
+
+TARGETS = ("to_q", "to_k", "to_v", "to_out.0")
+"""Projections of every attention layer that carry factors."""
+
+
+def lora_name(layer: str, which: str) -> str:
+    """Return the name that diffusers and PEFT give factor ``A`` or ``B`` of a layer."""
+    return f"unet.{layer}.lora_{which}.weight"
+
+
+def lora_layers(unet: Any) -> dict[str, Any]:
+    """Return the projections that carry factors, by their name in the U-Net."""
+    attentions = [name.removesuffix(".processor") for name in unet.attn_processors]
+    return {
+        f"{name}.{target}": unet.get_submodule(f"{name}.{target}")
+        for name in attentions
+        for target in TARGETS
+    }
+
+
+def init_lora(
+    unet: Any, rank: int, generator: torch.Generator, *, layers: str = ""
+) -> dict[str, Tensor]:
+    """Return fresh factors: A ``[r, in]`` Kaiming-uniform as in PEFT, B ``[out, r]`` zero.
+
+    Args:
+        unet: What they are for.
+        rank: r.
+        generator: Of A.
+        layers: What the names of the layers hold: ``.attn2.`` is cross-attention alone.
+    """
+    check_range("rank", rank, 1, 1024)
+    factors = {}
+    for name, layer in lora_layers(unet).items():
+        if layers not in name:
+            continue
+        wide_out, wide_in = layer.weight.shape
+        noise = torch.rand(rank, wide_in, generator=generator) * 2 - 1
+        factors[lora_name(name, "A")] = noise * wide_in**-0.5
+        factors[lora_name(name, "B")] = torch.zeros(wide_out, rank)
+    return factors
+
+
+@contextmanager
+def lora_in(unet: Any, lora: Mapping[str, Tensor] | None) -> Iterator[None]:
+    """Let ``unet`` compute with factors in this block, alpha = rank; None changes nothing.
+
+    Args:
+        unet: Frozen.
+        lora: A ``[r, in]`` and B ``[out, r]`` for all samples, or ``[B, r, in]`` and
+            ``[B, out, r]`` for each; gradients reach them.
+
+    Raises:
+        ShapeError: If a factor is of no layer, or lacks its other half.
+    """
+    if not lora:
+        yield
+        return
+    layers = lora_layers(unet)
+    known = {lora_name(name, which) for name in layers for which in ("A", "B")}
+    strange = next((name for name in lora if name not in known), None)
+    lone = next(
+        (n for n in layers if (lora_name(n, "A") in lora) != (lora_name(n, "B") in lora)), ""
+    )
+    if strange is not None or lone:
+        raise ShapeError(
+            f"lora: expected factors A and B of this U-Net's attention, got {strange or lone!r}"
+        )
+    with ExitStack() as hooks:
+        hooks.enter_context(uncompiled(unet))
+        for name, layer in layers.items():
+            if lora_name(name, "A") in lora:
+                pair = lora[lora_name(name, "A")], lora[lora_name(name, "B")]
+                hooks.callback(layer.register_forward_hook(_added(name, *pair)).remove)
+        yield
+
+
+def _added(name: str, down: Tensor, up: Tensor) -> Any:
+    def add(module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
+        states = inputs[0]
+        a, b = down.to(states), up.to(states)
+        if a.ndim == 2:
+            return output + states @ a.T @ b.T
+        if states.ndim != 3 or len(states) % len(a):
+            raise ShapeError(
+                f"lora: expected factors of one sample, or of all {len(states)} of the batch, got "
+                f"{len(a)} in {name}"
+            )
+        times = len(states) // len(a)  # guidance doubles the batch: all unguided halves first
+        a, b = a.repeat(times, 1, 1), b.repeat(times, 1, 1)
+        return output + states @ a.transpose(1, 2) @ b.transpose(1, 2)
+
+    return add

@@ -1,0 +1,323 @@
+"""Text through CLIP and T5 encoders, with learned tokens placed where their words stand.
+
+Nothing is added to a tokenizer or written into a table: a learned token stands in the prompt as a
+token that every table has, and its vector replaces that place in the embedding layer's output while
+the text is encoded. Gradients reach the vector.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+from offbeat.checkpoints.offload import runs_on
+from offbeat.errors import PromptError, ShapeError
+
+
+class Encoder:
+    """One tokenizer and the CLIP text encoder that reads it; it holds no copy of the weights."""
+
+    kind = "clip"
+    unit = 1.0
+    """What a learned vector is multiplied by before it is read."""
+
+    def __init__(self, tokenizer: Any, module: Any, name: str, *, cuts: bool = False) -> None:
+        self.tokenizer = tokenizer
+        self.module = module
+        self.name = name
+        self.cuts = cuts
+        """Whether a prompt beyond its limit is cut, as where another encoder reads it all."""
+
+    @property
+    def table(self) -> Tensor:
+        """The input-side vectors of its whole vocabulary."""
+        weight: Tensor = self.module.get_input_embeddings().weight
+        return weight
+
+    @property
+    def width(self) -> int:
+        """Width E of the input-side vectors."""
+        return int(self.table.shape[1])
+
+    @property
+    def limit(self) -> int:
+        """Positions L that a prompt may take, start and end included."""
+        return int(self.module.config.max_position_embeddings)
+
+    def ids(self, text: str) -> list[int]:
+        """Return the token ids of ``text``, without start and end."""
+        return list(self.tokenizer(text, add_special_tokens=False).input_ids)
+
+    def rows(self, words: str) -> Tensor:
+        """Return the input-side vectors of ``words``, ``[K, E]``, in its unit, on the CPU.
+
+        Raises:
+            PromptError: If ``words`` holds nothing to encode.
+        """
+        ids = self.ids(words)
+        if not ids:
+            raise PromptError(f"token: expected a word, got {words!r}")
+        rows: Tensor = self.table[torch.tensor(ids, device=self.table.device)]
+        return rows.float().cpu() / self.unit
+
+    def read(
+        self,
+        prompts: Sequence[str],
+        tokens: Mapping[str, Tensor],
+        *,
+        to_limit: bool = False,
+        **settings: Any,
+    ) -> tuple[Any, Tensor]:
+        """Return the encoder's output for B prompts, and the mask ``[B, L]`` of their own tokens.
+
+        Args:
+            prompts: B texts, 1 or more.
+            tokens: Word to its vectors, ``[K, E]``; gradients reach them.
+            to_limit: Pad to the encoder's positions, not to the longest prompt.
+            settings: Passed to the encoder.
+
+        Raises:
+            PromptError: If a prompt is longer than the encoder's positions.
+        """
+        rows = [self._cut(prompt, tokens) for prompt in prompts]
+        length = self.limit if to_limit else max(len(ids) for ids, _ in rows)
+        filler = self.tokenizer.pad_token_id
+        device = runs_on(self.module)
+        input_ids = torch.tensor([ids + [filler] * (length - len(ids)) for ids, _ in rows])
+        text_mask = torch.tensor([[at < len(ids) for at in range(length)] for ids, _ in rows])
+        places = [(row, at) for row, (_, found) in enumerate(rows) for at, _ in found]
+        vectors = [vector * self.unit for _, found in rows for _, vector in found]
+        with _placed(self._embedding(), places, vectors):
+            output = self._run(input_ids.to(device), settings)
+        return output, text_mask.to(device)
+
+    def _embedding(self) -> Any:
+        """Return the layer whose output learned vectors replace."""
+        return self.module.get_input_embeddings()
+
+    def _run(self, input_ids: Tensor, settings: Mapping[str, Any]) -> Any:
+        return self.module(input_ids, **settings)
+
+    def _frame(self) -> tuple[list[int], int]:
+        """Return the ids before a prompt, and the one that a learned token stands in the prompt as.
+
+        The start token stands in: its id is in every table and is never read as the end.
+        """
+        return [self.tokenizer.bos_token_id], self.tokenizer.bos_token_id
+
+    def _after_token(self, part: str) -> list[int]:
+        """Return the ids of what follows a learned token."""
+        return self.ids(part)
+
+    def _cut(
+        self, prompt: str, tokens: Mapping[str, Tensor]
+    ) -> tuple[list[int], list[tuple[int, Tensor]]]:
+        """Return a prompt's ids and where each learned vector stands among them."""
+        words = sorted(tokens, key=len, reverse=True)
+        parts = re.split("(" + "|".join(map(re.escape, words)) + ")", prompt) if words else [prompt]
+        start, stand_in = self._frame()
+        ids: list[int] = list(start)
+        found: list[tuple[int, Tensor]] = []
+        for part in parts:
+            if part in tokens:
+                for vector in tokens[part]:
+                    found.append((len(ids), vector))
+                    ids.append(stand_in)
+            elif part.strip():
+                ids += self._after_token(part) if found else self.ids(part)
+        room = self.limit - 1
+        if len(ids) > room and not self.cuts:
+            raise PromptError(
+                f"prompt: expected at most {room - len(start)} tokens for {self.name}, got "
+                f"{len(ids) - len(start)}: {prompt[:80]!r}. Use fewer words or a shorter "
+                "--template."
+            )
+        kept = [(at, vector) for at, vector in found if at < room]
+        return [*ids[:room], self.tokenizer.eos_token_id], kept
+
+
+class T5Encoder(Encoder):
+    """A T5 encoder and its tokenizer: pieces of words, no start token, as long as is asked for.
+
+    Its table has far larger numbers than CLIP's. A learning rate, or a norm that rows are held to,
+    must suit both: so its rows are given in a unit that makes them alike, a power of two, which
+    loses nothing.
+    """
+
+    kind = "t5"
+
+    def __init__(
+        self, tokenizer: Any, module: Any, name: str, *, limit: int, like: Encoder
+    ) -> None:
+        super().__init__(tokenizer, module, name)
+        self._limit = limit
+        ratio = _spread(self.table) / _spread(like.table)
+        self.unit = 2.0 ** round(math.log2(ratio))
+
+    @property
+    def limit(self) -> int:
+        """Positions L of every prompt, its end included."""
+        return self._limit
+
+    def _embedding(self) -> Any:
+        return self.module.encoder.embed_tokens  # it shares the table's weights, and is what runs
+
+    def _run(self, input_ids: Tensor, settings: Mapping[str, Any]) -> Any:
+        return self.module(input_ids)
+
+    def _frame(self) -> tuple[list[int], int]:
+        return [], self.tokenizer.pad_token_id
+
+    def _after_token(self, part: str) -> list[int]:
+        """Return the ids; a comma that touches a learned word begins no word of its own."""
+        ids = self.ids(part)
+        if not part[0].isspace() and ids[:1] == [self.tokenizer.convert_tokens_to_ids("\u2581")]:
+            return ids[1:]
+        return ids
+
+    @staticmethod
+    def pooled(states: Tensor, text_mask: Tensor) -> Tensor:
+        """Return the mean over each prompt's own tokens, ``[B, E]``, of ``[B, L, E]``.
+
+        Source: Ni et al., Sentence-T5, arXiv:2108.08877, for an encoder that was trained without a
+        pooled vector.
+        """
+        mask = text_mask[..., None].to(states)
+        return (states * mask).sum(dim=1) / mask.sum(dim=1)
+
+
+def _spread(table: Tensor) -> float:
+    """Return the root mean square of a table's numbers, by some of its rows."""
+    return float(table.detach()[:: max(1, len(table) // 1000)].float().square().mean().sqrt())
+
+
+class ReadsText:
+    """The part of an adapter that knows words: its rows are those of its encoders side by side."""
+
+    _encoders: tuple[Encoder, ...]
+
+    @property
+    def token_layout(self) -> list[tuple[str, int, float]]:
+        """Name, width and unit of each encoder's part of a token, as they lie side by side.
+
+        The names are those that files of other tools have: ``clip_l``, ``clip_g``, ``t5xxl``.
+        """
+        clip = iter(("clip_l", "clip_g"))
+        return [
+            ("t5xxl" if one.kind == "t5" else next(clip), one.width, one.unit)
+            for one in self._encoders
+        ]
+
+    def num_tokens(self, text: str) -> int:
+        """Return how many tokens ``text`` is cut into, without start and end."""
+        return len(self._encoders[0].ids(text))
+
+    def token_embed(self, words: str) -> Tensor:
+        """Return the input-side vector of ``words``, ``[E]``: the mean over their tokens.
+
+        Raises:
+            PromptError: If ``words`` holds nothing to encode.
+        """
+        return torch.cat([encoder.rows(words).mean(dim=0) for encoder in self._encoders])
+
+    def token_embeds(self, words: str) -> Tensor:
+        """Return the input-side vectors of ``words``, ``[K, E]``: one for each of its tokens.
+
+        With several encoders a row is theirs side by side, E the sum of their widths. Where one
+        cuts the words into fewer tokens, its part of the last rows is zero: it reads none there.
+
+        Raises:
+            PromptError: If ``words`` holds nothing to encode.
+        """
+        rows = [encoder.rows(words) for encoder in self._encoders]
+        most = max(len(part) for part in rows)
+        return torch.cat([pad(part, (0, 0, 0, most - len(part))) for part in rows], dim=-1)
+
+    def token_parts(self, vectors: Tensor) -> list[tuple[str, Tensor]]:
+        """Return the kind of each encoder and its own vectors, ``[K', E']``, as its table has them.
+
+        Args:
+            vectors: ``[E]`` or ``[K, E]``, as ``encode_text`` takes them.
+
+        Raises:
+            ShapeError: If their width is not that of the encoders.
+        """
+        widths = [encoder.width for encoder in self._encoders]
+        parts = _rows("token", vectors, sum(widths)).split(widths, dim=-1)
+        return [
+            (encoder.kind, _own(part) * encoder.unit)
+            for encoder, part in zip(self._encoders, parts, strict=True)
+        ]
+
+    def _read(
+        self,
+        prompts: Sequence[str],
+        tokens: Mapping[str, Tensor] | None,
+        *,
+        to_limit: bool = False,
+        **settings: Any,
+    ) -> list[tuple[Any, Tensor]]:
+        """Return every encoder's output and mask.
+
+        Raises:
+            PromptError: If there is no prompt, or one is too long.
+            ShapeError: If a token's width is not that of the encoders.
+        """
+        if not prompts:
+            raise PromptError("prompts: expected at least one, got none")
+        widths = [encoder.width for encoder in self._encoders]
+        split = {
+            word: _rows(word, vectors, sum(widths)).split(widths, dim=-1)
+            for word, vectors in (tokens or {}).items()
+        }
+        return [
+            encoder.read(
+                prompts,
+                {word: _own(parts[number]) for word, parts in split.items()},
+                to_limit=to_limit,
+                **settings,
+            )
+            for number, encoder in enumerate(self._encoders)
+        ]
+
+
+def _rows(word: str, vectors: Tensor, width: int) -> Tensor:
+    if vectors.shape[-1] != width or vectors.ndim not in (1, 2):
+        raise ShapeError(
+            f"tokens[{word!r}]: expected shape [{width}] or [any, {width}], "
+            f"got {list(vectors.shape)}; was it learned on another checkpoint?"
+        )
+    return vectors.reshape(-1, width)
+
+
+def _own(part: Tensor) -> Tensor:
+    """Return the rows of one encoder without the zeros that fill it up to another's number."""
+    filled = part.detach().any(dim=-1).nonzero()
+    return part[: max(1, int(filled.max()) + 1 if len(filled) else 1)]
+
+
+@contextmanager
+def _placed(embedding: Any, places: list[tuple[int, int]], vectors: list[Tensor]) -> Iterator[None]:
+    """Put learned vectors into the embedding layer's output; the table is never written."""
+    if not places:
+        yield
+        return
+
+    def replace(module: Any, inputs: Any, output: Tensor) -> Tensor:
+        rows, columns = (
+            torch.tensor(index, device=output.device) for index in zip(*places, strict=True)
+        )
+        return output.index_put((rows, columns), torch.stack(vectors).to(output))
+
+    handle = embedding.register_forward_hook(replace)
+    try:
+        yield
+    finally:
+        handle.remove()

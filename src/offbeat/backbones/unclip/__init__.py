@@ -1,0 +1,1 @@
+"""The unCLIP form: a prior from text to an image embedding, and a decoder to pixels."""

@@ -1,0 +1,1 @@
+"""Where checkpoints are, what they hold, and whether and how they fit into memory."""

@@ -1,0 +1,156 @@
+"""What every adapter says of itself, and how its weights are kept."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from offbeat.checkpoints.offload import runs_on, uncompiled
+from offbeat.checkpoints.placement import (
+    Placement,
+    compile_denoiser,
+    offload,
+    set_attention,
+    set_vae,
+    usable,
+)
+from offbeat.errors import ConfigError
+from offbeat.types import Evaluations
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+DENOISERS = ("unet", "transformer")
+AUTOENCODERS = ("vae", "movq")
+"""The attributes by which an adapter keeps these parts, as diffusers' pipelines name them."""
+
+
+class Checkpoint(ABC):
+    """A name, a fingerprint, a card, and frozen modules on one device."""
+
+    _name: str
+    _fingerprint: str
+    _card: dict[str, Any]
+    _placement: Placement | None = None
+
+    @abstractmethod
+    def _modules(self) -> Iterable[Any]:
+        """Return the modules that hold its weights, one at least."""
+
+    def _freeze(self) -> None:
+        for module in self._modules():
+            module.eval().requires_grad_(False)
+
+    @property
+    def name(self) -> str:
+        """The name, folder or hub id that it was loaded by."""
+        return self._name
+
+    @property
+    def fingerprint(self) -> str:
+        """Digest of weights and configuration."""
+        return self._fingerprint
+
+    @property
+    def card(self) -> Mapping[str, Any]:
+        """Recommended settings and vocabulary."""
+        return self._card
+
+    @property
+    def device(self) -> torch.device:
+        """Where it computes."""
+        return runs_on(next(iter(self._modules())))
+
+    @contextmanager
+    def counting(self) -> Iterator[Evaluations]:
+        """Count every evaluation of the denoiser and the prior in this block, sample by sample.
+
+        Whoever asks is counted: searches, fits and looks as well as drawings.
+        """
+        found = Evaluations()
+
+        def ask(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            found.denoiser += len(args[0] if args else kwargs["hidden_states"])
+
+        def ask_prior(samples: int) -> None:
+            found.prior += samples
+
+        denoiser = self._part(*DENOISERS)
+        prior = getattr(self, "fast_prior", None)
+        with ExitStack() as stack:
+            if denoiser is not None:
+                stack.enter_context(uncompiled(denoiser))
+                hook = denoiser.register_forward_pre_hook(ask, with_kwargs=True)
+                stack.callback(hook.remove)
+            if prior is not None:
+                stack.enter_context(prior.watched(ask_prior))
+            yield found
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The type of its weights, but for autoencoders that overflow in half precision."""
+        first = next(iter(self._modules()))
+        found: torch.dtype = next(iter(first.parameters())).dtype
+        return found
+
+    @property
+    def numerics(self) -> dict[str, Any]:
+        """What its numbers depend on beside weights, settings and seed, as JSON values."""
+        told = {"device": self.device.type, "dtype": str(self.dtype).removeprefix("torch.")}
+        names = ("vae_tiling", "attention", "compile")  # slicing and offloading change nothing
+        chosen = {name: getattr(self._placement, name, None) for name in names}
+        return {**told, **{name: value for name, value in chosen.items() if value}}
+
+    def to(self, device: str | torch.device) -> Self:
+        """Move the weights; returns self.
+
+        Raises:
+            CheckpointError: If there is no such device.
+            ConfigError: If they are offloaded.
+        """
+        if self._placement is not None and self._placement.offload != "none":
+            raise ConfigError(f"{self.name}: its weights are offloaded; load it again to move it")
+        found = usable(device)
+        for module in self._modules():
+            module.to(found)
+        return self
+
+    def place(self, placement: Placement) -> Self:
+        """Put the weights where they run, and set what makes them fit, once; returns self.
+
+        Their type is chosen when they are loaded.
+
+        Raises:
+            CheckpointError: If there is no such device.
+            ConfigError: If this checkpoint cannot do what is asked, or is placed already.
+        """
+        if self._placement is not None:
+            raise ConfigError(f"{self.name}: is placed already; load it again to place it anew")
+        chosen = placement.resolved()
+        vae, denoiser = (self._part(*names) for names in (AUTOENCODERS, DENOISERS))
+        set_vae(vae, slicing=chosen.vae_slicing, tiling=chosen.vae_tiling)
+        if chosen.attention is not None:
+            set_attention(denoiser, chosen.attention)
+        if chosen.offload == "none":
+            self.to(chosen.device)
+        else:
+            device = usable(chosen.device)
+            offload(list(self._modules()), device, chosen.offload, whole=self._called_by_parts())
+        if chosen.compile:
+            compile_denoiser(denoiser, self.device)
+        self._placement = chosen
+        return self
+
+    def _part(self, *names: str) -> Any:
+        """Return the first attribute of these names that there is."""
+        return next(
+            (part for name in names if (part := getattr(self, name, None)) is not None), None
+        )
+
+    def _called_by_parts(self) -> list[Any]:
+        """Return the modules whose layers are called one by one; they call ``ready`` before."""
+        return []

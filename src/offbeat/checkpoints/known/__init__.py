@@ -1,0 +1,1 @@
+"""Published checkpoints by form: names, files, and the settings that suit them."""

@@ -1,0 +1,98 @@
+"""Where Stable-Diffusion checkpoints are, what their folders hold, and what suits them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from offbeat.checkpoints.known.unclip import POCKET, read_card
+from offbeat.checkpoints.pipeline import PipelineFolder
+from offbeat.checkpoints.single_file import open_pipeline
+from offbeat.core.templates import PAPER_TEMPLATE
+from offbeat.errors import CheckpointError
+
+CHECKPOINTS: dict[str, str] = {
+    "pocket-sd": str(POCKET / "stable_diffusion"),
+    "sd-1.5": "stable-diffusion-v1-5/stable-diffusion-v1-5",
+    "sdxl": "stabilityai/stable-diffusion-xl-base-1.0",
+}
+"""Name to where the pipeline is: a folder or a hub id."""
+
+PIPELINES: dict[str, dict[str, Any]] = {
+    "StableDiffusionPipeline": {"guidance_scale": 7.5},
+    "StableDiffusionImg2ImgPipeline": {"guidance_scale": 7.5},
+    "LatentConsistencyModelPipeline": {"guidance_scale": 8.5, "num_inference_steps": 4},
+    "StableDiffusionXLPipeline": {"guidance_scale": 5.0},
+    "StableDiffusionXLImg2ImgPipeline": {"guidance_scale": 5.0},
+}
+"""The pipelines of this form, and what each is run with if its folder brings no ``card.json``."""
+
+DEFAULT_CARD: dict[str, Any] = {
+    "prompt_template": PAPER_TEMPLATE,
+    "num_inference_steps": 50,
+    "ip_adapter_scale": 1.0,
+    "decode_batch_size": 4,
+    "concepts": {},
+    "subjects": {},
+}
+FROM_PARENT = ("prompt_template", "concepts", "subjects", "judge")
+"""What a pipeline inside an unCLIP checkpoint's folder takes from the card there."""
+
+FILES = (
+    "model_index.json",
+    "*/*.json",
+    "*/*.txt",
+    "*/model.safetensors",
+    "*/model-*-of-*.safetensors",
+    "*/diffusion_pytorch_model.safetensors",
+    "*/diffusion_pytorch_model-*-of-*.safetensors",
+    "ip_adapter/*.safetensors",
+)
+"""What is fetched from the hub: such repositories hold every weight in several types."""
+
+ADAPTER = Path("ip_adapter") / "ip_adapter.safetensors"
+
+
+def find(source: str | Path, config: str | Path | None = None) -> PipelineFolder:
+    """Return the pipeline of a name, folder, hub id or single file with its ``config``.
+
+    Raises:
+        CheckpointError: If there is none, or its pipeline is of another form.
+    """
+    folder = open_pipeline(CHECKPOINTS.get(str(source), source), only=FILES, config=config)
+    kind = folder.index.get("_class_name")
+    if kind not in PIPELINES:
+        raise CheckpointError(
+            f"{source}: expected a pipeline of {', '.join(PIPELINES)}, got {kind}"
+        )
+    return folder
+
+
+def read_cards(folder: PipelineFolder) -> dict[str, Any]:
+    """Return what ``card.json`` of a pipeline says, and of the checkpoint that it is a part of."""
+    parent = folder.path.parent
+    around = read_card(parent) if (parent / "prior").is_dir() else {}
+    return {
+        **{name: around[name] for name in FROM_PARENT if name in around},
+        **read_card(folder.path),
+    }
+
+
+def defaults(folder: PipelineFolder, unet: Any, factor: int) -> dict[str, Any]:
+    """Return the settings of a checkpoint that says nothing of itself."""
+    side = unet.config.sample_size
+    height, width = (side, side) if isinstance(side, int) else side
+    return {
+        **DEFAULT_CARD,
+        **PIPELINES[folder.index["_class_name"]],
+        "height": height * factor,
+        "width": width * factor,
+        "scheduler": folder.index["scheduler"][1],
+    }
+
+
+def digested(folder: PipelineFolder, file: str | Path | None) -> list[Path]:
+    """Return the folders, and the file of a given IP-Adapter, that decide what is drawn."""
+    used = [path for path in folder.paths() if path.name != "safety_checker"]
+    adapter = folder.path / "ip_adapter" if file is None else Path(file)
+    return [*used, *([adapter] if adapter.exists() else [])]

@@ -1,0 +1,128 @@
+"""Where unCLIP checkpoints are, what their folders hold, and what suits them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from offbeat.checkpoints.pipeline import PipelineFolder, locate
+from offbeat.core.templates import PAPER_TEMPLATE
+from offbeat.errors import CheckpointError
+
+POCKET = Path(__file__).parents[2] / "pocket"
+"""The checkpoint that comes with the package."""
+
+BUNDLED = ("pocket", "pocket-sd")
+
+CHECKPOINTS: dict[str, tuple[str, str]] = {
+    "pocket": (str(POCKET / "prior"), str(POCKET / "decoder")),
+    "kandinsky-2.1": (
+        "kandinsky-community/kandinsky-2-1-prior",
+        "kandinsky-community/kandinsky-2-1",
+    ),
+    "kandinsky-2.2": (
+        "kandinsky-community/kandinsky-2-2-prior",
+        "kandinsky-community/kandinsky-2-2-decoder",
+    ),
+}
+"""Name to where the prior and the decoder are: a folder or a hub id each."""
+
+DEFAULT_CARD: dict[str, Any] = {
+    "prompt_template": PAPER_TEMPLATE,
+    "prior_num_inference_steps": 25,
+    "prior_guidance_scale": 4.0,
+    "num_inference_steps": 50,
+    "guidance_scale": 4.0,
+    "height": 512,
+    "width": 512,
+    "decode_batch_size": 4,
+    "concepts": {},
+    "subjects": {},
+}
+"""What suits a checkpoint that brings no ``card.json``: Kandinsky's own settings."""
+
+
+DRAWING = (
+    "prompt_template",
+    "prior_num_inference_steps",
+    "prior_guidance_scale",
+    "explore_prior_guidance_scale",
+    "num_inference_steps",
+    "guidance_scale",
+    "height",
+    "width",
+    "max_sequence_length",
+    "true_guidance_scale",
+    "timesteps",
+)
+"""The entries of a card that change pictures; they are part of the fingerprint."""
+
+
+def is_bundled(source: str | Path) -> bool:
+    """Return whether a checkpoint comes with the package: by its name, or by where it lies."""
+    return str(source) in BUNDLED or Path(source).absolute().is_relative_to(POCKET)
+
+
+def drawing_settings(card: dict[str, Any]) -> str:
+    """Return what a card says that changes pictures, as canonical JSON."""
+    return json.dumps({name: card[name] for name in DRAWING if name in card}, sort_keys=True)
+
+
+def find(source: str | Path) -> tuple[PipelineFolder, PipelineFolder, Path]:
+    """Return the pipelines of a checkpoint's prior and decoder, and the folder of its card.
+
+    Raises:
+        CheckpointError: If there is no such name or folder, or one half alone.
+    """
+    halves = CHECKPOINTS.get(str(source)) or _pair_of(str(source))
+    if halves is not None:
+        prior, decoder = (locate(half) for half in halves)
+        return PipelineFolder.open(prior), PipelineFolder.open(decoder), prior.parent
+    folder = locate(source)
+    if (folder / "model_index.json").is_file():
+        whole = PipelineFolder.open(folder)
+        if "Combined" in str(whole.index.get("_class_name")):
+            return PipelineFolder.open(folder, prefix="prior_"), whole, folder
+        raise CheckpointError(_half_alone(folder, source))
+    where = (folder / "prior", folder / "decoder")
+    if not all(part.is_dir() for part in where):
+        raise CheckpointError(
+            f"{source}: expected a pipeline folder of diffusers with its model_index.json, or one "
+            "with prior/ and decoder/, each such a folder, as in the bundled checkpoint"
+        )
+    return PipelineFolder.open(where[0]), PipelineFolder.open(where[1]), folder
+
+
+def _pair_of(hub_id: str) -> tuple[str, str] | None:
+    """Return both halves of a published checkpoint of which one is named."""
+    return next((pair for pair in CHECKPOINTS.values() if hub_id in pair), None)
+
+
+def _half_alone(folder: Path, source: str | Path) -> str:
+    """Say what to do with a folder that holds a prior alone, or a decoder alone."""
+    half, other = ("prior", "decoder") if (folder / "prior").is_dir() else ("decoder", "prior")
+    if all((folder.parent / name / "model_index.json").is_file() for name in (half, other)):
+        return f"{source}: holds a {half} alone; name the folder above it, {folder.parent}"
+    return (
+        f"{source}: holds a {half} alone. Put it into a folder as {half}/, beside its {other} as "
+        f"{other}/, and name that folder; or name one of {', '.join(CHECKPOINTS)}"
+    )
+
+
+def read_card(folder: Path) -> dict[str, Any]:
+    """Return ``card.json`` of a folder, with where its classifier and trained files are."""
+    file = folder / "card.json"
+    if not file.exists():
+        return {}
+    try:
+        card = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{file}: cannot be read as JSON ({error})") from error
+    if not isinstance(card, dict):
+        raise CheckpointError(f"{file}: expected a JSON object, got {type(card).__name__}")
+    if (folder / "judge" / "config.json").exists():
+        card["judge"] = str(folder / "judge")
+    trained = sorted((folder / "trained").glob("*.safetensors"))
+    card["trained"] = {file.stem: str(file) for file in trained}
+    return card

@@ -1,0 +1,244 @@
+"""Whether a checkpoint fits into memory, before it is loaded, and what would make it fit.
+
+Weights are counted. Activations follow a rule: a U-Net holds at most 26 maps of its first width
+and of the latents' size at once, a transformer 16 vectors for each token, an autoencoder 6 maps of
+its first width and of the picture's size, one with spatial norms 10. These numbers were measured on
+the published configurations (SD 1.5, SDXL, Kandinsky 2.2, SD3, FLUX and their autoencoders), with
+attention that keeps no matrix, and a quarter is added. One picture is assumed, twice with guidance:
+larger batches are halved where they do not fit. A search that follows gradients needs more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from offbeat.checkpoints.placement import Placement, usable
+from offbeat.checkpoints.sizes import (
+    Part,
+    Survey,
+    survey,
+)
+from offbeat.errors import CheckpointError, DoesNotFitError
+
+UNET_MAPS = 26
+TRANSFORMER_VECTORS = 16
+VAE_MAPS = 6
+SPATIAL_VAE_MAPS = 10
+MARGIN = 1.25
+"""By which activations are multiplied: workspaces, and memory in pieces."""
+RESERVE = 256 * 2**20
+"""Bytes that are left to libraries."""
+TEXT_TOKENS = 512
+GUIDED = 2
+"""Predictions for one picture: with guidance and without."""
+SIZES = {"float32": 4, "bfloat16": 2, "float16": 2}
+FLOATS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
+"""Types that become the type that is asked for; others stay."""
+CGROUP = Path("/sys/fs/cgroup")
+
+
+@dataclass(frozen=True, slots=True)
+class Need:
+    """Bytes that a placement takes."""
+
+    device: int
+    host: int
+    """In the CPU's memory: there the weights are read, and wait if they are offloaded."""
+
+
+def check_fits(source: str | Path, placement: Placement) -> None:
+    """Refuse a checkpoint that does not fit, with what would.
+
+    Args:
+        source: Name, folder, hub id or file; what is none is left to loading to report.
+        placement: With a device.
+
+    Raises:
+        DoesNotFitError: With what it needs, what is free, and which options would fit.
+    """
+    try:
+        found = survey(source)
+    except CheckpointError:
+        return
+    device = usable(placement.device)
+    free, host = free_memory(device), free_memory(torch.device("cpu"))
+    need = needed(found, placement)
+    if _fits(need, free, host, device):
+        return
+    if device.type == "cpu" or free is None or need.device <= free:
+        where, wanted, there = "the CPU's memory", need.host, host
+    else:
+        where, wanted, there = f"{device}", need.device, free
+    raise DoesNotFitError(
+        f"{source}: needs about {_gb(wanted)} in {where}, and {_gb(there or 0)} are free. "
+        f"{_advice(found, placement, free, host, device)} --no-check-memory tries it all the same"
+    )
+
+
+def needed(found: Survey, placement: Placement) -> Need:
+    """Return what a checkpoint takes where it is placed, by the rule of this module."""
+    weights = {part.name: weights_of(part, found, placement.dtype) for part in found.parts}
+    work = {part.name: _activations(part, found, placement) for part in found.parts}
+    total, most = sum(weights.values()), max(work.values(), default=0)
+    if placement.offload == "none":
+        device = total + most
+    else:
+        kept = sum(weights[part.name] for part in found.parts if part.role == "image prompts")
+        shown = {
+            part.name: weights[part.name]
+            if placement.offload == "model" or part.role == "prior"
+            else _largest_layer(part, found, placement.dtype)
+            for part in found.parts
+        }
+        device = kept + max((shown[name] + work[name] for name in shown), default=0)
+    on_cpu = placement.device == "cpu"
+    return Need(device + RESERVE, total + (most if on_cpu else 0) + RESERVE)
+
+
+def weights_of(part: Part, found: Survey, dtype: str) -> int:
+    """Return the bytes of a component's weights in a type."""
+    width = SIZES[_dtype_of(part, found, dtype)]
+    own = {"I64": 8, "I32": 4, "I16": 2}
+    return sum(
+        count * (width if kind in FLOATS else own.get(kind, 1))
+        for kind, count in part.tensors.counts.items()
+    )
+
+
+def free_memory(device: torch.device) -> int | None:
+    """Return the bytes that are free on a device; None where it cannot be asked."""
+    if device.type == "cuda":
+        return int(torch.cuda.mem_get_info(device)[0])
+    if device.type == "xpu":
+        return int(torch.xpu.mem_get_info(device)[0])
+    if device.type == "mps":
+        return int(torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory())
+    if device.type != "cpu":
+        return None
+    import psutil
+
+    free = int(psutil.virtual_memory().available)
+    limit = _free_in_container()
+    return free if limit is None else min(free, limit)
+
+
+def _free_in_container() -> int | None:
+    """Return what a container's limit leaves, where there is one."""
+    try:
+        limit = (CGROUP / "memory.max").read_text().strip()
+        if limit == "max":
+            return None
+        stat = dict(line.split() for line in (CGROUP / "memory.stat").read_text().splitlines())
+        used = int((CGROUP / "memory.current").read_text()) - int(stat.get("inactive_file", 0))
+        return max(0, int(limit) - used)
+    except (OSError, ValueError):
+        return None
+
+
+def options(found: Survey, placement: Placement) -> Iterator[tuple[str, Placement]]:
+    """Yield ways to take less memory and how the command line says them, the mildest first."""
+    offloads = ("none",) if placement.device == "cpu" else ("none", "model", "sequential")
+    dtypes = dict.fromkeys((placement.dtype, "bfloat16"))
+    tiles = dict.fromkeys((placement.vae_tiling, _can_tile(found)))
+    for offload, dtype, tiling in product(offloads, dtypes, tiles):
+        changed: dict[str, Any] = {"dtype": dtype, "offload": offload, "vae_tiling": tiling}
+        if offload != "none":
+            changed["compile"] = False
+        told = [f"--dtype {dtype}"] if dtype != placement.dtype else []
+        told += [f"--offload {offload}"] if offload != placement.offload else []
+        told += ["--vae-tiling"] if tiling != placement.vae_tiling else []
+        if told:
+            yield " ".join(told), replace(placement, **changed)
+
+
+def _advice(
+    found: Survey,
+    placement: Placement,
+    free: int | None,
+    host: int | None,
+    device: torch.device,
+) -> str:
+    """Return which options fit, or the least that there is."""
+    tried = [(told, needed(found, changed)) for told, changed in options(found, placement)]
+    fits = [(told, need) for told, need in tried if _fits(need, free, host, device)]
+    on_cpu = device.type == "cpu"
+    if fits:
+        said = "; ".join(
+            f"{told} ({_gb(need.host if on_cpu else need.device)})" for told, need in fits[:4]
+        )
+        return f"What would fit: {said}."
+    said = "Nothing makes it fit here"
+    if tried:
+        told, need = min(tried, key=lambda one: one[1].host if on_cpu else one[1].device)
+        least = need.host if on_cpu else need.device
+        said += f": with {told} it needs {_gb(least)}"
+    own = needed(found, Placement(device="cpu", dtype=placement.dtype))
+    if not on_cpu and _fits(own, host, host, torch.device("cpu")):
+        return f"{said}; on the CPU it fits ({_gb(own.host)}): --device cpu."
+    return f"{said}. Choose a smaller checkpoint, or another machine."
+
+
+def _fits(need: Need, free: int | None, host: int | None, device: torch.device) -> bool:
+    on_host = host is None or need.host <= host
+    return on_host and (device.type == "cpu" or free is None or need.device <= free)
+
+
+def _dtype_of(part: Part, found: Survey, dtype: str) -> str:
+    """Return the type of a component: some autoencoders stay in float32."""
+    upcast = found.form == "stable-diffusion" and part.config.get("force_upcast", False)
+    return "float32" if part.role == "autoencoder" and upcast else dtype
+
+
+def _largest_layer(part: Part, found: Survey, dtype: str) -> int:
+    return part.tensors.largest * SIZES[_dtype_of(part, found, dtype)]
+
+
+def _activations(part: Part, found: Survey, placement: Placement) -> int:
+    """Return the bytes of a component's activations at the checkpoint's own size."""
+    numbers = {"denoiser": _denoiser_numbers, "autoencoder": _vae_numbers}.get(part.role)
+    if numbers is None:
+        return 0
+    width = SIZES[_dtype_of(part, found, placement.dtype)]
+    return int(MARGIN * width * numbers(part.config, found, placement))
+
+
+def _denoiser_numbers(config: Mapping[str, Any], found: Survey, placement: Placement) -> int:
+    vae = found.part("autoencoder")
+    cell = _cell(vae.config if vae is not None else {})
+    cells = (found.height // cell) * (found.width // cell)
+    if "block_out_channels" in config:
+        return int(GUIDED * UNET_MAPS * config["block_out_channels"][0] * cells)
+    width = int(config.get("num_attention_heads", 24)) * int(config.get("attention_head_dim", 64))
+    return GUIDED * TRANSFORMER_VECTORS * width * (cells // 4 + TEXT_TOKENS)
+
+
+def _vae_numbers(config: Mapping[str, Any], found: Survey, placement: Placement) -> int:
+    height, width = found.height, found.width
+    if placement.vae_tiling:
+        tile = int(config.get("sample_size") or max(height, width))
+        height, width = min(height, tile), min(width, tile)
+    maps = SPATIAL_VAE_MAPS if config.get("norm_type") == "spatial" else VAE_MAPS
+    return int(maps * config.get("block_out_channels", (128,))[0] * height * width)
+
+
+def _can_tile(found: Survey) -> bool:
+    """Return whether tiles are smaller than the pictures."""
+    vae = found.part("autoencoder")
+    if vae is None or vae.kind != "AutoencoderKL":
+        return False
+    tile = int(vae.config.get("sample_size") or 0)
+    return 0 < tile < max(found.height, found.width)
+
+
+def _cell(config: Mapping[str, Any]) -> int:
+    return int(2 ** (len(config.get("block_out_channels", "1234")) - 1))
+
+
+def _gb(num_bytes: int) -> str:
+    return f"{num_bytes / 1e9:.1f} GB"

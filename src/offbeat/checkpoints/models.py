@@ -1,0 +1,242 @@
+"""Checkpoints by name: which there are, what one is made of, and fetching one ahead."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from itertools import product
+from pathlib import Path
+from typing import Any, get_args
+
+from offbeat import registry
+from offbeat.checkpoints.hub import (
+    README,
+    licence_of,
+    on_disk,
+)
+from offbeat.checkpoints.known.unclip import is_bundled
+from offbeat.checkpoints.memory import needed
+from offbeat.checkpoints.open import adapter_of
+from offbeat.checkpoints.pipeline import locate
+from offbeat.checkpoints.placement import (
+    Dtype,
+    Offload,
+    Placement,
+)
+from offbeat.checkpoints.repositories import digest_of_survey, repositories
+from offbeat.checkpoints.sizes import Survey, survey
+from offbeat.errors import CheckpointError, UnknownNameError
+from offbeat.protocols import HasCard
+from offbeat.protocols.capabilities import (
+    CAPABILITIES,
+    members,
+    offers,
+)
+
+LICENCES = {
+    "pocket": "see src/offbeat/pocket/LICENSES.md",
+    "pocket-sd": "see src/offbeat/pocket/LICENSES.md",
+    "kandinsky-2.1": "apache-2.0",
+    "kandinsky-2.2": "apache-2.0",
+    "sd-1.5": "creativeml-openrail-m",
+    "hyper-sd": "creativeml-openrail-m (its base), and that of ByteDance/Hyper-SD",
+    "sdxl": "openrail++",
+    "sd3": "stabilityai-ai-community",
+    "sd3.5": "stabilityai-ai-community",
+    "flux": "flux-1-dev-non-commercial-license",
+    "flux-schnell": "apache-2.0",
+}
+"""As published, where no model card lies here; the card itself is what counts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """A checkpoint that a name stands for."""
+
+    name: str
+    family: str
+    """The adapter's class."""
+    capabilities: tuple[str, ...]
+    sources: tuple[str, ...]
+    """Folders or hub ids."""
+    licence: str
+    state: str
+    """``bundled``, ``here``, ``partly here`` or ``not here``."""
+    num_bytes: int
+    """What lies here."""
+
+
+@dataclass(frozen=True, slots=True)
+class Component:
+    """A part with weights."""
+
+    name: str
+    role: str
+    kind: str
+    parameters: int
+    dtypes: tuple[str, ...]
+    """As they lie on the disk."""
+    num_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Inspection:
+    """What a checkpoint is made of, and the memory that it takes."""
+
+    source: str
+    form: str
+    pipeline: str
+    folders: tuple[str, ...]
+    components: tuple[Component, ...]
+    parameters: int
+    num_bytes: int
+    height: int
+    width: int
+    capabilities: tuple[str, ...]
+    licence: str | None
+    fingerprint: str | None
+    """As runs keep it; None where it is known only after loading."""
+    memory: dict[str, dict[str, int]] = field(default_factory=dict)
+    """Bytes by options: on an accelerator, and in the CPU's memory."""
+
+
+def list_models() -> list[Known]:
+    """Return all known checkpoints; the network is not used, and no weight is read.
+
+    A plug-in's checkpoints are told by their names alone.
+    """
+    return [_known(name) for name in registry.names("backbone")]
+
+
+def inspect_model(source: str | Path) -> Inspection:
+    """Look at a checkpoint without loading it.
+
+    Args:
+        source: Name, folder, hub id or single file; the hub's files are fetched if need be.
+
+    Raises:
+        CheckpointError: If there is none, or it is damaged.
+        UnknownNameError: If the name is none.
+    """
+    adapter = adapter_of(source)
+    if not adapter.__module__.startswith("offbeat."):
+        raise CheckpointError(f"{source}: a plug-in's checkpoint cannot be looked at; load it")
+    found = survey(source)
+    parts = tuple(
+        Component(
+            part.name,
+            part.role,
+            part.kind,
+            part.tensors.parameters,
+            tuple(sorted(part.tensors.counts)),
+            part.num_bytes,
+        )
+        for part in found.parts
+    )
+    return Inspection(
+        source=str(source),
+        form=found.form,
+        pipeline=found.pipeline,
+        folders=tuple(map(str, found.folders)),
+        components=parts,
+        parameters=sum(part.parameters for part in parts),
+        num_bytes=sum(part.num_bytes for part in parts),
+        height=found.height,
+        width=found.width,
+        capabilities=_capabilities(adapter),
+        licence=_licence(str(source), found.folders),
+        fingerprint=digest_of_survey(found),
+        memory=_memory_by_option(found),
+    )
+
+
+def fetch_model(source: str) -> list[Path]:
+    """Fetch a checkpoint from the hub, just the files that loading it reads; returns its folders.
+
+    Args:
+        source: A known name, or a hub id ``OWNER/NAME``. What lies here is not fetched again.
+
+    Raises:
+        CheckpointError: If the hub does not give it; it says why, and what to do.
+        UnknownNameError: If the name is none.
+    """
+    adapter_of(source)
+    if is_bundled(source) or Path(source).expanduser().exists():
+        return list(survey(source).folders)
+    return [locate(hub_id, only=(*files, README)) for hub_id, files in repositories(source)]
+
+
+def as_json(found: Known | Inspection) -> dict[str, Any]:
+    """Return it as JSON values."""
+    values: dict[str, Any] = json.loads(json.dumps(asdict(found)))
+    return values
+
+
+def _known(name: str) -> Known:
+    adapter = adapter_of(name)
+    capabilities, family = _capabilities(adapter), adapter.__name__
+    try:
+        sources = repositories(name)
+    except UnknownNameError:  # a plug-in's own
+        return Known(name, family, capabilities, (), "unknown", "unknown", 0)
+    if is_bundled(name):
+        found = survey(name)
+        folders, size = found.folders, sum(part.num_bytes for part in found.parts)
+        own = tuple(map(str, folders))
+        return Known(name, family, capabilities, own, LICENCES[name], "bundled", size)
+    here = [on_disk(hub_id, files) for hub_id, files in sources]
+    folders = tuple(folder for folder in here if folder is not None)
+    complete = len(folders) == len(sources) and all(_is_complete(folder) for folder in folders)
+    return Known(
+        name=name,
+        family=family,
+        capabilities=capabilities,
+        sources=tuple(hub_id for hub_id, _ in sources),
+        licence=_licence(name, folders) or "unknown",
+        state="here" if complete else "partly here" if folders else "not here",
+        num_bytes=sum(_size_of(folder) for folder in folders),
+    )
+
+
+def _is_complete(folder: Path) -> bool:
+    """Return whether every model of a pipeline has weights; a folder without index is not asked."""
+    try:
+        index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return not (folder / "model_index.json").exists()
+    named = [name for name, told in index.items() if isinstance(told, list) and told[1]]
+    needs = [name for name in named if (folder / name / "config.json").is_file()]
+    absent = [name for name in named if name != "safety_checker" and not (folder / name).is_dir()]
+    return not absent and all(
+        name == "safety_checker" or any((folder / name).glob("*.safetensors")) for name in needs
+    )
+
+
+def _size_of(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def _licence(name: str, folders: tuple[Path, ...]) -> str | None:
+    told = (licence_of(folder) for folder in folders)
+    return next((one for one in told if one), None) or LICENCES.get(name)
+
+
+def _capabilities(adapter: type) -> tuple[str, ...]:
+    """Return what an adapter's class can do: the methods of its capabilities."""
+    can = [members(capability) for capability in CAPABILITIES if offers(adapter, capability)]
+    own = {*members(HasCard)}
+    return tuple(dict.fromkeys(name for names in can for name in names if name not in own))
+
+
+def _memory_by_option(found: Survey) -> dict[str, dict[str, int]]:
+    return dict(_needs(found))
+
+
+def _needs(found: Survey) -> Iterator[tuple[str, dict[str, int]]]:
+    for dtype, offload in product(get_args(Dtype)[:2], get_args(Offload)):
+        need = needed(found, Placement(device="cuda", dtype=dtype, offload=offload))
+        yield f"--dtype {dtype} --offload {offload}", {"device": need.device, "host": need.host}
+    for dtype in get_args(Dtype)[:2]:
+        need = needed(found, Placement(device="cpu", dtype=dtype))
+        yield f"--dtype {dtype} --device cpu", {"device": 0, "host": need.host}

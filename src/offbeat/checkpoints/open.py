@@ -1,0 +1,158 @@
+"""Open a checkpoint by name, folder, file or hub id, and check that it can do what is needed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+from offbeat import registry
+from offbeat.checkpoints.base import Checkpoint
+from offbeat.checkpoints.forms import Form, form_of
+from offbeat.checkpoints.known.unclip import is_bundled
+from offbeat.checkpoints.memory import check_fits
+from offbeat.checkpoints.placement import Dtype, Offload, Placement, Where, placement_of
+from offbeat.core.budget import watch
+from offbeat.errors import CapabilityError, ConfigError
+from offbeat.protocols import DrawsText, ExploringBackbone, TextBackbone
+from offbeat.protocols.capabilities import backbones_for, members
+
+BACKBONE_OF_FORM: dict[Form, str] = {
+    "unclip": "pocket",
+    "stable-diffusion": "pocket-sd",
+    "one-step": "hyper-sd",
+    "sd3": "sd3",
+    "flux": "flux",
+}
+"""A registered backbone of each form of checkpoint."""
+
+
+def adapter_of(source: str | Path) -> Any:
+    """Return the class that loads a checkpoint.
+
+    Args:
+        source: A registered name, a folder, a hub id ``OWNER/NAME`` or a ``.safetensors`` file.
+            The ``model_index.json`` of a folder or hub id says which form it has; one without it
+            is taken as the unCLIP form. The ``load`` of the class says what is wrong with it.
+
+    Raises:
+        UnknownNameError: If it is no registered name and looks like no folder, file or hub id.
+    """
+    name = str(source)
+    if name not in registry.names("backbone") and _is_source(name):
+        name = BACKBONE_OF_FORM[form_of(name)]
+    return registry.find("backbone", name)
+
+
+def load_backbone(
+    source: str | Path = "pocket",
+    *,
+    device: Where = "auto",
+    dtype: Dtype | None = None,
+    offload: Offload | None = None,
+    vae_slicing: bool | None = None,
+    vae_tiling: bool | None = None,
+    attention: str | None = None,
+    compile: bool | None = None,
+) -> Any:
+    """Load a checkpoint by name, folder or hub id.
+
+    Args:
+        source: Which.
+        device: Where to run, or a ``Placement``, which says all of these.
+        dtype: Of its weights, and so on as in ``Placement``; None is what that says.
+        offload: ``none``, ``model`` or ``sequential``.
+        vae_slicing: Decode pictures one by one.
+        vae_tiling: Decode large pictures in tiles.
+        attention: Of the denoiser.
+        compile: The denoiser.
+
+    Returns:
+        What the adapter of its form offers: see ``offbeat.protocols``.
+
+    Raises:
+        CheckpointError: If there is no such checkpoint or device, or it is damaged.
+        ConfigError: If it cannot be placed so.
+        DoesNotFitError: If it needs more memory than there is.
+        UnknownNameError: If the name is none.
+    """
+    asked = placement_of(
+        device,
+        dtype=dtype,
+        offload=offload,
+        vae_slicing=vae_slicing,
+        vae_tiling=vae_tiling,
+        attention=attention,
+        compile=compile,
+    )
+    adapter = adapter_of(source)
+    placement = asked.resolved(bundled=is_bundled(source))
+    if placement.check_memory and adapter.__module__.startswith("offbeat."):
+        check_fits(source, placement)
+    if not issubclass(adapter, Checkpoint):  # a plug-in's own, which may know less
+        plain = Placement(device=placement.device, check_memory=placement.check_memory)
+        if placement != plain:
+            raise ConfigError(f"{source}: a plug-in's backbone takes --device alone")
+        return adapter.load(source, device=placement.device)
+    return adapter.load(source, dtype=placement.torch_dtype).place(placement)
+
+
+def loaded(backbone: str | Path | TextBackbone, device: Where) -> TextBackbone:
+    """Return a backbone that is loaded: of any form that draws from text."""
+    if isinstance(backbone, str | Path):
+        backbone = cast(TextBackbone, load_backbone(backbone, device=device))
+    watch(backbone)
+    return backbone
+
+
+def default_backbone(method: str) -> str:
+    """Return the form of the bundled checkpoint that a method works on, by its ``needs``.
+
+    Raises:
+        UnknownNameError: If there is no such method.
+    """
+    needs = getattr(registry.find("method", method), "needs", None)
+    return "pocket-sd" if needs is not None and _draws(needs) else "pocket"
+
+
+def loaded_prior(backbone: str | Path | TextBackbone, device: Where) -> ExploringBackbone:
+    """Return a backbone that is loaded and has a space of embeddings to search in.
+
+    Raises:
+        CapabilityError: If it lacks a part.
+    """
+    found: Any = backbone
+    if isinstance(backbone, str | Path):
+        found = load_backbone(backbone, device=device)
+    watch(found)
+    check_needs("low-probability", ExploringBackbone, found)
+    prior: ExploringBackbone = found
+    return prior
+
+
+def check_needs(method: str, needs: Any, backbone: object) -> None:
+    """Refuse a backbone that lacks what a method needs.
+
+    Args:
+        method: Its name.
+        needs: A protocol; None is nothing beyond what every backbone has.
+        backbone: A loaded one.
+
+    Raises:
+        CapabilityError: With the first capability that it lacks, and the backbones that have all.
+    """
+    if needs is None or isinstance(backbone, needs):
+        return
+    missing = next((name for name in members(needs) if not hasattr(backbone, name)), "")
+    own = str(getattr(backbone, "name", type(backbone).__name__))
+    raise CapabilityError(method, own, missing or needs.__name__, backbones_for(needs))
+
+
+def _draws(needs: Any) -> bool:
+    """Return whether a protocol asks for the form of checkpoint that draws from text itself."""
+    return DrawsText in needs.__mro__
+
+
+def _is_source(name: str) -> bool:
+    """Whether a folder, file or hub id is meant; the adapter says what is wrong with it."""
+    is_path = "/" in name or "\\" in name or name.startswith((".", "~"))
+    return is_path or name.endswith(".safetensors") or Path(name).is_dir()

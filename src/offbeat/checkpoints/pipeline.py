@@ -1,0 +1,130 @@
+"""From a name, folder or hub id to the components of a pipeline, without running pickles."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from offbeat.checkpoints.weights import (
+    ALL_FILES,
+    fingerprint,
+    json_object,
+    load_model,
+    load_part,
+    locate,
+)
+from offbeat.errors import CheckpointError
+
+__all__ = [
+    "ALL_FILES",
+    "PipelineFolder",
+    "fingerprint",
+    "hub_state",
+    "locate",
+    "quiet_diffusers",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class PipelineFolder:
+    """A pipeline as ``save_pretrained`` writes it: ``model_index.json`` and component folders."""
+
+    path: Path
+    index: dict[str, Any]
+    prefix: str = ""
+    """What its components' names begin with: those of a combined pipeline's prior do."""
+
+    @classmethod
+    def open(cls, path: Path, *, prefix: str = "") -> PipelineFolder:
+        """Read the folder's index.
+
+        Raises:
+            CheckpointError: If it holds no readable ``model_index.json``.
+        """
+        index = json_object(path / "model_index.json", expected="a pipeline folder")
+        return cls(path, index, prefix)
+
+    def where(self, name: str) -> Path:
+        """Return the folder of a component."""
+        return self.path / f"{self.prefix}{name}"
+
+    def paths(self) -> list[Path]:
+        """Return the folders of all components: what decides what is drawn."""
+        return [self.where(name) for name in sorted(self.index) if self.has(name)]
+
+    def has(self, name: str) -> bool:
+        """Whether the pipeline has this component."""
+        entry = self.index.get(f"{self.prefix}{name}")
+        return isinstance(entry, list) and len(entry) == 2 and entry[1] is not None
+
+    def load(self, name: str, **kwargs: Any) -> Any:
+        """Load one component with the class that the index names.
+
+        Raises:
+            CheckpointError: If the component is absent, damaged or of an unknown class.
+            UnsafeWeightsError: If its weights are there only as a pickle.
+        """
+        if not self.has(name):
+            raise CheckpointError(
+                f"{self.path}: expected a component {self.prefix + name!r} in model_index.json"
+            )
+        library, class_name = self.index[f"{self.prefix}{name}"]
+        folder = self.where(name)
+        if not folder.is_dir():
+            raise CheckpointError(f"{folder}: named in model_index.json, and not there")
+        loader = _component_class(library, class_name)
+        load = load_model if issubclass(loader, _module_class()) else load_part
+        return load(loader, folder, **kwargs)
+
+
+def hub_state() -> tuple[bool, Path]:
+    """Return whether the model hub is switched off, and the folder of what came from it."""
+    from huggingface_hub import constants
+
+    return bool(constants.HF_HUB_OFFLINE), Path(constants.HF_HUB_CACHE)
+
+
+def _component_class(library: str, class_name: str) -> Any:
+    """Return a class that a pipeline may name; nothing else is ever imported."""
+    import importlib
+
+    modules = {
+        "diffusers": "diffusers",
+        "transformers": "transformers",
+        "kandinsky": "diffusers.pipelines.kandinsky.text_encoder",
+    }
+    if library not in modules:
+        raise CheckpointError(
+            f"{class_name}: expected a component of {', '.join(modules)}, got one of {library!r}"
+        )
+    found = getattr(importlib.import_module(modules[library]), class_name, None)
+    if found is None or not hasattr(found, "from_pretrained"):
+        raise CheckpointError(f"{library} has no component class {class_name!r}")
+    return found
+
+
+def _module_class() -> type:
+    import torch
+
+    return torch.nn.Module
+
+
+@contextmanager
+def quiet_diffusers() -> Iterator[None]:
+    """Keep warnings of diffusers, not its errors, off the screen in this block."""
+    from diffusers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+
+
+def cell_of(vae: Any) -> int:
+    """Return how many pixels a cell of the latents is wide."""
+    return int(2 ** (len(vae.config.block_out_channels) - 1))

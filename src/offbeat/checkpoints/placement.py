@@ -1,0 +1,228 @@
+"""Where a checkpoint runs, in which type, and what is done so that it fits."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
+
+import torch
+
+from offbeat.checkpoints.offload import Room
+from offbeat.errors import CheckpointError, ConfigError
+
+Dtype = Literal["float32", "bfloat16", "float16"]
+Offload = Literal["none", "model", "sequential"]
+
+ACCELERATORS = ("cuda", "mps", "xpu")
+"""What ``auto`` looks for, in this order."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Placement:
+    """Where and how a checkpoint runs; checked when made, and nothing is touched."""
+
+    device: str = "auto"
+    """``cpu``, ``cuda``, ``cuda:1``, ``mps``, ``xpu``; ``auto`` is the first accelerator that is
+    there, else the CPU, and for the bundled checkpoints always the CPU, so that they draw the same
+    bytes on every machine of a kind."""
+    dtype: Dtype = "float32"
+    """Of the weights. What enters and leaves a backbone is float32 whatever this is."""
+    offload: Offload = "none"
+    """``model`` has one model on the device at a time, ``sequential`` one layer: less memory, and
+    slower. Idle weights stay in the CPU's memory."""
+    vae_slicing: bool = False
+    """Decode one picture of a batch at a time."""
+    vae_tiling: bool = False
+    """Decode large pictures tile by tile; seams are blended."""
+    attention: str | None = None
+    """A backend of diffusers for the denoiser's attention, such as ``native`` or ``flash``."""
+    compile: bool = False
+    """Compile the denoiser by ``torch.compile``: the first picture takes minutes longer."""
+    check_memory: bool = True
+    """Refuse a checkpoint that does not fit before it is loaded."""
+
+    def __post_init__(self) -> None:
+        for name, known in (("dtype", get_args(Dtype)), ("offload", get_args(Offload))):
+            if (value := getattr(self, name)) not in known:
+                raise ConfigError(f"{name}: expected {', '.join(known)}, got {value!r}")
+        kind = _kind_of(self.device)
+        if self.offload != "none" and kind == "cpu":
+            raise ConfigError(
+                f"offload: {self.offload!r} keeps idle weights in the CPU's memory while others "
+                f"run on an accelerator ({', '.join(ACCELERATORS)}); the device is the CPU. Leave "
+                "--offload out; --dtype bfloat16 halves the memory"
+            )
+        if self.compile and self.offload != "none":
+            raise ConfigError(
+                f"compile: expected --offload none, got {self.offload!r}: a compiled denoiser "
+                "reads its weights where they were when it was compiled. Choose one of the two"
+            )
+
+    @property
+    def torch_dtype(self) -> torch.dtype:
+        """The type of the weights."""
+        found: torch.dtype = getattr(torch, self.dtype)
+        return found
+
+    def resolved(self, *, bundled: bool = False) -> Placement:
+        """Return it with ``auto`` replaced by a device.
+
+        Args:
+            bundled: Whether it is for a checkpoint that comes with the package.
+
+        Raises:
+            ConfigError: If it offloads, and there is no accelerator.
+        """
+        if self.device != "auto":
+            return self
+        return replace(self, device="cpu" if bundled and self.offload == "none" else first_device())
+
+    def notes(self) -> list[str]:
+        """Return what a user should know of it, one sentence each."""
+        if self.dtype == "float16" and _kind_of(self.device) == "cpu":
+            return ["float16 is slow on a CPU, ten times and more; bfloat16 or float32 are not"]
+        return []
+
+
+Where = str | Placement
+"""A device's name, or all of a placement."""
+
+
+def placement_of(where: Where, **options: Any) -> Placement:
+    """Return a placement of a device's name or another placement; ``None`` leaves as it is."""
+    given = where if isinstance(where, Placement) else Placement(device=where)
+    changed = {name: value for name, value in options.items() if value is not None}
+    return replace(given, **changed) if changed else given
+
+
+def first_device() -> str:
+    """Return the first accelerator that is there, else ``cpu``."""
+    for kind in ACCELERATORS:
+        module = torch.backends.mps if kind == "mps" else getattr(torch, kind)
+        if module.is_available():
+            return kind
+    return "cpu"
+
+
+def _kind_of(device: str) -> str:
+    """Return a device's type; of ``auto`` itself."""
+    if device == "auto":
+        return device
+    try:
+        return torch.device(device).type
+    except RuntimeError:
+        expected = "auto, cpu, cuda, cuda:1, mps or xpu"
+        raise ConfigError(f"device: expected {expected}, got {device!r}") from None
+
+
+def usable(device: str | torch.device) -> torch.device:
+    """Return a device with its index.
+
+    Raises:
+        CheckpointError: If there is no such device here.
+    """
+    try:
+        return torch.empty(0, device=device).device
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        raise CheckpointError(
+            f"device {str(device)!r} cannot be used: {said}. `offbeat doctor` lists those that can"
+        ) from error
+
+
+def offload(
+    modules: Sequence[Any], device: torch.device, how: Offload, *, whole: Sequence[Any]
+) -> None:
+    """Keep the weights of ``modules`` in the CPU's memory, and show them on ``device`` in turn.
+
+    Args:
+        modules: Of one checkpoint, each with weights.
+        device: Where they run.
+        how: ``model`` or ``sequential``.
+        whole: Those of them whose parts are called one by one: they come as one even under
+            ``sequential``, by ``ready``.
+    """
+    room = Room(device)
+    for module in modules:
+        module._runs_on = device
+        if isinstance(module, torch.nn.ModuleList):  # called through others: it cannot announce it
+            module.to(device)
+        elif how == "model" or any(module is one for one in whole):
+            room.invite(module)
+        else:
+            room.invite_layers(module)
+
+
+def set_vae(vae: Any, *, slicing: bool, tiling: bool) -> None:
+    """Switch slicing and tiling of an autoencoder on.
+
+    Raises:
+        ConfigError: If it has none.
+    """
+    for name, wanted in (("slicing", slicing), ("tiling", tiling)):
+        if not wanted:
+            continue
+        try:
+            getattr(vae, f"enable_{name}")()
+        except (AttributeError, NotImplementedError) as error:
+            raise ConfigError(
+                f"vae_{name}: the autoencoder of this checkpoint ({type(vae).__name__}) has none; "
+                f"leave --vae-{name} out"
+            ) from error
+
+
+def set_attention(denoiser: Any, backend: str) -> None:
+    """Let a denoiser compute attention by a backend of diffusers.
+
+    Raises:
+        ConfigError: If there is no such backend here, or the denoiser cannot choose.
+    """
+    from diffusers.models.attention_dispatch import AttentionBackendName
+    from diffusers.utils import logging
+
+    known = [one.value for one in AttentionBackendName]
+    if backend not in known:
+        raise ConfigError(f"attention: expected one of {', '.join(known)}, got {backend!r}")
+    processors = (getattr(module, "processor", None) for module in denoiser.modules())
+    if not any(hasattr(one, "_attention_backend") for one in processors):
+        if backend == "native":  # it is what such a denoiser does anyway
+            return
+        raise ConfigError(
+            f"attention: {type(denoiser).__name__} always uses torch's own (`native`), which "
+            f"chooses the fastest kernel itself, got {backend!r}; leave --attention out"
+        )
+    level = logging.get_verbosity()
+    logging.set_verbosity_error()  # it warns that backends are an experiment
+    try:
+        denoiser.set_attention_backend(backend)
+    except Exception as error:  # absent package, too old a version, wrong device: one each
+        raise ConfigError(f"attention: {backend!r} cannot be used here: {error}") from error
+    finally:
+        logging.set_verbosity(level)
+
+
+BACKEND = "inductor"
+"""Of ``torch.compile``."""
+
+
+def compile_denoiser(denoiser: Any, device: torch.device) -> None:
+    """Compile a denoiser in place: it keeps its class and its names.
+
+    Raises:
+        ConfigError: If nothing can be compiled here.
+    """
+    try:
+        torch.compile(_probe, backend=BACKEND)(torch.ones(2, device=device))
+    except Exception as error:  # no compiler, no Triton, no headers: one each
+        needed = "a C++ compiler (g++ or clang)" if device.type == "cpu" else "Triton"
+        said = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ConfigError(
+            f"compile: torch.compile needs {needed} for {device.type}, and failed: {said}. Install "
+            "it, or leave --compile out"
+        ) from error
+    denoiser.compile(backend=BACKEND)
+
+
+def _probe(x: torch.Tensor) -> torch.Tensor:
+    return x.sin() + 1

@@ -1,0 +1,202 @@
+"""From a folder or hub id to weights that are safe and complete, whatever model they are of."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from offbeat.checkpoints.hub import why
+from offbeat.errors import (
+    CheckpointError,
+    MissingExtraError,
+    UnsafeWeightsError,
+)
+
+PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
+ALL_FILES = ("*.json", "*.txt", "*.safetensors", "*.model")
+MODEL_FILES = (*ALL_FILES, "*.jinja")
+SMALL_FILES = ("*.json", "*.txt")
+_DIGESTED = {".json", ".safetensors", ".txt", ".model"}
+_SAMPLED_FROM = 64 * 2**20  # larger files are fingerprinted by samples: 15 GB would take a minute
+_BLOCK = 2**20
+
+
+def locate(
+    source: str | Path, *, only: tuple[str, ...] = ALL_FILES, what: str = "a checkpoint"
+) -> Path:
+    """Return the local folder of a folder or hub id, fetching the hub's files if need be.
+
+    Args:
+        source: Folder or hub id.
+        only: Patterns of the files that are fetched.
+        what: What is wanted, for errors.
+
+    Raises:
+        CheckpointError: If it is neither, or the hub cannot be reached.
+    """
+    path = Path(source).expanduser()
+    if path.is_dir():
+        return path
+    if path.exists() or path.is_absolute() or str(source).startswith((".", "~")):
+        raise CheckpointError(f"{source}: expected the folder of {what}, and it is not one")
+    if str(source).count("/") != 1:
+        raise CheckpointError(
+            f"{source}: expected the name of {what}, its folder, or a hub id OWNER/NAME"
+        )
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(str(source), allow_patterns=list(only)))
+    except Exception as error:  # offline, absent, gated: each with its own class
+        raise CheckpointError(
+            f"{source}: no such folder, and the hub did not give it: {why(str(source), error)}"
+        ) from error
+
+
+def model_folder(source: str | Path) -> Path:
+    """Return the local folder of a model that is no pipeline: see ``locate``."""
+    return locate(source, only=MODEL_FILES, what="a model")
+
+
+def json_object(file: Path, *, expected: str) -> dict[str, Any]:
+    """Return what a settings file says.
+
+    Args:
+        file: Where.
+        expected: What its folder was to be, for errors.
+
+    Raises:
+        CheckpointError: If it is not there, or damaged.
+    """
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise CheckpointError(
+            f"{file.parent}: expected {expected} with {file.name}, as save_pretrained writes it, "
+            "and found none"
+        ) from None
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{file}: cannot be read as JSON ({error})") from error
+    if not isinstance(found, dict):
+        raise CheckpointError(f"{file}: expected a JSON object, got {type(found).__name__}")
+    return found
+
+
+def model_config(folder: Path) -> dict[str, Any]:
+    """Return ``config.json`` of a model's folder.
+
+    Raises:
+        CheckpointError: If it is not there, or damaged.
+    """
+    return json_object(folder / "config.json", expected="a model's folder")
+
+
+def load_model(loader: Any, folder: Path, **settings: Any) -> Any:
+    """Load a model of transformers or diffusers, in evaluation mode and frozen.
+
+    Args:
+        loader: Its class.
+        folder: Where ``save_pretrained`` wrote it; weights are read from safetensors only.
+        **settings: As ``from_pretrained`` takes them, such as ``dtype``.
+
+    Raises:
+        CheckpointError: If it is damaged, or a weight is absent or of another shape: the libraries
+            make up what is absent.
+        UnsafeWeightsError: If its weights are there only as a pickle.
+    """
+    refuse_pickles(folder)
+    model, info = load_part(
+        loader, folder, use_safetensors=True, output_loading_info=True, **settings
+    )
+    bad = [*info.get("missing_keys", ()), *(key[0] for key in info.get("mismatched_keys", ()))]
+    if bad:
+        raise CheckpointError(
+            f"{folder}: expected a weight for every parameter of {loader.__name__}, and {len(bad)} "
+            f"are missing or of another shape, such as {sorted(bad)[0]}; the file is damaged or of "
+            "another model"
+        )
+    return model.eval().requires_grad_(False)
+
+
+def load_part(loader: Any, folder: Path, **settings: Any) -> Any:
+    """Return what ``loader.from_pretrained`` makes of a folder: a tokenizer, a scheduler, a model.
+
+    Raises:
+        CheckpointError: If it cannot be loaded.
+        MissingExtraError: If it is a SentencePiece file, and the package is not installed.
+    """
+    try:
+        with _quiet():
+            return loader.from_pretrained(folder, local_files_only=True, **settings)
+    except Exception as error:  # the libraries raise many kinds; each means the same here
+        if "sentencepiece" in str(error).lower():
+            raise MissingExtraError(f"{folder}: its tokenizer", "tokenizers") from error
+        raise CheckpointError(
+            f"{folder}: cannot be loaded as {loader.__name__} ({error})"
+        ) from error
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep what the libraries report of loading off the screen: what matters is told as errors."""
+    from transformers.utils import logging
+
+    shown, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(level)
+        if shown:
+            logging.enable_progress_bar()
+
+
+def refuse_pickles(folder: Path) -> None:
+    """Raise unless a folder has weights in safetensors.
+
+    Raises:
+        CheckpointError: If it has no weights.
+        UnsafeWeightsError: If it has pickled ones alone: with the file, and how to convert it.
+    """
+    if any(folder.glob("*.safetensors")):
+        return
+    pickled = sorted(file for file in folder.iterdir() if file.suffix in PICKLED)
+    if pickled:
+        raise UnsafeWeightsError(
+            f"{pickled[0]}: pickled weights can run code when read, so they are refused. Load them "
+            "once where you trust them and save with safe_serialization=True."
+        )
+    raise CheckpointError(f"{folder}: expected weights in *.safetensors, and found none")
+
+
+def fingerprint(*places: Path, settings: str = "", size: int = 8) -> str:
+    """Return a digest of every weight and settings file, and of ``settings``, in hexadecimal.
+
+    Files over 64 MiB enter by their size and 16 evenly spaced blocks.
+
+    Args:
+        places: Folders, or single files.
+        settings: What else decides.
+        size: Bytes of the digest.
+    """
+    digest = hashlib.blake2b(settings.encode(), digest_size=size)
+    for number, place in enumerate(places):
+        found = [place] if place.is_file() else place.rglob("*")
+        files = (f for f in found if f.is_file() and f.suffix in _DIGESTED)
+        for file in sorted(files, key=lambda f: f.relative_to(place).as_posix()):
+            length = file.stat().st_size
+            digest.update(f"{number}/{file.relative_to(place).as_posix()}:{length};".encode())
+            with file.open("rb") as handle:
+                if length <= _SAMPLED_FROM:
+                    digest.update(handle.read())
+                    continue
+                for block in range(16):
+                    handle.seek((length - _BLOCK) * block // 15, os.SEEK_SET)
+                    digest.update(handle.read(_BLOCK))
+    return digest.hexdigest()

@@ -1,0 +1,1 @@
+"""Mathematics that all layers above share; knows torch, and of ours errors and types alone."""

@@ -1,0 +1,59 @@
+"""Checks of arguments, with one form of message each."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from offbeat.errors import (
+    NotFiniteError,
+    RangeError,
+    ShapeError,
+)
+
+
+def check_shape(name: str, tensor: Tensor, *shape: int | None) -> None:
+    """Raise unless ``tensor`` has this shape; ``None`` stands for any length.
+
+    Raises:
+        ShapeError: With the shape that came and the one expected.
+    """
+    fits = tensor.ndim == len(shape) and all(
+        want is None or want == got for want, got in zip(shape, tensor.shape, strict=True)
+    )
+    if not fits:
+        wanted = ", ".join("any" if want is None else str(want) for want in shape)
+        raise ShapeError(f"{name}: expected shape [{wanted}], got {list(tensor.shape)}")
+
+
+def check_range(
+    name: str,
+    value: float,
+    low: float,
+    high: float,
+    *,
+    open_low: bool = False,
+    open_high: bool = False,
+) -> None:
+    """Raise unless ``value`` lies between ``low`` and ``high``; NaN never does.
+
+    Raises:
+        RangeError: With the value that came and the interval expected.
+    """
+    above = value > low if open_low else value >= low
+    below = value < high if open_high else value <= high
+    if not (above and below):
+        interval = f"{'(' if open_low else '['}{low:g}, {high:g}{')' if open_high else ']'}"
+        raise RangeError(f"{name}: expected a number in {interval}, got {value!r}")
+
+
+def check_finite(name: str, tensor: Tensor) -> None:
+    """Raise if ``tensor`` holds NaN or infinity.
+
+    Raises:
+        NotFiniteError: With the number of bad entries.
+    """
+    finite = torch.isfinite(tensor)
+    if not bool(finite.all()):
+        bad = int((~finite).sum())
+        raise NotFiniteError(f"{name}: expected finite numbers, got {bad} of {tensor.numel()} bad")

@@ -1,0 +1,349 @@
+"""Draw pictures from text by a checkpoint of either form, with or without a prior."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from offbeat.core.rng import streams
+from offbeat.core.templates import fill
+from offbeat.errors import CapabilityError, PromptError
+from offbeat.protocols import (
+    AdaptsDenoiser,
+    DecodesEmbeds,
+    DrawingBackbone,
+    DrawsText,
+    ExploringBackbone,
+    HasCard,
+    PriorBackbone,
+    TextBackbone,
+)
+from offbeat.protocols.capabilities import backbones_with
+from offbeat.types import Concept, Observe, Request, TextEmbeds, ignore
+
+DRAW_BATCH = 4
+"""Pictures between two progress reports; each has its own streams, so it changes no picture."""
+
+
+@dataclass(frozen=True, slots=True)
+class Noise:
+    """The streams that pictures are drawn from, two for each; text alone leaves the first unread.
+
+    Streams are used up: make them anew for each drawing.
+    """
+
+    prior: list[torch.Generator]
+    image: list[torch.Generator]
+
+    @classmethod
+    def of(cls, seed: int, *purpose: str | int, num: int, start: int = 0) -> Noise:
+        """Return the streams of pictures ``start`` to ``start + num`` of a purpose."""
+        return cls(
+            streams(seed, *purpose, "prior", num=num, start=start),
+            streams(seed, *purpose, "decoder", num=num, start=start),
+        )
+
+    @classmethod
+    def ordinary(cls, request: Request, start: int = 0) -> Noise:
+        """Return those that every command draws the ordinary pictures of a request from."""
+        return cls.of(request.seed, "image", num=request.num_images, start=start)
+
+
+@torch.no_grad()
+def draw_from_text(
+    backbone: Any,
+    text: TextEmbeds,
+    noise: Noise,
+    *,
+    guidance_times: float = 1.0,
+    num_inference_steps: int | None = None,
+) -> Tensor:
+    """Return pictures of a text, ``[N, 3, H, W]``, 0 to 1, on the CPU.
+
+    Args:
+        backbone: Draws from text itself, or has a prior.
+        text: One prompt for all, or one for each.
+        noise: Of N pictures.
+        guidance_times: Multiplies the checkpoint's own guidance scales, above 0.
+        num_inference_steps: Of the pictures' denoising; None is the checkpoint's own.
+    """
+    own = backbone.card
+    steering = {
+        "num_inference_steps": num_inference_steps,
+        "guidance_scale": guidance_times * float(own["guidance_scale"]),
+    }
+    if isinstance(backbone, DrawsText):
+        return backbone.draw_text(text, generator=noise.image, **steering).cpu()  # type: ignore[arg-type]
+    image_embeds = embeds_of_text(backbone, text, noise, guidance_times=guidance_times)
+    images: Tensor = backbone.decode_embeds(image_embeds, generator=noise.image, **steering)
+    return images.cpu()
+
+
+@torch.no_grad()
+def embeds_of_text(
+    backbone: Any, text: TextEmbeds, noise: Noise, *, guidance_times: float = 1.0
+) -> Tensor:
+    """Return what a prior makes of a text, ``[N, D]``, with the settings of ordinary pictures."""
+    scale = guidance_times * float(backbone.card["prior_guidance_scale"])
+    found: Tensor = backbone.sample_prior(
+        text, generator=noise.prior, num_samples=len(noise.prior), prior_guidance_scale=scale
+    )
+    return found
+
+
+def prior_settings(concept: Concept) -> dict[str, Any]:
+    """Return the prior's settings that the concept was learned with: distances hold for those."""
+    found = concept.metadata
+    settings: dict[str, Any] = {}
+    if "prior_num_inference_steps" in found:
+        settings["num_inference_steps"] = int(found["prior_num_inference_steps"])
+    if "prior_guidance_scale" in found:
+        settings["prior_guidance_scale"] = float(found["prior_guidance_scale"])
+    return settings
+
+
+def plain_concept_of(word: str, backbone: TextBackbone, prompt: str | None = None) -> Concept:
+    """Return a word as a concept of which nothing was learned."""
+    own = fill(str(backbone.card["prompt_template"]), subject="{concept}")
+    return Concept(template=own if prompt is None else prompt, subject=word, word=word)
+
+
+def draw(
+    backbone: TextBackbone,
+    concept: Concept,
+    *,
+    seed: int,
+    num: int,
+    purpose: str = "image",
+    template: str | None = None,
+    negative_prompt: str = "",
+    decoding: Mapping[str, Any] | None = None,
+    observe: Observe = ignore,
+    stage: str = "drawing",
+) -> Tensor:
+    """Return images ``[B, 3, H, W]`` of a concept, on the CPU, by a checkpoint of either form.
+
+    Image i depends on the concept, the seed and i alone: two concepts share their noise.
+
+    Args:
+        backbone: The checkpoint: with a prior, or drawing from text itself.
+        concept: What to draw; its metadata may hold the prior's settings.
+        seed: Of all noise.
+        num: Pictures.
+        purpose: Name of the streams.
+        template: Another prompt with ``{concept}``.
+        negative_prompt: What guidance steers from, in the prior too where there is one.
+        decoding: Steps and guidance of the decoder; None is the checkpoint's own.
+        observe: Told how far it is.
+        stage: Under this name.
+
+    Raises:
+        CapabilityError: If the checkpoint cannot draw what this concept is made of.
+    """
+    settings: dict[str, Any] = {
+        "seed": seed,
+        "num": num,
+        "purpose": purpose,
+        "template": template,
+        "negative_prompt": negative_prompt,
+        "decoding": decoding,
+        "observe": observe,
+        "stage": stage,
+    }
+    if isinstance(backbone, PriorBackbone):
+        return draw_embeds(backbone, concept, **settings)[1]
+    missing = "draw_text"
+    if isinstance(backbone, DrawingBackbone):
+        if adapts_only(concept, backbone) and concept.image_embeds is None:
+            return _draw_text(backbone, concept, **settings)
+        # LoRA factors are the prior's, and embeddings are what it makes
+        missing = "sample_prior" if concept.image_embeds is None else "decode_embeds"
+    raise CapabilityError("drawing this concept", backbone.name, missing, backbones_with(missing))
+
+
+def adapts_only(concept: Concept, backbone: DrawingBackbone) -> bool:
+    """Return whether all factors of a concept, if it has any, are of the denoiser."""
+    able = isinstance(backbone, AdaptsDenoiser)
+    return not concept.lora or (able and all(name.startswith("unet.") for name in concept.lora))
+
+
+def draw_embeds(
+    backbone: ExploringBackbone,
+    concept: Concept,
+    *,
+    seed: int,
+    num: int,
+    purpose: str = "image",
+    template: str | None = None,
+    negative_prompt: str = "",
+    decoding: Mapping[str, Any] | None = None,
+    observe: Observe = ignore,
+    stage: str = "drawing",
+) -> tuple[Tensor, Tensor]:
+    """Return embeddings ``[B, D]`` and images ``[B, 3, H, W]``, on the CPU: ``draw`` with both.
+
+    Where embeddings are readings of pictures, they are those of the pictures that are drawn.
+    """
+    settings = prior_settings(concept)
+    if not isinstance(backbone, DecodesEmbeds):
+        steps, scale = settings.get("num_inference_steps"), settings.get("prior_guidance_scale")
+        images = draw(
+            backbone,
+            concept,
+            seed=seed,
+            num=num,
+            purpose=purpose,
+            template=template,
+            negative_prompt=negative_prompt,
+            decoding={"num_inference_steps": steps, "guidance_scale": scale, **(decoding or {})},
+            observe=observe,
+            stage=stage,
+        )
+        with torch.no_grad():
+            read = [backbone.encode_image(part).cpu() for part in images.split(DRAW_BATCH)]
+        return torch.cat(read), images
+    with torch.no_grad():
+        steering: dict[str, Any] = {}
+        if negative_prompt:
+            negative = backbone.encode_text([negative_prompt])
+            noise = streams(seed, purpose, "negative", num=1)
+            plain = {**settings, "prior_guidance_scale": 1.0}
+            embeds = backbone.sample_prior(negative, generator=noise, **plain)
+            steering["negative_image_embeds"] = embeds
+            settings["negative"] = negative
+        image_embeds = sample_concept(
+            backbone,
+            concept,
+            streams(seed, purpose, "prior", num=num),
+            template=template,
+            **settings,
+        )
+
+        def decode(start: int, noise: list[torch.Generator]) -> Tensor:
+            chunk = image_embeds[start : start + len(noise)].to(backbone.device)
+            return backbone.decode_embeds(chunk, generator=noise, **(decoding or {}), **steering)
+
+        images = _in_chunks(decode, seed, num, purpose, observe, stage)
+    return image_embeds, images
+
+
+def _draw_text(
+    backbone: DrawingBackbone,
+    concept: Concept,
+    *,
+    seed: int,
+    num: int,
+    purpose: str,
+    template: str | None,
+    negative_prompt: str,
+    decoding: Mapping[str, Any] | None,
+    observe: Observe,
+    stage: str,
+) -> Tensor:
+    """Return images of a concept by a checkpoint that draws from text itself."""
+    adapted: AbstractContextManager[None] = nullcontext()
+    if concept.lora and isinstance(backbone, AdaptsDenoiser):
+        adapted = backbone.adapted(concept.lora)
+    with torch.no_grad(), adapted:
+        text = backbone.encode_text([concept.prompt(template)], tokens=concept.token_embeds)
+        negative = backbone.encode_text([negative_prompt]) if negative_prompt else None
+
+        def drawn(start: int, noise: list[torch.Generator]) -> Tensor:
+            return backbone.draw_text(text, generator=noise, negative=negative, **(decoding or {}))
+
+        return _in_chunks(drawn, seed, num, purpose, observe, stage)
+
+
+def _in_chunks(
+    drawn: Callable[[int, list[torch.Generator]], Tensor],
+    seed: int,
+    num: int,
+    purpose: str,
+    observe: Observe,
+    stage: str,
+) -> Tensor:
+    """Return ``num`` images; ``drawn`` is given the first's number and a stream for each."""
+    parts = []
+    for start in range(0, num, DRAW_BATCH):
+        size = min(DRAW_BATCH, num - start)
+        noise = streams(seed, purpose, "decoder", num=size, start=start)
+        parts.append(drawn(start, noise).cpu())
+        observe(stage, start + size, num, {})
+    return torch.cat(parts)
+
+
+def ordinary_prompt(backbone: ExploringBackbone, request: Request) -> str:
+    """Return the positive prompt, P_pos: the request's template or the checkpoint's own."""
+    return fill(template_of(backbone, request), subject=request.subject)
+
+
+def template_of(backbone: HasCard, request: Request) -> str:
+    """Return the template with ``{subject}``: the request's or the checkpoint's own."""
+    return request.prompt or str(backbone.card["prompt_template"])
+
+
+def plain_concept(backbone: ExploringBackbone, request: Request) -> Concept:
+    """Return the subject itself as a concept of which nothing was learned."""
+    template = fill(template_of(backbone, request), subject="{concept}")
+    return Concept(template=template, subject=request.subject, word=request.subject)
+
+
+def sample_concept(
+    backbone: ExploringBackbone,
+    concept: Concept,
+    generators: Sequence[torch.Generator],
+    *,
+    template: str | None = None,
+    **settings: Any,
+) -> Tensor:
+    """Return image embeddings of a concept, ``[B, D]``, on the CPU, one for each generator.
+
+    Args:
+        backbone: Where it was learned.
+        concept: Token, LoRA factors or the embedding itself; gradients reach them.
+        generators: One for each sample.
+        template: Another prompt with ``{concept}``; None is the one it was learned in.
+        settings: Passed to ``sample_prior``.
+    """
+    if concept.image_embeds is not None:
+        if template is not None:
+            raise PromptError(
+                "prompt: this run learned an embedding itself (--space direct), which no prompt "
+                "reaches; render it without --prompt"
+            )
+        return concept.image_embeds.expand(len(generators), -1)
+    text = backbone.encode_text([concept.prompt(template)], tokens=concept.token_embeds)
+    return backbone.sample_prior(
+        text, generator=generators, num_samples=len(generators), lora=concept.lora, **settings
+    ).cpu()
+
+
+def draw_concept(
+    backbone: Any,
+    concept: Concept,
+    prior: Sequence[torch.Generator],
+    image: Sequence[torch.Generator],
+    **settings: Any,
+) -> Tensor:
+    """Return pictures of a concept, ``[B, 3, H, W]``, 0 to 1, on the CPU.
+
+    Args:
+        backbone: One that decodes embeddings, or reads them of pictures that it draws from text.
+        concept: What to draw.
+        prior: Streams of the embeddings, one for each; of the whole picture where it is read.
+        image: Streams of the decoding.
+        settings: Passed to ``sample_prior``, or in their place to ``draw_text``.
+    """
+    if isinstance(backbone, PriorBackbone):
+        embeds = sample_concept(backbone, concept, prior, **settings)
+        return backbone.decode_embeds(embeds.to(backbone.device), generator=image).cpu()
+    settings["guidance_scale"] = settings.pop("prior_guidance_scale", None)
+    text = backbone.encode_text([concept.prompt()], tokens=concept.token_embeds)
+    with backbone.adapted(concept.lora):
+        images: Tensor = backbone.draw_text(text, generator=prior, **settings)
+    return images.cpu()

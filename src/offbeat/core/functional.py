@@ -1,0 +1,127 @@
+"""Pure tensor mathematics that two methods or more share."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from offbeat.core.checks import check_shape
+
+SMOOTHING = 1e-6
+"""Added to every probability before a divergence, so that none is infinite."""
+
+
+def cosine(a: Tensor, b: Tensor) -> Tensor:
+    """Return the cosine of every pair of rows.
+
+    Args:
+        a: ``[M, D]``.
+        b: ``[N, D]``.
+
+    Returns:
+        ``[M, N]``, -1 to 1. A zero row has cosine 0 with everything.
+    """
+    unit_a = torch.nn.functional.normalize(a, dim=-1, eps=1e-8)
+    unit_b = torch.nn.functional.normalize(b, dim=-1, eps=1e-8)
+    return unit_a @ unit_b.transpose(-1, -2)
+
+
+def guide(uncond: Tensor, cond: Tensor, guidance_scale: float) -> Tensor:
+    """Combine the two halves of classifier-free guidance; scale 1 returns ``cond``.
+
+    Source: Ho and Salimans, Classifier-Free Diffusion Guidance, arXiv:2207.12598.
+    """
+    return uncond + guidance_scale * (cond - uncond)
+
+
+def pair_cosine(a: Tensor, b: Tensor, *, widths: Sequence[int] = ()) -> Tensor:
+    """Return the cosine of each row of ``a`` with that of ``b``.
+
+    Args:
+        a: ``[..., D]``.
+        b: ``[..., D]``, of a shape that broadcasts with ``a``.
+        widths: Of the vectors that lie side by side in D, one for each text encoder: their cosines
+            are averaged. None is one vector.
+
+    Returns:
+        ``[...]``, -1 to 1.
+    """
+    sizes = list(widths) or [a.shape[-1]]
+    parts = zip(a.split(sizes, dim=-1), b.split(sizes, dim=-1), strict=True)
+    each = [torch.nn.functional.cosine_similarity(x, y, dim=-1, eps=1e-8) for x, y in parts]
+    return torch.stack(each).mean(dim=0)
+
+
+def truncated_cosine_loss(
+    a: Tensor, b: Tensor, *, threshold: float | Tensor, widths: Sequence[int] = ()
+) -> Tensor:
+    """Return one minus the cosine of each pair of rows; no gradient above a threshold.
+
+    Args:
+        a: ``[..., D]``.
+        b: ``[..., D]``, or ``[1, D]`` for all.
+        threshold: The cosine above which a pair is near enough, -1 to 1.
+        widths: As for ``pair_cosine``.
+
+    Returns:
+        ``[...]``, 0 to 2.
+
+    Source: CreTok, arXiv:2410.24160; DisTok, arXiv:2505.03667.
+    """
+    return 1 - pair_cosine(a, b, widths=widths).clamp(max=threshold)
+
+
+def balance_reward(first: Tensor, second: Tensor, *, penalty: float = 5.0) -> Tensor:
+    """Return S1 + S2 - a |S1 - S2| of both parents' similarities; higher is better.
+
+    Source: RMLer (AAAI 2026), with a = 5.
+    """
+    return first + second - penalty * (first - second).abs()
+
+
+def slerp(first: Tensor, second: Tensor, share: Tensor) -> Tensor:
+    """Return points on the great circle between samples, as noise is interpolated.
+
+    Args:
+        first: ``[B, ...]``.
+        second: Of the same shape.
+        share: The second's, 0 to 1, ``[B]``; its ends return the samples themselves.
+
+    Source: Shoemake, Animating rotation with quaternion curves (1985); near-parallel samples are
+    interpolated linearly.
+    """
+    spread = (len(share), *[1] * (first.ndim - 1))
+    angle = pair_cosine(first.flatten(1), second.flatten(1)).clamp(-1, 1).acos()
+    straight = angle.sin() < 1e-4
+    sine = torch.where(straight, 1.0, angle.sin())
+    one = torch.where(straight, 1 - share, ((1 - share) * angle).sin() / sine)
+    two = torch.where(straight, share, (share * angle).sin() / sine)
+    found = one.view(spread) * first + two.view(spread) * second
+    found = torch.where(share.view(spread) == 0, first, found)
+    return torch.where(share.view(spread) == 1, second, found)
+
+
+def distribution_kl(asked: Tensor, read: Tensor) -> Tensor:
+    """Return KL(asked || read) of each row, in nats; 0 is the best.
+
+    Args:
+        asked: Shares over K classes, ``[B, K]`` or ``[1, K]``; rows sum to 1.
+        read: A judge's probabilities over the same classes, ``[B, K]``.
+
+    Returns:
+        ``[B]``, 0 or more; both sides are smoothed by 1e-6.
+
+    Raises:
+        ShapeError: If the numbers of classes differ.
+
+    Source: DisTok, arXiv:2505.03667, its measure of alignment; the smoothing is ours.
+    """
+    check_shape("asked", asked, None, read.shape[-1])
+    wanted, found = (
+        (part.double() + SMOOTHING) / (part.double() + SMOOTHING).sum(dim=-1, keepdim=True)
+        for part in (asked, read)
+    )
+    # rounding can leave a -0
+    return (wanted * (wanted.log() - found.log())).sum(dim=-1).clamp_min(0).float()

@@ -1,0 +1,1 @@
+"""What is written and read: runs' parts, concepts, tokens, LoRA, pictures. Knows no method."""

@@ -1,0 +1,103 @@
+"""The cache: what is slow to make and depends on nothing but its key."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+import warnings
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from offbeat.errors import StoreError
+from offbeat.files.disk import (
+    TEMP_PREFIX,
+    digest_of,
+    make_folder,
+    pack_tensors,
+    plain,
+    unpack_tensors,
+    write_atomic,
+)
+
+STALE_SECONDS = 24 * 60 * 60
+"""A file still being written after this belongs to a killed process."""
+
+
+def cache_folder() -> Path:
+    """Return the cache: ``OFFBEAT_CACHE``, else offbeat in ``XDG_CACHE_HOME`` or ``~/.cache``.
+
+    Raises:
+        StoreError: If neither is set and the user has no home folder.
+    """
+    try:
+        if own := os.environ.get("OFFBEAT_CACHE"):
+            return Path(own).expanduser()
+        shared = os.environ.get("XDG_CACHE_HOME")
+        return (Path(shared) if shared else Path.home() / ".cache") / "offbeat"
+    except RuntimeError as error:
+        raise StoreError(f"no folder for the cache ({error}): set OFFBEAT_CACHE to one") from error
+
+
+def cached(
+    kind: str,
+    key: Mapping[str, Any],
+    build: Callable[[], tuple[Mapping[str, Tensor], Mapping[str, Any]]],
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Return what ``build`` returns, from the cache where it is there.
+
+    A damaged entry is built anew and a cache that cannot be written is done without, each with a
+    warning.
+
+    Args:
+        kind: A folder of the cache, e.g. ``baselines``.
+        key: Everything that the result depends on, as JSON values.
+        build: Makes the tensors and their JSON metadata.
+    """
+    try:
+        folder = cache_folder() / kind
+    except StoreError as error:
+        warnings.warn(f"the cache is done without: {error}", stacklevel=2)
+        return _opened(_made(key, build), key)
+    path = folder / f"{digest_of(json.dumps(key, sort_keys=True).encode())}.safetensors"
+    try:
+        return _opened(path.read_bytes(), key)
+    except FileNotFoundError:
+        pass
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        warnings.warn(f"cache entry {path} is built anew: {error}", stacklevel=2)
+    data = _made(key, build)
+    try:
+        make_folder(folder)
+        write_atomic(path, data)
+    except StoreError as error:
+        warnings.warn(f"the cache is done without: {error}", stacklevel=2)
+    _sweep(folder)
+    return _opened(data, key)  # the same values, cached or not
+
+
+def _made(
+    key: Mapping[str, Any],
+    build: Callable[[], tuple[Mapping[str, Tensor], Mapping[str, Any]]],
+) -> bytes:
+    tensors, metadata = build()
+    return pack_tensors(tensors, {"key": plain(key), "metadata": plain(metadata)})
+
+
+def _opened(data: bytes, key: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    tensors, entry = unpack_tensors(data)
+    if entry["key"] != plain(key):
+        raise ValueError("it belongs to another key")
+    return tensors, entry["metadata"]
+
+
+def _sweep(folder: Path) -> None:
+    """Remove what killed processes left; other processes may be writing, so only what is old."""
+    for temp in folder.glob(f"{TEMP_PREFIX}*.tmp"):
+        with suppress(OSError):
+            if time.time() - temp.stat().st_mtime > STALE_SECONDS:
+                temp.unlink()

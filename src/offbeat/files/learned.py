@@ -1,0 +1,276 @@
+"""Concepts out of files: our own, and tokens and LoRA factors that another tool wrote."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from offbeat.core.rng import stream
+from offbeat.core.templates import fill
+from offbeat.errors import (
+    ConfigError,
+    CorruptRunError,
+    FingerprintError,
+    ShapeError,
+    StoreError,
+)
+from offbeat.files.concept import (
+    CONCEPT_FILE,
+    about_of,
+    decode_concept,
+    layout_of,
+    made_on,
+)
+from offbeat.files.disk import digest_of
+from offbeat.files.exchange import (
+    Found,
+    holds_factors,
+    read_weights,
+)
+from offbeat.files.labels import versions
+from offbeat.files.png import read_concept_file
+from offbeat.files.tokens import join_rows
+from offbeat.protocols import (
+    AdaptsDenoiser,
+    AdaptsPrior,
+    TextBackbone,
+)
+from offbeat.types import Concept
+
+MAX_BYTES = 2**31
+"""Tokens take kilobytes and LoRA factors megabytes: what is larger is a checkpoint."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Learned:
+    """A concept and where it comes from."""
+
+    concept: Concept
+    checkpoint: str
+    fingerprint: str
+    """Empty where the file does not say it: another tool wrote it."""
+    origin: Mapping[str, Any]
+    """What the run that learned it was asked, its seed and trial, and a digest."""
+    about: Mapping[str, Any]
+    """What its file says of it."""
+
+
+def of_files(
+    paths: Sequence[Path],
+    model: TextBackbone | None,
+    *,
+    word: str | None = None,
+    prompt: str | None = None,
+) -> Learned:
+    """Return the concept that files hold: one of ours, or a token and factors of any layout.
+
+    Args:
+        paths: One file, or those of one concept: its tokens, and its LoRA.
+        model: Whose text encoders read what does not say whose it is.
+        word: What stands in prompts where there are factors alone.
+        prompt: With ``{concept}``; None is the concept's own, or the checkpoint's.
+
+    Raises:
+        ConfigError: If a checkpoint or a word is needed, or one too many.
+        CorruptRunError: If a file is cut, changed, or of no known layout.
+        ShapeError: If it belongs to another family or checkpoint.
+        UnsafeWeightsError: If it is a pickle.
+    """
+    data = [_inside(path, _read(path)) for path in paths]
+    abouts = [_about(one) for one in data]
+    for path, one, about in zip(paths, data, abouts, strict=True):
+        if about and "export" not in about and not holds_factors(one):
+            if len(paths) > 1:
+                raise ConfigError(f"source: {path} is a run's own file; name it, or its run, alone")
+            return _own(path, one, about)
+    origin = {
+        "request": {"versions": versions()},
+        "file": ", ".join(path.name for path in paths),
+        "digest": digest_of(b"".join(data)),
+    }
+    found = [read_weights(one, str(p)) for one, p in zip(data, paths, strict=True)]
+    about = next((dict(one.about) for one in found if one.about), {})
+    prints = {one.about["fingerprint"] for one in found if one.about}
+    if len(prints) > 1:
+        raise ConfigError(f"source: the files were learned on different checkpoints: {prints}")
+    if model is None and not about:
+        raise ConfigError(
+            f"backbone: {paths[0].name} does not say which checkpoint it belongs to; name it with "
+            "--backbone"
+        )
+    concept = _concept(paths[0], found, about, model, word, prompt)
+    return Learned(
+        concept=concept,
+        checkpoint=str(about.get("checkpoint", model.name if model else "")),
+        fingerprint=str(about.get("fingerprint", "")),
+        origin=origin,
+        about=about or {"method": "imported", **(made_on(model) if model else {})},
+    )
+
+
+def _concept(
+    path: Path,
+    found: Sequence[Found],
+    about: Mapping[str, Any],
+    model: TextBackbone | None,
+    word: str | None,
+    prompt: str | None,
+) -> Concept:
+    """Return what files hold together, as a concept."""
+    layout = layout_of(about) or (made_on(model)["layout"] if model else [])
+    tokens: dict[str, Tensor] = {}
+    lora: dict[str, Tensor] = {}
+    for one in found:
+        for name, parts in one.tokens.items():
+            width = next(iter(parts.values())).shape[-1]
+            own = layout or [("", width, 1.0)]  # an encoder that nobody named
+            tokens[name] = join_rows(name, parts, own)
+        lora |= one.lora
+    whole = not about or (set(about["tokens"]) == set(tokens) and about["lora"] == bool(lora))
+    if not whole and word is None:
+        raise ConfigError(
+            f"source: {path.name} is a part of a concept that has "
+            f"{'factors' if tokens and not lora else 'a token'} too; name all of its files"
+        )
+    if tokens and word is not None:
+        raise ConfigError(f"word: the file brings its own, {', '.join(tokens)}; leave it out")
+    if about and (set(about["tokens"]) == set(tokens)):
+        word = str(about["word"])
+    elif tokens:
+        word = " ".join(tokens)
+    elif word is None:
+        raise ConfigError(
+            f"word: {path.name} holds LoRA factors, and no token that a prompt could hold; say "
+            "what to draw with it, e.g. `offbeat import FILE --backbone NAME --word handbag`"
+        )
+    template = prompt or about.get("template")
+    if template is None:
+        template = fill(str(model.card["prompt_template"]), subject="{concept}") if model else ""
+    fill(template, concept="")  # a prompt without its place fails first
+    return Concept(
+        template=template,
+        subject=str(about.get("subject", word.strip("<>"))),
+        token_embeds=tokens,
+        lora=lora,
+        word=word,
+        metadata={"method": "imported", **about.get("metadata", {})},
+    )
+
+
+def of_bytes(files: Mapping[str, bytes], path: Path) -> Concept:
+    """Return the concept of its files' content; ``path`` is where it was, for errors.
+
+    Raises:
+        CorruptRunError: If it is damaged.
+    """
+    try:
+        return decode_concept(files.get)[0]
+    except CorruptRunError as error:
+        raise CorruptRunError(f"{path}: {error}") from error
+
+
+def _own(path: Path, data: bytes, about: Mapping[str, Any]) -> Learned:
+    """Read a ``concept.safetensors``, with a LoRA's folder beside it if it has one."""
+    if "trained" in about:
+        raise StoreError(
+            f"{path}: holds what {about['trained']} learned once for all words, and no concept; "
+            f"make one with `offbeat fuse --method {about['trained']} --trained {path} ...`"
+        )
+
+    def read(name: str) -> bytes | None:
+        if name == CONCEPT_FILE:
+            return data
+        beside = path.parent / name
+        return beside.read_bytes() if beside.is_file() else None
+
+    concept, about = decode_concept(read)
+    return Learned(
+        concept=concept,
+        checkpoint=str(about["checkpoint"]),
+        fingerprint=str(about["fingerprint"]),
+        about=about,
+        origin={
+            "request": {"versions": about["versions"]},
+            "file": path.name,
+            "digest": digest_of(data),
+        },
+    )
+
+
+def check_lora(lora: Mapping[str, Tensor], model: TextBackbone) -> None:
+    """Refuse factors that are of other layers than the checkpoint's, or of another width.
+
+    Raises:
+        ShapeError: With the first that does not fit.
+    """
+    if not lora:
+        return
+    known: dict[str, Tensor] = {}
+    if isinstance(model, AdaptsDenoiser):
+        known = model.init_unet_lora(1, generator=stream(0, "import"))
+    elif isinstance(model, AdaptsPrior):
+        known = model.init_lora(1, generator=stream(0, "import"))
+    for name, factor in lora.items():
+        axis = 1 if ".lora_A." in name else 0
+        if name not in known or known[name].shape[axis] != factor.shape[axis]:
+            expected = "no such layer" if name not in known else list(known[name].shape)
+            raise ShapeError(
+                f"lora: {name}, {list(factor.shape)}: {model.name} has {expected}; Offbeat uses "
+                "factors of attention (to_q, to_k, to_v, to_out) of the checkpoint that they were "
+                "learned on"
+            )
+        if not torch.isfinite(factor).all():
+            raise ShapeError(f"lora: {name} holds numbers that are none")
+
+
+def _read(path: Path) -> bytes:
+    try:
+        if path.stat().st_size > MAX_BYTES:
+            raise ConfigError(
+                f"{path}: expected a token or LoRA factors, got {path.stat().st_size / 2**30:.1f} "
+                "GiB: is it a whole checkpoint? Name such a one with --backbone"
+            )
+        return path.read_bytes()
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be read ({error.strerror or error})") from error
+
+
+def _inside(path: Path, data: bytes) -> bytes:
+    """Return a file's content; of a picture, that of the concept which it keeps inside.
+
+    Raises:
+        ConfigError: If it is a picture that keeps none.
+    """
+    if not data.startswith(b"\x89PNG"):
+        return data
+    found = read_concept_file(path)
+    if found is None:
+        raise ConfigError(
+            f"{path}: is a picture that keeps no concept inside; name the run that drew it"
+        )
+    return found
+
+
+def _about(data: bytes) -> dict[str, Any]:
+    try:
+        return about_of(data, "")
+    except CorruptRunError:
+        return {}
+
+
+def check_fingerprint(learned: Learned, model: TextBackbone) -> None:
+    """Refuse a concept of another checkpoint.
+
+    Raises:
+        FingerprintError: With both.
+    """
+    if learned.fingerprint and model.fingerprint != learned.fingerprint:
+        raise FingerprintError(
+            f"the concept was learned on {learned.checkpoint} ({learned.fingerprint}), and "
+            f"{model.name} is {model.fingerprint}: a token or LoRA fits no other weights"
+        )

@@ -1,0 +1,1 @@
+"""ConceptLab: a token held near some classes and away from others."""

@@ -1,0 +1,1 @@
+"""CreativeSynth: real-world content enters an artwork."""

@@ -1,0 +1,1 @@
+"""CreTok: one reusable token that means "creative mixture"."""

@@ -1,0 +1,118 @@
+"""CreTok: one learned word that means "fuse what is named here into one thing".
+
+Source: CreTok, arXiv:2410.24160. Ours: theta as a quantile of the initial cosines; the restrictive
+prompts are a table that is encoded once; a stop where the loss is flat.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+
+from offbeat.core import vocab
+from offbeat.core.templates import fill
+from offbeat.errors import ConfigError, FingerprintError
+from offbeat.methods.cretok.config import NAME, WORD, CreTokConfig
+from offbeat.methods.cretok.prompts import listed
+from offbeat.methods.cretok.training import Training  # which needs the loss above
+from offbeat.protocols import ReadsClasses, TextBackbone
+from offbeat.types import (
+    Concept,
+    OnStep,
+    Request,
+    Trained,
+    ignore_step,
+)
+
+
+class CreTok:
+    """The token: ``train`` it once on a checkpoint, ``fuse`` any words with it."""
+
+    name = NAME
+    config_class = CreTokConfig
+    needs = TextBackbone
+    takes_weights = False
+
+    def __init__(self, config: CreTokConfig | None = None) -> None:
+        self.config = config or CreTokConfig()
+
+    def train(
+        self,
+        backbone: TextBackbone,
+        vocabulary: Sequence[str],
+        *,
+        seed: int = 0,
+        judge: ReadsClasses | None = None,
+        on_step: OnStep = ignore_step,
+        resume: Mapping[str, Any] | None = None,
+    ) -> Trained:
+        """Return the token; ``seed`` alone decides every draw. No picture is drawn.
+
+        Args:
+            backbone: Frozen; only its text encoder is used.
+            vocabulary: Words that pairs are made of.
+            seed: Of the training pairs and their order.
+            judge: Not asked.
+            on_step: Told each step; ``Step.snapshot`` is what ``resume`` takes.
+            resume: State to go on from.
+        """
+        training = Training(self.config, backbone, vocab.check_words(vocabulary), seed)
+        if resume is not None:
+            training.restore(resume)
+        while not training.stopped:
+            on_step(training.advance())
+        return training.trained()
+
+    def fuse(
+        self,
+        backbone: TextBackbone,
+        request: Request,
+        *,
+        trained: Trained | None = None,
+        judge: ReadsClasses | None = None,
+        on_step: OnStep = ignore_step,
+        resume: Mapping[str, Any] | None = None,
+    ) -> Concept:
+        """Return the phrase and token that fuse the words of a request, the largest share first.
+
+        Shares set the order alone. Nothing is drawn at random, and no step is taken.
+
+        Raises:
+            ConfigError: If ``trained`` is absent or of another method.
+            FingerprintError: If it was trained on another checkpoint.
+            VocabularyError: If there are fewer than two words.
+            PromptError: If the words are too long for the text encoder.
+        """
+        shares = sorted(request.weights, key=lambda pair: -pair[1])  # stable: ties stay as asked
+        words = vocab.check_words([word for word, _ in shares])
+        phrase = fill(self.config.phrase, token=WORD, words=listed(words))
+        return _concept(backbone, trained, self.config.use_template, phrase, " + ".join(words))
+
+    def imagine(self, backbone: TextBackbone, trained: Trained | None) -> Concept:
+        """Return the concept of the token alone, which names nothing; raises as ``fuse`` does."""
+        return _concept(backbone, trained, self.config.adaptive_template, WORD, "anything")
+
+
+def _concept(
+    backbone: TextBackbone, trained: Trained | None, template: str, word: str, subject: str
+) -> Concept:
+    if trained is None or trained.method != NAME or WORD not in trained.tensors:
+        got = "none" if trained is None else trained.method
+        raise ConfigError(f"trained: expected {NAME}'s token, from `offbeat train`, got {got}")
+    if trained.fingerprint != backbone.fingerprint:
+        raise FingerprintError(
+            f"{NAME}: trained on {trained.checkpoint} ({trained.fingerprint}), and this is "
+            f"{backbone.name} ({backbone.fingerprint}); run `offbeat train {NAME}` for it"
+        )
+    concept = Concept(
+        template=template,
+        subject=subject,
+        token_embeds={WORD: trained.tensors[WORD]},
+        word=word,
+        metadata={"method": NAME, "stopped": str(trained.readings.get("stopped", ""))},
+    )
+    with torch.no_grad():  # words that do not fit fail here, not at the first picture
+        backbone.encode_text([concept.prompt()], tokens=concept.token_embeds)
+    return concept

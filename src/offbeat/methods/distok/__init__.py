@@ -1,0 +1,1 @@
+"""DisTok: a class distribution, or noise, becomes a token."""

@@ -1,0 +1,1 @@
+"""Low-probability exploration: the tail of a model's own distribution."""

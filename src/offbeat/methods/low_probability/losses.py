@@ -1,0 +1,39 @@
+"""The equations of low-probability exploration, one function each."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from offbeat.core.density import AvoidCluster, Density
+from offbeat.core.functional import cosine
+
+
+def creative_loss(image_embeds: Tensor, density: Density) -> Tensor:
+    """Return mean log density of ``[B, D]``: minimised, samples go to the tail (eq. 4)."""
+    return density.log_prob(image_embeds).mean()
+
+
+def novelty_loss(image_embeds: Tensor, density: Density, *, radius: float) -> Tensor:
+    """Return the mean squared error of the Mahalanobis distance of ``[B, D]`` to ``radius``.
+
+    Ours: the log density has no lower end, so the published loss steps the faster the farther.
+    """
+    distance = density.squared_distance(image_embeds).clamp_min(1e-12).sqrt()
+    return (distance - radius).square().mean()
+
+
+def anchor_loss(image_embeds: Tensor, text_embeds: Tensor) -> Tensor:
+    """Return one minus the cosine of each of ``[B, D]`` to the prompt, ``[1, D]``: ``[B]``."""
+    return 1 - cosine(image_embeds, text_embeds)[:, 0]
+
+
+def avoid_loss(image_embeds: Tensor, clusters: Sequence[AvoidCluster]) -> Tensor:
+    """Return the sum over clusters of mean log density, down to where a sample has left one.
+
+    Erratum: eq. 7 has a minus sign, which draws samples into the cluster.
+    """
+    terms = [cluster.log_prob(image_embeds).clamp_min(cluster.floor).mean() for cluster in clusters]
+    return torch.stack(terms).sum() if terms else image_embeds.new_zeros(())

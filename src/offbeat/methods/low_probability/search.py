@@ -1,0 +1,228 @@
+"""The loop of the low-probability search: its rule, its looks, its judge, its state.
+
+Source: Song and Elgammal, arXiv:2601.22125, appendix S2.4; holding a distance is ours.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from offbeat.core.baseline import Baseline
+from offbeat.core.checks import check_finite
+from offbeat.core.density import AvoidCluster
+from offbeat.core.drawing import draw_concept, sample_concept
+from offbeat.core.rng import streams
+from offbeat.methods.low_probability.config import NAME, LowProbabilityConfig
+from offbeat.methods.low_probability.losses import (
+    anchor_loss,
+    avoid_loss,
+    creative_loss,
+    novelty_loss,
+)
+from offbeat.methods.low_probability.spaces import ConceptSpace
+from offbeat.protocols import ChecksSubject, ExploringBackbone
+from offbeat.types import (
+    Concept,
+    Request,
+    Step,
+    Verdict,
+)
+
+
+class Search:
+    """The state of one search and its rule; everything that changes is in ``snapshot``."""
+
+    def __init__(
+        self,
+        config: LowProbabilityConfig,
+        backbone: ExploringBackbone,
+        request: Request,
+        baseline: Baseline,
+        avoid: Sequence[Tensor],
+        judge: ChecksSubject | None,
+        start: Concept | None = None,
+    ) -> None:
+        self.config, self.backbone, self.request = config, backbone, request
+        self.baseline, self.density, self.judge = baseline, baseline.density, judge
+        self.clusters = [AvoidCluster.fit(baseline.space, samples) for samples in avoid]
+        self.radius = config.radius(baseline)
+        with torch.no_grad():
+            self.settings = {"negative": backbone.encode_text([""]), **config.sampling(backbone)}
+        self.space = ConceptSpace(
+            config.space, backbone, request, rank=config.lora_rank, settings=self.settings
+        )
+        self.params = self.space.initial(start)
+        self.optimizer = torch.optim.AdamW(self.params.values(), lr=config.learning_rate)
+        self.passing = self._copy_params()
+        self.index = self.passing_step = 0
+        self.noise = self.retries = self.failed_pull_backs = self.holds = 0
+        self.stopped = ""
+
+    @property
+    def done(self) -> bool:
+        """Whether the search has ended."""
+        return bool(self.stopped)
+
+    def advance(self) -> Step:
+        """Take one optimizer step; look and ask when it is time to."""
+        cfg, started = self.config, time.perf_counter()
+        noise = streams(self.request.seed, "prior", self.noise, num=cfg.noises)
+        image_embeds = self._sample(noise, gradient_steps=cfg.gradient_steps)
+        anchor = anchor_loss(image_embeds, self.baseline.text_embeds).mean()
+        branch = self._branch(float(anchor.detach()))
+        loss = self._loss(branch, image_embeds, anchor)
+        check_finite("loss", loss.detach())
+        self.optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.params.values(), cfg.max_grad_norm)
+        self.optimizer.step()
+        self.index += 1
+        values = self._read(image_embeds.detach(), float(anchor.detach()))
+        values |= {"branch": branch, "probe": self._probe(), "verdict": self._ask()}
+        values |= {"stopped": self.stopped, "seconds": time.perf_counter() - started}
+        return Step(
+            index=self.index - 1,
+            loss=float(loss.detach()),
+            values=values,
+            snapshot=self.snapshot,
+            concept=lambda: self._concept(self._copy_params(), self.index),
+        )
+
+    def _branch(self, anchor: float) -> str:
+        """Choose the loss by the rule of appendix S2.4, and the noise of the next step."""
+        cfg = self.config
+        if cfg.rule == "sum":
+            self.noise += 1
+            return "sum"
+        if cfg.use_anchor and anchor > self.baseline.anchor_threshold:
+            self.retries += 1
+            if self.retries >= cfg.max_pull_back:
+                self.failed_pull_backs += 1
+                self.retries, self.noise = 0, self.noise + 1
+            return "anchor"
+        self.retries, self.noise = 0, self.noise + 1
+        return "creative" if self.radius is None else "novelty"
+
+    def _loss(self, branch: str, image_embeds: Tensor, anchor: Tensor) -> Tensor:
+        cfg = self.config
+        if branch == "anchor":
+            return anchor
+        if self.radius is None:
+            loss = creative_loss(image_embeds, self.density)
+        else:
+            loss = novelty_loss(image_embeds, self.density, radius=self.radius)
+        loss = loss + cfg.avoid_weight * avoid_loss(image_embeds, self.clusters)
+        return loss + anchor if branch == "sum" and cfg.use_anchor else loss
+
+    def _read(self, image_embeds: Tensor, anchor: float) -> dict[str, Any]:
+        distance = float(self.density.squared_distance(image_embeds).sqrt().median())
+        return {
+            "anchor_loss": anchor,
+            "anchor_cosine": 1 - anchor,
+            "log_prob": float(self.density.log_prob(image_embeds).mean()),
+            "distance": distance,
+            "quantile": self.baseline.quantile(distance),
+            "residual": float(self.baseline.space.residual_norm(image_embeds).mean()),
+            "avoid": [float(c.log_prob(image_embeds).mean()) for c in self.clusters],
+        }
+
+    def _probe(self) -> dict[str, Any] | None:
+        """Look at fresh noises, the same at every look, and count how long the radius holds."""
+        cfg = self.config
+        if self.index % cfg.probe_every:
+            return None
+        image_embeds = self._fresh("probe", cfg.num_probes)
+        probe = self.baseline.describe(image_embeds, self.clusters)
+        if self.radius is not None:
+            near = abs(probe["distance_median"] / self.radius - 1) <= cfg.hold_tolerance
+            self.holds = self.holds + 1 if near else 0
+        return probe
+
+    def _ask(self) -> dict[str, Any] | None:
+        """Ask the judge when it is time to, and before the search ends of itself."""
+        cfg = self.config
+        held = self.holds >= cfg.num_holds
+        if held or self.index >= cfg.num_steps:
+            self.stopped = "held" if held else "steps"
+        elif self.index % cfg.judge_every:
+            return None
+        verdict = self._verdict()
+        if verdict is not None and verdict.answer == "no":
+            self.stopped = "judge"
+            return asdict(verdict)
+        # no answer counts like no judge: the search goes on, and its trace says so
+        self.passing, self.passing_step = self._copy_params(), self.index
+        return asdict(verdict) if verdict else None
+
+    def _verdict(self) -> Verdict | None:
+        if self.judge is None:
+            return None
+        num = self.config.num_judged
+        prior, image = (
+            streams(self.request.seed, purpose, num=num) for purpose in ("judge-prior", "judge")
+        )
+        concept = self._concept(self.params, self.index)
+        with torch.no_grad():
+            images = draw_concept(self.backbone, concept, prior, image, **self.settings)
+        verdicts = self.judge.still_a(images, self.request.subject)
+        answered = [v for v in verdicts if v.answered]
+        if not answered:
+            return verdicts[0]
+        share = sum(v.passed for v in answered) / len(answered)
+        probability = sum(v.probability for v in answered) / len(answered)
+        return Verdict(
+            "yes" if share >= 0.5 else "no", probability, answered[0].judge, answered[0].note
+        )
+
+    def _fresh(self, purpose: str, num: int) -> Tensor:
+        with torch.no_grad():
+            return self._sample(streams(self.request.seed, purpose, num=num))
+
+    def _sample(self, noise: list[torch.Generator], **settings: Any) -> Tensor:
+        """Return embeddings of the concept as it is now, ``[B, D]``, on the CPU."""
+        concept = self._concept(self.params, self.index)
+        return sample_concept(self.backbone, concept, noise, **self.settings, **settings)
+
+    def _copy_params(self) -> dict[str, Tensor]:
+        return {name: param.detach().clone() for name, param in self.params.items()}
+
+    def _concept(self, params: Mapping[str, Tensor], step: int) -> Concept:
+        found = {"method": NAME, "stopped": self.stopped, "step": str(step)}
+        return self.space.concept(params, found)
+
+    def concept(self) -> Concept:
+        """Return the last state that passed."""
+        return self._concept(self.passing, self.passing_step)
+
+    def snapshot(self) -> dict[str, Any]:
+        """Return a copy of all that changes."""
+        moments = self.optimizer.state_dict()["state"]
+        return {
+            "params": self._copy_params(),
+            "passing": dict(self.passing),
+            "moments": {str(i): {k: v.clone() for k, v in m.items()} for i, m in moments.items()},
+            **{name: getattr(self, name) for name in _COUNTERS},
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from a snapshot."""
+        with torch.no_grad():
+            for name, param in self.params.items():
+                param.copy_(state["params"][name])
+        own = self.optimizer.state_dict()
+        own["state"] = {int(i): dict(m) for i, m in state["moments"].items()}
+        self.optimizer.load_state_dict(own)
+        self.passing = dict(state["passing"])
+        for name in _COUNTERS:
+            setattr(self, name, state[name])
+
+
+_COUNTERS = (
+    "index", "passing_step", "noise", "retries", "failed_pull_backs", "holds", "stopped"
+)  # fmt: skip

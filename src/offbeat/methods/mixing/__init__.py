@@ -1,0 +1,1 @@
+"""Methods that mix two words or pictures while drawing; they learn no concept."""

@@ -1,0 +1,218 @@
+"""AGSwap, our reading: columns of two text embeddings exchanged in groups, steered by the picture.
+
+It starts from a random half and draws; if the picture leans to one word, a group of that word's
+columns is given to the other, and kept if the picture leans less. Nothing is learned.
+Source: AGSwap, arXiv:2509.18699, of which only a review is known to us: the exchange,
+the balance score and that it steers. How it steers (whose columns, how many, when to stop and what
+to return) is ours, so results of the paper must not be expected of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from offbeat.core.checks import check_range
+from offbeat.core.functional import balance_reward, pair_cosine
+from offbeat.core.rng import streams
+from offbeat.errors import ConfigError
+from offbeat.methods.mixing.sources import pictures_of, two_words
+from offbeat.methods.mixing.swaps import (
+    Swapping,
+    half_ones,
+    similarities,
+)
+from offbeat.methods.settings import configured, on_card
+from offbeat.protocols import ComparingBackbone
+from offbeat.protocols.methods import Source, Takes
+from offbeat.types import (
+    OnStep,
+    Request,
+    Step,
+    ignore_step,
+)
+
+NAME = "agswap"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AGSwapConfig:
+    """Settings of our reading of AGSwap, saved as they were asked."""
+
+    num_draws: int = 20
+    """Pictures drawn at most for each that is returned."""
+    tolerance: float = 0.02
+    """A picture that leans less than this is good enough, 0 to 2."""
+    max_share: float = 0.25
+    """Largest group, as a share of the columns, above 0 to 1."""
+    reading: str = "offbeat"
+    """Whose account of the method this is; there is no other."""
+    num_inference_steps: int | None = None
+    guidance_scale: float | None = None
+    """None of these two is the checkpoint's own."""
+
+    def __post_init__(self) -> None:
+        for name in ("num_draws", "num_inference_steps"):
+            if not isinstance(value := getattr(self, name), int | None):
+                raise ConfigError(f"{name}: expected a whole number, got {value!r}")
+        check_range("num_draws", self.num_draws, 1, 100_000)
+        check_range("tolerance", self.tolerance, 0, 2)
+        check_range("max_share", self.max_share, 0, 1, open_low=True)
+        if self.reading != "offbeat":
+            raise ConfigError(f"reading: expected offbeat, got {self.reading!r}")
+
+    @classmethod
+    def for_card(cls, card: Mapping[str, Any], **asked: Any) -> AGSwapConfig:
+        """Return what suits a checkpoint by its card, with what was ``asked`` before that.
+
+        Raises:
+            ConfigError: If a setting is unknown, or of another kind.
+        """
+        return configured(cls, NAME, {**on_card(card, NAME), **asked})
+
+
+def group_size(lean: float, full_lean: float, width: int, max_share: float) -> int:
+    """Return how many columns to exchange next, 1 or more.
+
+    Args:
+        lean: Cosine to the first word's picture less that to the second's, -2 to 2.
+        full_lean: That of a word's own picture.
+        width: Columns, E.
+        max_share: Largest group, as a share of them.
+    """
+    most = max(1, int(max_share * width))
+    share = 1.0 if full_lean <= 0 else min(1.0, abs(lean) / full_lean)
+    return max(1, round(share * most))
+
+
+def flipped(columns: Tensor, from_first: bool, size: int, noise: torch.Generator) -> Tensor:
+    """Return columns with a random group of one word's given to the other, ``[E]``, bool.
+
+    Args:
+        columns: True where a column is the first's.
+        from_first: Whose columns are taken.
+        size: How many, or as many as there are.
+        noise: Chooses them.
+    """
+    (own,) = (columns == from_first).nonzero(as_tuple=True)
+    group = own[torch.randperm(len(own), generator=noise)[:size]]
+    found = columns.clone()
+    found[group] = not from_first
+    return found
+
+
+class _Walk:
+    """The search of one picture."""
+
+    def __init__(self, columns: Tensor, full_lean: float, max_share: float) -> None:
+        self.columns = self.tried = columns
+        self.full_lean, self.max_share = full_lean, max_share
+        self.lean: float | None = None
+        self.size = 0
+        self.best: tuple[float, Tensor] | None = None
+
+    def propose(self, noise: torch.Generator) -> Tensor:
+        """Return the columns to draw next."""
+        if self.lean is not None:
+            self.tried = flipped(self.columns, self.lean > 0, self.size, noise)
+        return self.tried
+
+    def judge(self, image: Tensor, first: float, second: float) -> bool:
+        """Take what was drawn from them and its cosines; return whether it is kept."""
+        reward = float(balance_reward(torch.tensor(first), torch.tensor(second)))
+        if self.best is None or reward > self.best[0]:
+            self.best = (reward, image)
+        lean = first - second
+        if self.lean is not None and abs(lean) >= abs(self.lean):
+            self.size = max(1, self.size // 2)
+            return False
+        self.columns, self.lean = self.tried, lean
+        self.size = group_size(lean, self.full_lean, len(self.columns), self.max_share)
+        return True
+
+
+class AGSwap:
+    """Exchanges of groups of columns, steered by which word the picture leans to."""
+
+    name = NAME
+    config_class = AGSwapConfig
+    needs = ComparingBackbone
+    takes: Takes = (("word",), ("word",))
+    takes_weights = False
+
+    def __init__(self, config: AGSwapConfig | None = None) -> None:
+        self.config = config or AGSwapConfig()
+
+    @property
+    def num_steps(self) -> int:
+        """Reports at most."""
+        return self.config.num_draws
+
+    @torch.no_grad()
+    def mix(
+        self,
+        backbone: ComparingBackbone,
+        request: Request,
+        sources: Sequence[Source],
+        *,
+        pictures: Sequence[Tensor] | None = None,
+        start: int = 0,
+        on_step: OnStep = ignore_step,
+    ) -> Tensor:
+        """Return pictures that are both words, each the best-balanced of its own walk.
+
+        Args:
+            backbone: Frozen.
+            request: The seed, the number of pictures, and a template with ``{subject}``.
+            sources: Two words.
+            pictures: The words' ordinary pictures, ``[N, 3, H, W]``, if drawn already.
+            start: Number of the first picture.
+            on_step: Told each round: how the pictures lean, and how many were drawn and kept.
+
+        Returns:
+            ``[N, 3, H, W]``, float32, 0 to 1, on the CPU.
+
+        Raises:
+            ConfigError: If a source is a picture.
+        """
+        cfg, words = self.config, two_words(NAME, sources)
+        steps = {
+            "num_inference_steps": cfg.num_inference_steps,
+            "guidance_scale": cfg.guidance_scale,
+        }
+        swapping = Swapping.of(backbone, request, words, start, **steps)
+        parents = [
+            swapping.read(part) for part in pictures_of(backbone, request, sources, pictures, start)
+        ]
+        full_leans = 1 - pair_cosine(*parents)  # a word's own picture has cosine 1 to itself
+        noise = streams(request.seed, NAME, num=request.num_images, start=start)
+        walks = [
+            _Walk(half_ones(swapping.width, one), float(full), cfg.max_share)
+            for one, full in zip(noise, full_leans, strict=True)
+        ]
+        for index in range(cfg.num_draws):
+            rows = [
+                row
+                for row, walk in enumerate(walks)
+                if walk.lean is None or abs(walk.lean) >= cfg.tolerance
+            ]
+            if not rows:
+                break
+            columns = torch.stack([walks[row].propose(noise[row]) for row in rows])
+            images = swapping.draw(columns, rows)
+            first, second = similarities(
+                swapping.read(images), *(parent[rows] for parent in parents)
+            )
+            kept = [
+                walks[row].judge(image, float(one), float(two))
+                for row, image, one, two in zip(rows, images, first, second, strict=True)
+            ]
+            leans = [walk.lean for walk in walks if walk.lean is not None]
+            values = {"leans": leans, "drawn": len(rows), "kept": sum(kept)}
+            loss = sum(abs(lean) for lean in leans) / len(leans)
+            on_step(Step(index=index, loss=loss, values=values))
+        return torch.stack([walk.best[1] for walk in walks if walk.best is not None])

@@ -1,0 +1,158 @@
+"""MagicMix: the layout of one thing, the content of another.
+
+A picture is noised; its first denoising steps under the content's prompt are held near the picture
+by mixing in the picture itself, noised to the same level; the rest are free. So what is where comes
+from the picture, and what it is from the word.
+Source: Liew et al., MagicMix, arXiv:2210.16056. The paper mixes the latents and goes on from them:
+our reading, from memory of it. The community port of diffusers predicts from the mixed latents and
+steps from the unmixed ones; ``step_from`` is the switch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+
+from offbeat.core.checks import check_range
+from offbeat.core.rng import streams
+from offbeat.errors import ConfigError
+from offbeat.methods.mixing.sources import (
+    pictures_of,
+    prompt_of,
+    share_of,
+)
+from offbeat.methods.settings import configured, on_card
+from offbeat.protocols import MixingBackbone
+from offbeat.protocols.methods import Source, Takes
+from offbeat.types import (
+    OnStep,
+    Request,
+    ignore_step,
+)
+
+NAME = "magicmix"
+StepFrom = Literal["mixed", "unmixed"]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MagicMixConfig:
+    """Settings of MagicMix, saved as they were asked; defaults are the port's, for SD 1."""
+
+    k_min: float = 0.3
+    """Share of the steps, the last ones, that are free of the layout, 0 to ``k_max``."""
+    k_max: float = 0.6
+    """Share of the steps that are run at all: the layout is noised to where they begin, 0 to 1."""
+    mix: float | None = None
+    """nu: the content's part in the steps between, 0 to 1; None is the second source's share."""
+    step_from: StepFrom = "mixed"
+    """Latents that a step goes on from: ``mixed``, as we read the paper, or as in the port."""
+    num_inference_steps: int = 50
+    guidance_scale: float = 7.5
+
+    def __post_init__(self) -> None:
+        check_range("k_max", self.k_max, 0, 1)
+        check_range("k_min", self.k_min, 0, self.k_max)
+        if self.mix is not None:
+            check_range("mix", self.mix, 0, 1)
+        if self.step_from not in get_args(StepFrom):
+            raise ConfigError(f"step_from: expected mixed or unmixed, got {self.step_from!r}")
+        if not isinstance(self.num_inference_steps, int):
+            raise ConfigError(f"num_inference_steps: expected a whole number, got {self}")
+        check_range("num_inference_steps", self.num_inference_steps, 1, 1000)
+        check_range("guidance_scale", self.guidance_scale, 0, 1000)
+
+    @classmethod
+    def for_card(cls, card: Mapping[str, Any], **asked: Any) -> MagicMixConfig:
+        """Return what suits a checkpoint by its card, with what was ``asked`` before that.
+
+        Raises:
+            ConfigError: If a setting is unknown, or of another kind.
+        """
+        return configured(cls, NAME, {**on_card(card, NAME), **asked})
+
+    @property
+    def window(self) -> tuple[int, int]:
+        """The first step that is run, and the first that is free; those between are mixed."""
+        steps = self.num_inference_steps
+        return steps - int(self.k_max * steps), steps - int(self.k_min * steps)
+
+
+class MagicMix:
+    """A picture, or a word that is drawn first, made into a word's content. Nothing is learned."""
+
+    name = NAME
+    config_class = MagicMixConfig
+    needs = MixingBackbone
+    takes: Takes = (("word", "picture"), ("word",))
+    takes_weights = True
+
+    def __init__(self, config: MagicMixConfig | None = None) -> None:
+        self.config = config or MagicMixConfig()
+
+    @torch.no_grad()
+    def mix(
+        self,
+        backbone: MixingBackbone,
+        request: Request,
+        sources: Sequence[Source],
+        *,
+        pictures: Sequence[Tensor] | None = None,
+        start: int = 0,
+        on_step: OnStep = ignore_step,
+    ) -> Tensor:
+        """Return pictures with the layout of the first source and the content of the second.
+
+        Args:
+            backbone: Frozen.
+            request: The seed, the number of pictures, the shares, and a template with
+                ``{subject}`` for the content; None is the checkpoint's own.
+            sources: A word or a picture, ``[3, H, W]``, 0 to 1; then a word.
+            pictures: The sources as ordinary pictures, ``[N, 3, H, W]``, if drawn already.
+            start: Number of the first picture.
+            on_step: Unused: there is no search.
+
+        Returns:
+            ``[N, 3, H, W]``, float32, 0 to 1, on the CPU.
+
+        Raises:
+            ConfigError: If the second source is a picture.
+            ShapeError: If a picture's side is no multiple of the latents' cell.
+        """
+        cfg, content = self.config, sources[1]
+        if not isinstance(content, str):
+            raise ConfigError("sources: magicmix takes its content from a word, and got a picture")
+        own = cfg.mix if cfg.mix is not None else share_of(request)
+        known = None if pictures is None else pictures[:1]
+        (layout,) = pictures_of(backbone, request, sources[:1], known, start)
+        steps: dict[str, Any] = {"num_inference_steps": cfg.num_inference_steps}
+        first, free = cfg.window
+        clean = backbone.encode_latents(layout.to(backbone.device))
+        noise = streams(request.seed, NAME, num=request.num_images, start=start)
+        # one noise for every level: the layout then walks a straight line
+        drawn = torch.stack([torch.randn(clean.shape[1:], generator=one) for one in noise])
+
+        def mixed(step: int, latents: Tensor) -> Tensor:
+            if not first < step < free:
+                return latents
+            layout_there = backbone.add_noise(clean, drawn, step=step, **steps)
+            return own * latents + (1 - own) * layout_there
+
+        if cfg.step_from == "mixed":
+            # what stands after a step is what the next one starts from
+            hook: dict[str, Any] = {"after_step": lambda step, x: mixed(step + 1, x)}
+        else:
+            hook = {"model_input": mixed}
+        latents = backbone.denoise(
+            backbone.add_noise(clean, drawn, step=first, **steps),
+            backbone.encode_text([prompt_of(backbone, request, content)]),
+            generator=noise,
+            guidance_scale=cfg.guidance_scale,
+            start=first,
+            **steps,
+            **hook,
+        )
+        return backbone.decode(latents).cpu()

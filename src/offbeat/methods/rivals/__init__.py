@@ -1,0 +1,1 @@
+"""Plain rivals: what a user would try without any of the four papers."""

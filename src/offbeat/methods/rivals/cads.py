@@ -1,0 +1,162 @@
+"""CADS: noise on the text's embedding while a picture is made, most at the start, none at the end.
+
+Early steps decide what is where; a condition that is noisy there lets more happen, and late steps
+under the clean one keep it the subject.
+Source: Sadat et al., Condition-Annealed Diffusion Sampling, arXiv:2310.17347. The limits and the
+strength below are those recommended for Stable Diffusion, from memory; time is our reading: the
+share of the denoising steps that is left, 1 at pure noise.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from offbeat.core.checks import check_range
+from offbeat.core.rng import streams
+from offbeat.methods.rivals.denoising import (
+    Told,
+    Walk,
+    check_steps,
+)
+from offbeat.methods.rivals.prompts import subject_prompt
+from offbeat.methods.settings import configured, on_card
+from offbeat.protocols import DenoisingBackbone
+from offbeat.types import (
+    OnStep,
+    Request,
+    TextEmbeds,
+    ignore_step,
+)
+
+NAME = "cads"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CadsConfig:
+    """Settings of CADS, saved as they were asked."""
+
+    tau1: float = 0.6
+    """Time below which the condition is clean, 0 to ``tau2``."""
+    tau2: float = 0.9
+    """Time above which it is all noise, to 1."""
+    scale: float = 0.25
+    """s: strength of the noise, 0 or more; 0 draws the ordinary pictures."""
+    mixing: float = 1.0
+    """psi: share of the condition that is rescaled to the clean one's mean and spread, 0 to 1."""
+    num_inference_steps: int | None = None
+    guidance_scale: float | None = None
+    """None of these two is the checkpoint's own."""
+
+    def __post_init__(self) -> None:
+        check_range("tau2", self.tau2, 0, 1)
+        check_range("tau1", self.tau1, 0, self.tau2)
+        check_range("scale", self.scale, 0, 1000)
+        check_range("mixing", self.mixing, 0, 1)
+        check_steps(self.num_inference_steps, self.guidance_scale)
+
+    @classmethod
+    def for_card(cls, card: Mapping[str, Any], **asked: Any) -> CadsConfig:
+        """Return what suits a checkpoint by its card, with what was ``asked`` before that.
+
+        Raises:
+            ConfigError: If a setting is unknown, or of another kind.
+        """
+        return configured(cls, NAME, {**on_card(card, NAME), **asked})
+
+
+def annealing(time: float, *, tau1: float, tau2: float) -> float:
+    """Return gamma, the share of the condition that is signal: 1 up to tau1, 0 from tau2 on.
+
+    Source: CADS, arXiv:2310.17347, its piecewise-linear schedule.
+    """
+    if time <= tau1:
+        return 1.0
+    return 0.0 if time >= tau2 else (tau2 - time) / (tau2 - tau1)
+
+
+def corrupted(
+    condition: Tensor, noise: Tensor, *, gamma: float, scale: float, mixing: float
+) -> Tensor:
+    """Return a condition with noise, in part rescaled to the mean and spread of the clean one.
+
+    Args:
+        condition: ``[B, ...]``.
+        noise: Standard normal, of the same shape.
+        gamma: Share of signal, 0 to 1; at 1 the condition comes back as it is.
+        scale: Strength of the noise.
+        mixing: Share that is rescaled, 0 to 1.
+
+    Source: CADS, arXiv:2310.17347.
+    """
+    if gamma == 1:
+        return condition
+    noisy = math.sqrt(gamma) * condition + scale * math.sqrt(1 - gamma) * noise
+    axes = tuple(range(1, condition.ndim))
+    mean, spread = noisy.mean(axes, keepdim=True), noisy.std(axes, keepdim=True)
+    own_mean, own_spread = condition.mean(axes, keepdim=True), condition.std(axes, keepdim=True)
+    rescaled = (noisy - mean) / spread.clamp_min(1e-8) * own_spread + own_mean
+    return mixing * rescaled + (1 - mixing) * noisy
+
+
+class CADS:
+    """The subject, under a condition that clears as the picture does."""
+
+    name = NAME
+    config_class = CadsConfig
+    needs = DenoisingBackbone
+    from_one_pool = False
+
+    def __init__(self, config: CadsConfig | None = None) -> None:
+        self.config = config or CadsConfig()
+
+    @torch.no_grad()
+    def draw(
+        self,
+        backbone: DenoisingBackbone,
+        request: Request,
+        *,
+        judge: Any | None = None,
+        start: int = 0,
+        on_step: OnStep = ignore_step,
+    ) -> Tensor:
+        """Return pictures of the subject, ``[N, 3, H, W]``, 0 to 1, on the CPU."""
+        cfg, num = self.config, request.num_images
+        one = backbone.encode_text([subject_prompt(backbone, request, "{subject}")])
+        text = replace(
+            one,
+            text_embeds=one.text_embeds.expand(num, -1),
+            text_encoder_hidden_states=one.text_encoder_hidden_states.expand(num, -1, -1),
+            text_mask=one.text_mask.expand(num, -1),
+        )
+        walk = Walk.of(backbone, cfg.num_inference_steps)
+        noise = streams(request.seed, NAME, num=num, start=start)
+
+        def told(step: int, latents: Tensor) -> Told:
+            left = 1 - step / walk.num_inference_steps
+            gamma = annealing(left, tau1=cfg.tau1, tau2=cfg.tau2)
+            noisy = self._noisy(text, noise, gamma)
+            return Told(noisy, guidance_scale=cfg.guidance_scale)
+
+        return walk.draw(request, start, told)
+
+    def _noisy(self, text: TextEmbeds, noise: list[torch.Generator], gamma: float) -> TextEmbeds:
+        """Return the prompts with noise on the states and on the pooled vectors."""
+        if gamma == 1 or self.config.scale == 0:
+            return text
+
+        def on(clean: Tensor) -> Tensor:
+            drawn = [torch.randn(clean.shape[1:], generator=one) for one in noise]
+            settings = {"scale": self.config.scale, "mixing": self.config.mixing}
+            return corrupted(clean, torch.stack(drawn).to(clean), gamma=gamma, **settings)
+
+        return replace(
+            text,
+            text_embeds=on(text.text_embeds),
+            text_encoder_hidden_states=on(text.text_encoder_hidden_states),
+        )

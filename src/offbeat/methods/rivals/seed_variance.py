@@ -1,0 +1,125 @@
+"""Seed variance: many ordinary pictures, and of these the ones that differ most.
+
+From a pool of ordinary pictures, picture 0 comes first; next is always the one whose nearest kept
+one is farthest away in CLIP image space. Nothing is changed in how pictures are drawn.
+Source of the order: Gonzalez, Clustering to minimize the maximum intercluster distance (1985).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from offbeat.core.checks import check_range
+from offbeat.core.drawing import Noise, draw_from_text
+from offbeat.core.functional import cosine
+from offbeat.errors import ConfigError
+from offbeat.methods.rivals.prompts import subject_prompt
+from offbeat.methods.settings import configured, on_card
+from offbeat.protocols import SeeingBackbone
+from offbeat.types import (
+    OnStep,
+    Request,
+    Step,
+    ignore_step,
+)
+
+NAME = "seed-variance"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeedVarianceConfig:
+    """Size of the pool, saved as it was asked."""
+
+    num_seeds: int = 32
+    """Ordinary pictures to choose from, however many are kept."""
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.num_seeds, int):
+            raise ConfigError(f"num_seeds: expected a whole number, got {self.num_seeds!r}")
+        check_range("num_seeds", self.num_seeds, 1, 10_000)
+
+    @classmethod
+    def for_card(cls, card: Mapping[str, Any], **asked: Any) -> SeedVarianceConfig:
+        """Return what suits a checkpoint by its card, with what was ``asked`` before that.
+
+        Raises:
+            ConfigError: If a setting is unknown, or of another kind.
+        """
+        return configured(cls, NAME, {**on_card(card, NAME), **asked})
+
+
+def farthest_first(image_embeds: Tensor, num: int) -> tuple[list[int], list[float]]:
+    """Return rows from the first on, each the farthest from those before it, and how far it is.
+
+    The order does not depend on ``num``, so that a longer list only goes on.
+
+    Args:
+        image_embeds: ``[N, D]``.
+        num: Rows to keep, 1 to N.
+
+    Returns:
+        Row numbers, and each one's distance, 1 - cosine, to the nearest before it; the first's is
+        2, the largest there is.
+    """
+    distances = 1 - cosine(image_embeds, image_embeds)
+    kept, far = [0], [2.0]
+    nearest = distances[0].clone()
+    nearest[0] = -1.0
+    while len(kept) < num:
+        row = int(nearest.argmax())
+        kept.append(row)
+        far.append(float(nearest[row]))
+        nearest = nearest.minimum(distances[row])
+        nearest[row] = -1.0
+    return kept, far
+
+
+class SeedVariance:
+    """The most different of many ordinary pictures."""
+
+    name = NAME
+    config_class = SeedVarianceConfig
+    needs = SeeingBackbone
+    from_one_pool = True
+
+    def __init__(self, config: SeedVarianceConfig | None = None) -> None:
+        self.config = config or SeedVarianceConfig()
+
+    @torch.no_grad()
+    def draw(
+        self,
+        backbone: SeeingBackbone,
+        request: Request,
+        *,
+        judge: Any | None = None,
+        start: int = 0,
+        on_step: OnStep = ignore_step,
+    ) -> Tensor:
+        """Return the pictures that differ most, ``[N, 3, H, W]``, 0 to 1, on the CPU.
+
+        Args:
+            backbone: Frozen.
+            request: The subject, the number of pictures, and the seed.
+            judge: Unused: nobody looks but the image encoder.
+            start: Number of the first.
+            on_step: Told each kept picture's number in the pool, and its distance to those before.
+
+        Raises:
+            ConfigError: If more pictures are asked for than the pool has.
+        """
+        last, size = start + request.num_images, self.config.num_seeds
+        if last > size:
+            raise ConfigError(f"num_seeds: expected at least {last}, one a picture, got {size}")
+        noise = Noise.ordinary(replace(request, num_images=size))
+        text = backbone.encode_text([subject_prompt(backbone, request, "{subject}")])
+        pool = draw_from_text(backbone, text, noise)
+        rows = [backbone.encode_image(part).cpu() for part in pool.split(32)]
+        kept, far = farthest_first(torch.cat(rows), last)
+        values = {"first": start, "from_pool": kept[start:], "distances": far[start:]}
+        on_step(Step(index=0, loss=-far[-1], values=values))
+        return pool[kept[start:]]

@@ -1,0 +1,118 @@
+"""Draw a concept's pictures and turn them into files; shared by every command that draws."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from offbeat.files.concept import CONCEPT_FILE, concept_of
+from offbeat.files.disk import digest_of
+from offbeat.files.png import encode_png
+from offbeat.protocols import (
+    HasCard,
+)
+from offbeat.runs.sheet import contact_sheet, png_of
+from offbeat.types import (
+    Concept,
+)
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+
+MAX_EMBEDDED = 2**16
+"""Bytes of a concept that each of its pictures keeps inside: tokens fit, LoRA factors do not."""
+
+GIVEN, BY_METHOD = {"by": "nobody"}, {"by": "method"}
+"""How pictures came about that ``draw`` did not draw: shown as given, or drawn by a method."""
+
+
+def png_files(
+    folder: str,
+    pictures: Sequence[Image.Image],
+    request: Mapping[str, Any],
+    concept: Concept,
+    backbone: HasCard,
+    *,
+    seed: int | None = None,
+    start: int = 0,
+    drawing: Mapping[str, Any] | None = None,
+) -> dict[str, bytes]:
+    """Return the files of pictures, numbered from ``start``, each with the recipe to draw it.
+
+    Args:
+        folder: Of the files.
+        pictures: All that were drawn together.
+        request: What was asked.
+        concept: What was drawn.
+        backbone: By whom.
+        seed: Of the noise; None is the request's.
+        start: The first's number.
+        drawing: What else ``draw`` was told, or ``GIVEN``, or ``BY_METHOD``.
+    """
+    learned = bool(concept.token_embeds or concept.lora or concept.image_embeds is not None)
+    shown = concept.prompt(request["prompt"] if request.get("verb") == "render" else None)
+    recipe = {
+        **request,
+        "prompt": shown.replace(concept.word, f"[{concept.subject}]") if learned else shown,
+        "request": dict(request),
+        "seed": request["seed"] if seed is None else seed,
+        **{
+            name: request.get(name, backbone.card[name])
+            for name in ("num_inference_steps", "guidance_scale")
+        },
+        "method": concept.metadata.get("method", "ordinary"),
+        "scheduler": backbone.card.get("scheduler"),
+        "novelty": _dial(request) if learned else None,
+        "version": request["versions"].get("offbeat"),
+    }
+    how = {"by": "draw", "num": len(pictures), "purpose": "image", **(drawing or {})}
+    inside = None
+    if how["by"] == "draw":
+        own = concept_of(concept, backbone)
+        how["concept"] = digest_of(b"".join(own[name] for name in sorted(own)))
+        small = len(own) == 1 and len(own[CONCEPT_FILE]) <= MAX_EMBEDDED
+        inside = own[CONCEPT_FILE] if small else None
+    return {
+        f"{folder}/{start + index:04d}.png": encode_png(
+            picture,
+            {**recipe, "index": index, "drawing": {**how, "start": start}},
+            concept=inside,
+        )
+        for index, picture in enumerate(pictures)
+    }
+
+
+MAX_SOURCE = 2**25
+"""Bytes of a given picture that a run folder keeps a copy of."""
+
+
+def source_files(files: Sequence[Path]) -> dict[str, bytes]:
+    """Return copies of the pictures that a run was given: what it drew can be drawn again."""
+    kept = {}
+    for number, file in enumerate(files):
+        if file.stat().st_size <= MAX_SOURCE:
+            kept[f"sources/{number:04d}{file.suffix.lower()}"] = file.read_bytes()
+    return kept
+
+
+def _dial(request: Mapping[str, Any]) -> str | None:
+    """Return how far was asked for, in one word."""
+    config = request.get("config") or {}
+    if config.get("reach") is not None:
+        return f"{config['reach']:g}x"
+    return None if config.get("novelty") is None else f"{config['novelty']:g}"
+
+
+def sheet(
+    rows: Sequence[tuple[str, Sequence[Image.Image]]],
+    *,
+    title: str,
+    captions: Sequence[str] = (),
+    note: str = "",
+    columns: int = 8,
+) -> bytes:
+    """Return a contact sheet as PNG."""
+    found = contact_sheet(rows, title=title, captions=captions, note=note, max_columns=columns)
+    return png_of(found)

@@ -1,0 +1,74 @@
+"""What a judge reads in pictures: shares of known classes, in words and in figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from offbeat.core.functional import distribution_kl
+from offbeat.protocols import (
+    ReadsClasses,
+)
+
+NUM_SHOWN = 3
+"""Classes named under a picture."""
+
+
+def read(judge: ReadsClasses | None, images: Tensor) -> Tensor | None:
+    """Return class probabilities of ``images``, ``[B, K]``; None without a judge."""
+    return (
+        None
+        if judge is None
+        else torch.cat([judge.class_probabilities(part) for part in images.split(32)])
+    )
+
+
+def in_percent(share: float) -> str:
+    """Return a share, 0 to 1, in whole percent.
+
+    >>> in_percent(0.414)
+    '41 %'
+    """
+    return f"{share:.0%}".replace("%", " %")
+
+
+def in_words(labels: Sequence[str], probabilities: Tensor, num: int = NUM_SHOWN) -> list[str]:
+    """Return the largest shares of one picture, ``[K]``, e.g. ``["41 % frog", "30 % owl"]``."""
+    top = probabilities.topk(min(num, len(labels)))
+    shares = zip(top.values.tolist(), top.indices.tolist(), strict=True)
+    return [f"{in_percent(share)} {labels[index]}" for share, index in shares if share >= 0.01]
+
+
+def caption(labels: Sequence[str], probabilities: Tensor) -> str:
+    """Return the lines under one picture: what it is most, then what else."""
+    first, *others = in_words(labels, probabilities) or ["nothing known"]
+    return "\n".join([first, *([", ".join(others)] if others else [])])
+
+
+def label(point: Sequence[tuple[str, float]]) -> str:
+    """Return a weighting in words, e.g. ``55 % pig + 45 % owl``."""
+    return " + ".join(f"{in_percent(share)} {word}" for word, share in point)
+
+
+def describe(
+    labels: Sequence[str], probabilities: Tensor, weights: Mapping[str, float]
+) -> dict[str, Any]:
+    """Return figures of a concept's pictures, ``[B, K]``, against the shares that were asked.
+
+    The divergence is there only where the judge knows every word.
+    """
+    shares = {word: probabilities[:, labels.index(word)] for word in weights if word in labels}
+    found: dict[str, Any] = {
+        "mean": {word: float(share.mean()) for word, share in shares.items()},
+        "unknown_to_judge": [word for word in weights if word not in labels],
+    }
+    if shares and len(shares) == len(weights):
+        asked = torch.zeros(1, len(labels))
+        for word, share in weights.items():
+            asked[0, labels.index(word)] = share
+        found["kl"] = float(distribution_kl(asked, probabilities).mean())
+        found["parents_share"] = float(torch.stack(list(shares.values())).sum(dim=0).mean())
+    return found

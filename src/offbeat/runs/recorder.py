@@ -1,0 +1,118 @@
+"""Steps on their way to the trace, the checkpoint and the screen; and back after a kill."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+
+from offbeat.protocols import TextBackbone
+from offbeat.runs.folder import RunFolder
+from offbeat.types import (
+    Observe,
+    OnStep,
+    Step,
+)
+
+OnKept = Callable[[int, Step], None]
+
+SMALL_WIDTH = 512
+"""Token width up to which a network counts as small."""
+
+
+@contextmanager
+def few_threads(backbone: TextBackbone) -> Iterator[None]:
+    """Search on one thread where the network is small, and put the number back after.
+
+    A step of pocket is hundreds of small products: two threads gain nothing on a quiet machine
+    and wait for each other ten times as long on a busy one. One thread also makes the result
+    independent of how many there are.
+    """
+    before = torch.get_num_threads()
+    small = backbone.token_embed("a").numel() <= SMALL_WIDTH
+    if backbone.device.type == "cpu" and small:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+class Keeper:
+    """Keeps the steps of one search after another, numbered from 0.
+
+    A search of thousands of short steps writes one row in ``row_every`` and one state in
+    ``checkpoint_every``, a multiple of it: then a resumed run writes the very rows that an
+    undisturbed one writes.
+    """
+
+    def __init__(
+        self,
+        folder: RunFolder | None,
+        observe: Observe,
+        *,
+        stage: str,
+        label: str = "trial",
+        row_every: int = 1,
+        checkpoint_every: int = 5,
+    ) -> None:
+        self.folder, self.observe = folder, observe
+        self.stage, self.label = stage, label
+        self.row_every, self.checkpoint_every = row_every, checkpoint_every
+        self.rows: list[dict[str, Any]] = []
+        """Of the trace, those of earlier processes included."""
+
+    def observer(
+        self, number: int, total: int, on_kept: OnKept | None = None, *, done: int = 0
+    ) -> OnStep:
+        """Return what to hand a search as its ``on_step``.
+
+        Args:
+            number: Of the search.
+            total: Steps that it takes at most.
+            on_kept: Told each kept step's count, before the checkpoint is written.
+            done: Steps that an earlier process took.
+        """
+        started = time.monotonic()
+
+        def on_step(step: Step) -> None:
+            count, stopped = step.index + 1, bool(step.values.get("stopped"))
+            pace = (time.monotonic() - started) / max(1, count - done)
+            left = 0.0 if stopped else pace * (total - count)
+            row = {self.label: number, "step": step.index, "loss": step.loss, **step.values}
+            self.observe(self.stage, count, total, {**row, "seconds_left": left})
+            if count % self.row_every and not stopped and step.index:
+                return
+            self.rows.append(row)
+            if self.folder is None:
+                return
+            self.folder.append_trace(row)
+            if on_kept is not None:
+                on_kept(count, step)
+            if step.snapshot and (count % self.checkpoint_every == 0 or stopped):
+                state = {self.label: number, "rows": len(self.rows), "search": step.snapshot()}
+                self.folder.save_checkpoint(state)
+
+        return on_step
+
+    def resume(self, number: int) -> Mapping[str, Any] | None:
+        """Return the state of search ``number``, and cut the trace back to where it stands."""
+        if self.folder is None:
+            return None
+        state = self.folder.load_checkpoint()
+        mine = state is not None and state[self.label] == number
+        if state is not None and mine:
+            self.folder.cut_trace(state["rows"])
+        else:
+            before = [row for row in self.folder.trace() if row[self.label] < number]
+            self.folder.cut_trace(len(before))
+        self.rows = self.folder.trace()
+        return state["search"] if state is not None and mine else None
+
+    def reread(self) -> None:
+        """Take the rows of the trace: a search that an earlier process finished is among them."""
+        if self.folder is not None:
+            self.rows = self.folder.trace()

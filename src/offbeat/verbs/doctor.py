@@ -1,0 +1,240 @@
+"""What this machine and this installation can do, and what is wrong with them."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, metadata, requires, version
+from pathlib import Path
+from typing import Literal
+
+from offbeat.checkpoints.memory import free_memory
+from offbeat.checkpoints.pipeline import hub_state
+from offbeat.checkpoints.placement import first_device
+from offbeat.errors import OffbeatError
+from offbeat.files.cache import cache_folder
+from offbeat.verbs.generate import generate
+
+OLDEST, NEWEST = (3, 10), (3, 13)
+"""Versions of Python that are tested."""
+EXTRAS = {
+    "studio": "the studio: Offbeat in a browser",
+    "ray": "runs on many machines",
+    "dev": "what tests, checks and docs need",
+}
+"""What an extra adds, in words; another is told by its packages."""
+ATTENTION = ("flash-attn", "xformers", "sageattention")
+NUM_STEPS = 4
+"""Of the trial picture."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One thing that was looked at."""
+
+    what: str
+    found: str
+    level: Literal["fine", "note", "wrong"] = "fine"
+    advice: str = ""
+    """What to do, if there is something to do."""
+
+
+def doctor() -> list[Finding]:
+    """Look at versions, devices, memory, folders and the bundled checkpoints.
+
+    Nothing is changed, and no network is used; a picture is drawn by each form of pocket.
+    """
+    return [
+        _python(),
+        *_packages(),
+        *_torchvision(),
+        *_extras(),
+        *_devices(),
+        _compiler(),
+        _attention(),
+        _memory(),
+        _cache(),
+        _hub(),
+        _ffmpeg(),
+        *(_draws(name) for name in ("pocket", "pocket-sd")),
+    ]
+
+
+def _python() -> Finding:
+    found = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
+    if OLDEST <= sys.version_info[:2] <= NEWEST:
+        return Finding("Python", found)
+    return Finding("Python", found, "note", "3.10 to 3.13 are tested")
+
+
+def _packages() -> Iterator[Finding]:
+    """Yield what is installed of each dependency, held against what offbeat asks for."""
+    from packaging.requirements import Requirement
+
+    try:
+        yield Finding("offbeat", f"{version('offbeat')}, {Path(__file__).parents[1]}")
+        asked = [Requirement(line) for line in requires("offbeat") or ()]
+    except PackageNotFoundError:
+        advice = "install it: python -m pip install ."
+        yield Finding("offbeat", f"not installed, {Path(__file__).parents[1]}", "wrong", advice)
+        return
+    for one in asked:
+        if one.marker is not None and not one.marker.evaluate({"extra": ""}):
+            continue
+        install = f"python -m pip install '{one}'"
+        try:
+            found = version(one.name)
+        except PackageNotFoundError:
+            yield Finding(one.name, "not installed", "wrong", install)
+            continue
+        fits = one.specifier.contains(found, prereleases=True)
+        yield Finding(one.name, found, "fine" if fits else "wrong", "" if fits else install)
+
+
+def _torchvision() -> Iterator[Finding]:
+    """Yield nothing where it is absent: it is not needed, and a broken one breaks transformers."""
+    try:
+        found = version("torchvision")
+    except PackageNotFoundError:
+        return
+    tried = [sys.executable, "-c", "import torchvision"]
+    done = subprocess.run(tried, capture_output=True, text=True, check=False)
+    if done.returncode == 0:
+        yield Finding("torchvision", found)
+        return
+    said = (done.stderr.strip().splitlines() or ["it cannot be imported"])[-1]
+    advice = "transformers fails with it: python -m pip uninstall torchvision"
+    yield Finding("torchvision", f"{found}: {said}", "wrong", advice)
+
+
+def _extras() -> Iterator[Finding]:
+    """Yield each extra that the package declares: whether it is here, and what it would add."""
+    from packaging.requirements import Requirement
+
+    try:
+        names = metadata("offbeat").get_all("Provides-Extra") or []
+        asked = [Requirement(line) for line in requires("offbeat") or ()]
+    except PackageNotFoundError:
+        return
+    for extra in sorted(names):
+        own = [
+            one
+            for one in asked
+            if one.name != "offbeat"
+            and one.marker is not None
+            and one.marker.evaluate({"extra": extra})
+            and not one.marker.evaluate({"extra": ""})
+        ]
+        absent = sorted({one.name for one in own if not _is_installed(one.name)})
+        adds = EXTRAS.get(extra, ", ".join(sorted(one.name for one in own)))
+        if not absent:
+            yield Finding(f"[{extra}]", f"installed: {adds}")
+            continue
+        install = f"to add {adds}: python -m pip install 'offbeat[{extra}]'"
+        yield Finding(f"[{extra}]", f"{', '.join(absent)} not installed", "note", install)
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        version(name)
+    except PackageNotFoundError:
+        return False
+    return True
+
+
+def _devices() -> Iterator[Finding]:
+    import torch
+
+    count = os.cpu_count() or 1
+    yield Finding("cpu", f"{count} cores, torch uses {torch.get_num_threads()} threads")
+    if torch.cuda.is_available():
+        for index in range(torch.cuda.device_count()):
+            free, total = torch.cuda.mem_get_info(index)
+            name = torch.cuda.get_device_name(index)
+            half = "bfloat16" if torch.cuda.get_device_capability(index) >= (8, 0) else "float16"
+            found = f"{name}, {free / 1e9:.1f} of {total / 1e9:.1f} GB free, fastest in {half}"
+            yield Finding(f"cuda:{index}", found)
+    elif torch.version.cuda:
+        advice = "if this machine has an NVIDIA GPU, its driver is missing or too old"
+        yield Finding("cuda", f"built for {torch.version.cuda}, no device", "note", advice)
+    if torch.backends.mps.is_available():
+        yield Finding("mps", f"{(free_memory(torch.device('mps')) or 0) / 1e9:.1f} GB free")
+    if torch.xpu.is_available():
+        yield Finding("xpu", f"{torch.xpu.device_count()} devices")
+    yield Finding("auto", f"--device auto is {first_device()}; for what is bundled it is cpu")
+
+
+def _compiler() -> Finding:
+    """Say whether ``--compile`` has what it needs; nothing is compiled."""
+    import torch
+
+    if torch.cuda.is_available():
+        if _is_installed("triton"):
+            return Finding("compile", f"triton {version('triton')}")
+        return Finding("compile", "no triton", "note", "--compile needs it on CUDA")
+    for name in ("g++", "clang++", "cl"):
+        if found := shutil.which(name):
+            return Finding("compile", found)
+    return Finding("compile", "no C++ compiler", "note", "--compile needs g++ or clang++")
+
+
+def _attention() -> Finding:
+    """List the packages of ``--attention`` that are here."""
+    here = [name for name in ATTENTION if _is_installed(name)]
+    return Finding("attention", ", ".join(["torch's own (native)", *here]))
+
+
+def _memory() -> Finding:
+    import psutil
+    import torch
+
+    total, free = psutil.virtual_memory().total, free_memory(torch.device("cpu")) or 0
+    found = f"{free / 1e9:.1f} of {total / 1e9:.1f} GB free"
+    if free < 1e9:
+        return Finding("memory", found, "note", "pocket takes about 0.7 GB")
+    return Finding("memory", found)
+
+
+def _cache() -> Finding:
+    try:
+        folder = cache_folder()
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except (OffbeatError, OSError) as error:
+        advice = "set OFFBEAT_CACHE to a folder that can be written"
+        return Finding("cache", str(error), "wrong", advice)
+    held = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+    return Finding("cache", f"{folder}, {held / 1e6:.0f} MB")
+
+
+def _hub() -> Finding:
+    offline, folder = hub_state()
+    state = "offline" if offline else "online, if there is a network"
+    return Finding("hub", f"{state}; downloads lie in {folder}")
+
+
+def _ffmpeg() -> Finding:
+    found = shutil.which("ffmpeg")
+    if found:
+        return Finding("ffmpeg", found)
+    return Finding("ffmpeg", "not found", "note", "paths of `fuse --sweep` become GIF, and no MP4")
+
+
+def _draws(name: str) -> Finding:
+    """Draw one picture by a bundled checkpoint."""
+    started = time.perf_counter()
+    try:
+        generate("a pig", num_images=1, num_inference_steps=NUM_STEPS, backbone=name)
+    except Exception as error:  # whatever it is, it is the finding
+        advice = "install offbeat again"
+        return Finding(name, f"{type(error).__name__}: {error}", "wrong", advice)
+    seconds = time.perf_counter() - started
+    return Finding(name, f"loads, and draws in {NUM_STEPS} steps, {seconds:.1f} s")

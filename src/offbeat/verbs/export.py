@@ -1,0 +1,118 @@
+"""Concepts to the files of other tools, and theirs to a run folder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from offbeat.checkpoints.open import loaded
+from offbeat.checkpoints.placement import Where
+from offbeat.files.disk import (
+    digest_of,
+)
+from offbeat.files.labels import versions
+from offbeat.files.learned import check_fingerprint, check_lora, of_files
+from offbeat.protocols import TextBackbone
+from offbeat.runs.export import export_learned
+from offbeat.runs.folder import RunFolder
+from offbeat.runs.result import (
+    Run,
+    Source,
+    concept_files,
+    kept,
+    learned_of,
+)
+
+SUFFIX = ".safetensors"
+
+
+def export_concept(
+    source: Source,
+    format: str = "diffusers",
+    *,
+    token: str | None = None,
+    backbone: str | Path | TextBackbone | None = None,
+    device: Where = "auto",
+    out: str | Path = ".",
+) -> list[Path]:
+    """Write a learned concept as another tool reads it: its token, its LoRA factors, or both.
+
+    Args:
+        source: A run, its folder, ``FOLDER:INDEX``, a ``concept.safetensors``, or a picture that
+            keeps its concept inside.
+        format: ``diffusers``; ``a1111`` or ``comfyui`` (also Forge); ``sdxl`` (the rows of two
+            encoders in one file, which every format is where there are two); ``kohya``.
+        token: Its word in prompts, e.g. ``<owlpig>``; None makes one of the subject, or of the
+            name of the file in ``out``.
+        backbone: Only for concepts of an early Offbeat on a checkpoint of several text encoders.
+        device: Where that is loaded.
+        out: A folder, or a file that ends in ``.safetensors``.
+
+    Returns:
+        The files written.
+
+    Raises:
+        ConfigError: If the format is unknown or does not fit, or nothing was learned.
+        StoreError: If a file is there already, or cannot be written.
+    """
+    return export_learned(
+        learned_of(source), format, token=token, backbone=backbone, device=device, out=out
+    )
+
+
+def import_concept(
+    source: str | Path | Sequence[str | Path],
+    *,
+    backbone: str | Path | TextBackbone | None = None,
+    word: str | None = None,
+    prompt: str | None = None,
+    device: Where = "auto",
+    out: str | Path | None = None,
+) -> Run:
+    """Read a token or LoRA of another tool, check it against its checkpoint, and keep it as a run.
+
+    Args:
+        source: A safetensors file of diffusers, AUTOMATIC1111, ComfyUI or kohya, or ConceptLab's
+            ``learned_embeds.bin``; a picture of Offbeat; or several that belong together.
+        backbone: The checkpoint that it was learned on; None is what the file says.
+        word: What stands in prompts, of a file that holds factors alone.
+        prompt: With ``{concept}``; None is the concept's own, or the checkpoint's.
+        device: Where the checkpoint is loaded.
+        out: Run folder; None keeps it in memory.
+
+    Returns:
+        A run without pictures: ``offbeat render`` draws with it.
+
+    Raises:
+        CorruptRunError: If a file is cut, changed, or of no known layout.
+        ConfigError: If the checkpoint or the word is not known.
+        FingerprintError: If it says that it was learned on another checkpoint.
+        ShapeError: If it does not fit the checkpoint.
+        UnsafeWeightsError: If it is a pickle other than ConceptLab's.
+    """
+    given = [source] if isinstance(source, str | Path) else list(source)
+    paths = [Path(one).expanduser() for one in given]
+    model = None if backbone is None else loaded(backbone, device)
+    learned = of_files(paths, model, word=word, prompt=prompt)
+    model = loaded(learned.checkpoint, device) if model is None else model
+    check_fingerprint(learned, model)
+    concept = learned.concept
+    check_lora(concept.lora, model)
+    with torch.no_grad():  # a prompt that is too long, or a token that is too wide, fails here
+        model.encode_text([concept.prompt()], tokens=concept.token_embeds)
+    request = {
+        "verb": "import",
+        "subject": concept.subject,
+        "prompt": concept.template,
+        "files": [{"name": path.name, "digest": digest_of(path.read_bytes())} for path in paths],
+        "method": concept.metadata.get("method", "imported"),
+        "num_images": 0,
+        "seed": 0,
+        "checkpoint": model.name,
+        "fingerprint": model.fingerprint,
+        "versions": versions(),
+    }
+    folder = RunFolder.create(Path(out), request) if out is not None else None
+    return kept(request, [concept], [], concept_files([concept], model), folder)

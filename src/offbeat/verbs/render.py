@@ -1,0 +1,160 @@
+"""Draw what runs learned, in any prompt; several concepts may stand in one."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from offbeat.checkpoints.open import loaded
+from offbeat.checkpoints.placement import Where
+from offbeat.core.drawing import draw, prior_settings
+from offbeat.errors import (
+    ConfigError,
+    PromptError,
+    StoreError,
+)
+from offbeat.files.labels import versions
+from offbeat.files.learned import Learned, check_fingerprint
+from offbeat.files.png import to_pil
+from offbeat.protocols import TextBackbone
+from offbeat.runs.folder import RunFolder
+from offbeat.runs.images import png_files, sheet
+from offbeat.runs.result import (
+    Run,
+    Source,
+    concept_files,
+    costed,
+    kept,
+    learned_of,
+    numerics_of,
+)
+from offbeat.types import (
+    Concept,
+    Observe,
+    ignore,
+)
+
+
+@costed
+def render(
+    source: Source | Sequence[Source],
+    *,
+    prompt: str | None = None,
+    num_images: int = 8,
+    seed: int = 0,
+    backbone: str | Path | TextBackbone | None = None,
+    device: Where = "auto",
+    out: str | Path | None = None,
+    observe: Observe = ignore,
+) -> Run:
+    """Draw what a run learned, in its own prompt or another.
+
+    Args:
+        source: A run, its folder, ``FOLDER:INDEX`` for one concept of several, a
+            ``concept.safetensors``, a picture that keeps its concept inside, or a token of another
+            tool. Several may stand in one prompt.
+        prompt: With ``{concept}``, e.g. ``an oil painting of a {concept}``, and ``{concept2}``,
+            ``{concept3}``, ... for further sources; None is the concept's own.
+        num_images: Pictures to draw.
+        seed: Same seed, same pictures; a run's own seed gives its own noise.
+        backbone: None is the checkpoint that the run used.
+        device: Where to run, or a ``Placement``: see ``load_backbone``.
+        out: Run folder to write; None keeps all in memory.
+        observe: Told how far the drawing is.
+
+    Raises:
+        FingerprintError: If the checkpoint is not the one that it was learned on.
+        PromptError: If the prompt lacks ``{concept}``, or a further source's place.
+        StoreError: If there is no such run or concept.
+    """
+    sources = [source] if isinstance(source, str | Path | Run) else list(source)
+    if not sources:
+        raise StoreError("source: expected a run, got none")
+    if num_images < 1:
+        raise ConfigError(f"num_images: expected at least 1, got {num_images}")
+    given = None if backbone is None else loaded(backbone, device)
+    learned = [learned_of(one, given) for one in sources]
+    concept = joined([one.concept for one in learned], prompt)
+    first = learned[0]
+    model = loaded(first.checkpoint, device) if given is None else given
+    for one in learned:
+        check_fingerprint(one, model)
+    request = {
+        "checkpoint": model.name,
+        "fingerprint": model.fingerprint,
+        "versions": first.origin["request"].get("versions", versions()),
+        **numerics_of(model),
+        "subject": concept.subject,
+        "verb": "render",
+        "prompt": prompt or first.concept.template,
+        "num_images": num_images,
+        "seed": seed,
+        "learned": dict(first.origin),
+        "prior": dict(prior_settings(concept)),
+    }
+    if len(learned) > 1:
+        request["beside"] = [dict(one.origin) for one in learned[1:]]
+    # too long a prompt fails before a folder is made
+    model.encode_text([concept.prompt()], tokens=concept.token_embeds)
+    folder = RunFolder.create(Path(out), request) if out is not None else None
+    template = None if prompt is None else concept.template
+    images = draw(model, concept, seed=seed, num=num_images, template=template, observe=observe)
+    pictures = to_pil(images)
+    files = {
+        **png_files("images", pictures, request, concept, model),
+        "contact.png": sheet(
+            [(_title(request["prompt"], learned), pictures)], title=concept.subject
+        ),
+        **concept_files([concept], model),
+    }
+    return kept(request, [concept], pictures, files, folder)
+
+
+def joined(concepts: Sequence[Concept], prompt: str | None) -> Concept:
+    """Return one concept that draws all of them in one prompt, each with words of its own.
+
+    Raises:
+        PromptError: If the prompt lacks a place, or has one too many.
+        ConfigError: If two of them need LoRA factors, or one is no token.
+    """
+    first = concepts[0]
+    places = ["{concept}", *(f"{{concept{n}}}" for n in range(2, len(concepts) + 1))]
+    template = first.template if prompt is None else prompt
+    if prompt is None and len(concepts) > 1:
+        raise PromptError(f"prompt: several concepts need one that holds {', '.join(places)}")
+    for place in places:
+        if place not in template:
+            raise PromptError(f"prompt: expected {place} somewhere in {template!r}")
+    for extra in re.findall(r"\{concept\d+\}", template):
+        if extra not in places:
+            raise PromptError(f"prompt: {extra} in {template!r} stands for no source")
+    if len(concepts) == 1:
+        return replace(first, template=template)
+    if any(one.image_embeds is not None for one in concepts):
+        raise ConfigError("source: an embedding (--space direct) cannot stand beside another")
+    if sum(bool(one.lora) for one in concepts) > 1:
+        raise ConfigError("source: at most one concept of a prompt may bring LoRA factors")
+    tokens, lora = dict(first.token_embeds), dict(first.lora)
+    for number, (place, one) in enumerate(zip(places[1:], concepts[1:], strict=True), start=2):
+        word = one.word
+        for name, vectors in one.token_embeds.items():
+            own = f"<{name.strip('<>')}-{number}>"
+            word, tokens[own] = word.replace(name, own), vectors
+        template = template.replace(place, word)
+        lora |= one.lora
+    return replace(
+        first,
+        template=template,
+        subject=" and ".join(one.subject for one in concepts),
+        token_embeds=tokens,
+        lora=lora,
+    )
+
+
+def _title(prompt: str, learned: Sequence[Learned]) -> str:
+    for number, one in enumerate(learned, start=1):
+        place = "{concept}" if number == 1 else f"{{concept{number}}}"
+        prompt = prompt.replace(place, f"[{one.concept.subject}]")
+    return prompt
