@@ -8,11 +8,7 @@ import tiny
 from offbeat.backbones import inversion
 from offbeat.backbones.stable_diffusion.adapter import StableDiffusionBackbone
 from offbeat.core.rng import stream
-from offbeat.errors import (
-    CheckpointError,
-    RangeError,
-    ShapeError,
-)
+from offbeat.errors import CheckpointError, RangeError, ShapeError
 from offbeat.protocols import InvertsImages
 
 PREDICTIONS = ["epsilon", "v_prediction", "sample"]

@@ -21,11 +21,7 @@ from offbeat.core.rng import stream, streams
 from offbeat.errors import CapabilityError, CheckpointError
 from offbeat.methods.low_probability.config import LowProbabilityConfig
 from offbeat.methods.low_probability.method import LowProbability
-from offbeat.protocols import (
-    DecodesEmbeds,
-    DrawingBackbone,
-    ExploringBackbone,
-)
+from offbeat.protocols import DecodesEmbeds, DrawingBackbone, ExploringBackbone
 from offbeat.types import Concept, Request
 
 SMALL = LowProbabilityConfig(

@@ -21,12 +21,7 @@ from offbeat.errors import (
     ShapeError,
     UnsafeWeightsError,
 )
-from offbeat.protocols import (
-    DenoisingBackbone,
-    EncodesImage,
-    EncodesLatents,
-    PriorBackbone,
-)
+from offbeat.protocols import DenoisingBackbone, EncodesImage, EncodesLatents, PriorBackbone
 
 STEPS, SCALE = 3, 4.0
 PROMPT = "a red pig"

@@ -13,12 +13,7 @@ from offbeat.backbones.unclip.adapter import UnclipBackbone
 from offbeat.checkpoints.known.unclip import POCKET
 from offbeat.checkpoints.pipeline import PipelineFolder
 from offbeat.core.rng import stream, streams
-from offbeat.errors import (
-    CheckpointError,
-    PromptError,
-    ShapeError,
-    UnsafeWeightsError,
-)
+from offbeat.errors import CheckpointError, PromptError, ShapeError, UnsafeWeightsError
 from offbeat.protocols import PriorBackbone
 
 STEPS = 3

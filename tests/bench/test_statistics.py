@@ -7,11 +7,7 @@ import scipy.stats
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from offbeat.bench.statistics import (
-    interval,
-    sign_flip_p,
-    verdict,
-)
+from offbeat.bench.statistics import interval, sign_flip_p, verdict
 
 numbers = st.floats(-100, 100, allow_nan=False).map(lambda x: round(x, 3))
 

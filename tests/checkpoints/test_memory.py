@@ -10,11 +10,7 @@ import tiny
 import tiny_flow
 from offbeat import load_backbone
 from offbeat.checkpoints import memory
-from offbeat.checkpoints.memory import (
-    check_fits,
-    needed,
-    weights_of,
-)
+from offbeat.checkpoints.memory import check_fits, needed, weights_of
 from offbeat.checkpoints.placement import Placement
 from offbeat.checkpoints.sizes import read_header, survey
 from offbeat.errors import CheckpointError, DoesNotFitError

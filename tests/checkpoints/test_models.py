@@ -14,11 +14,7 @@ from offbeat import cli, load_backbone, registry
 from offbeat.checkpoints import hub as hub_module
 from offbeat.checkpoints import models
 from offbeat.checkpoints.known import stable_diffusion
-from offbeat.checkpoints.models import (
-    fetch_model,
-    inspect_model,
-    list_models,
-)
+from offbeat.checkpoints.models import fetch_model, inspect_model, list_models
 from offbeat.errors import CheckpointError, UnknownNameError
 
 BUILD = {

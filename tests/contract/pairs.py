@@ -8,11 +8,7 @@ from pathlib import Path
 
 from offbeat import registry
 from offbeat.protocols import TextBackbone
-from offbeat.protocols.capabilities import (
-    CAPABILITIES,
-    members,
-    offers,
-)
+from offbeat.protocols.capabilities import CAPABILITIES, members, offers
 
 FORMS = {
     "unCLIP": ("kandinsky-2.2", "2.2"),

@@ -6,17 +6,8 @@ import torch
 from offbeat import load_backbone
 from offbeat.core.drawing import draw
 from offbeat.core.rng import stream
-from offbeat.errors import (
-    CapabilityError,
-    PromptError,
-    ShapeError,
-)
-from offbeat.protocols import (
-    DrawingBackbone,
-    PriorBackbone,
-    SplitsTokens,
-    TextBackbone,
-)
+from offbeat.errors import CapabilityError, PromptError, ShapeError
+from offbeat.protocols import DrawingBackbone, PriorBackbone, SplitsTokens, TextBackbone
 from offbeat.types import Concept
 
 WORD = "<new>"

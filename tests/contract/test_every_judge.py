@@ -6,20 +6,10 @@ import torch
 import tiny_vlm
 from offbeat import registry
 from offbeat.core.rng import stream
-from offbeat.errors import (
-    NotFiniteError,
-    RangeError,
-    ShapeError,
-)
+from offbeat.errors import NotFiniteError, RangeError, ShapeError
 from offbeat.judges.classifier import ClassifierJudge
 from offbeat.judges.clip import ClipJudge
-from offbeat.protocols import (
-    AnswersQuestions,
-    AnswersYes,
-    ChecksSubject,
-    NamesThings,
-    ReadsClasses,
-)
+from offbeat.protocols import AnswersQuestions, AnswersYes, ChecksSubject, NamesThings, ReadsClasses
 
 IMAGES = torch.rand(3, 3, 32, 32, generator=stream(0, "pixels"))
 LOCAL = ["clip", "classifier", *tiny_vlm.BUILDERS]

@@ -4,11 +4,7 @@ import pytest
 import torch
 
 import offbeat
-from offbeat.core.budget import (
-    counted,
-    metered,
-    watch,
-)
+from offbeat.core.budget import counted, metered, watch
 from offbeat.core.drawing import draw, plain_concept_of
 from offbeat.core.rng import streams
 from offbeat.types import Evaluations

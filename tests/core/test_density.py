@@ -20,12 +20,7 @@ from offbeat.core.density import (
     ledoit_wolf,
 )
 from offbeat.core.rng import stream
-from offbeat.errors import (
-    ConfigError,
-    NotFiniteError,
-    RangeError,
-    ShapeError,
-)
+from offbeat.errors import ConfigError, NotFiniteError, RangeError, ShapeError
 
 WIDTH = 12
 

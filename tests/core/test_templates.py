@@ -1,10 +1,6 @@
 import pytest
 
-from offbeat.core.templates import (
-    PAPER_TEMPLATE,
-    article,
-    fill,
-)
+from offbeat.core.templates import PAPER_TEMPLATE, article, fill
 from offbeat.errors import PromptError
 
 

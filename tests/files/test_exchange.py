@@ -7,13 +7,7 @@ import torch
 from safetensors.torch import load, save, save_file
 from typer.testing import CliRunner
 
-from offbeat import (
-    export_concept,
-    fuse,
-    import_concept,
-    load_run,
-    render,
-)
+from offbeat import export_concept, fuse, import_concept, load_run, render
 from offbeat.backbones.stable_diffusion.adapter import StableDiffusionBackbone
 from offbeat.cli import app
 from offbeat.core.drawing import draw
@@ -26,13 +20,7 @@ from offbeat.errors import (
     StoreError,
     UnsafeWeightsError,
 )
-from offbeat.files.concept import (
-    CONCEPT_FILE,
-    LORA_FILE,
-    about_of,
-    encode_concept,
-    layout_of,
-)
+from offbeat.files.concept import CONCEPT_FILE, LORA_FILE, about_of, encode_concept, layout_of
 from offbeat.files.exchange import encode_export, read_weights
 from offbeat.files.labels import architecture_of
 from offbeat.files.lora import read_factors, to_kohya

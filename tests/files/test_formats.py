@@ -11,30 +11,10 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from offbeat.checkpoints.known.unclip import POCKET
-from offbeat.errors import (
-    ConfigError,
-    CorruptRunError,
-    ImageError,
-    ShapeError,
-)
-from offbeat.files.concept import (
-    CONCEPT_FILE,
-    LORA_FILE,
-    decode_concept,
-    encode_concept,
-)
-from offbeat.files.png import (
-    encode_png,
-    infotext,
-    parse_infotext,
-    read_recipe,
-    to_pil,
-)
-from offbeat.types import (
-    PLACEHOLDER,
-    Concept,
-    TextEmbeds,
-)
+from offbeat.errors import ConfigError, CorruptRunError, ImageError, ShapeError
+from offbeat.files.concept import CONCEPT_FILE, LORA_FILE, decode_concept, encode_concept
+from offbeat.files.png import encode_png, infotext, parse_infotext, read_recipe, to_pil
+from offbeat.types import PLACEHOLDER, Concept, TextEmbeds
 
 MADE_BY = {"fingerprint": "abc", "checkpoint": "pocket", "method": "low-probability"}
 RECIPE = {

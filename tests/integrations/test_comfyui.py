@@ -14,12 +14,7 @@ import offbeat
 from offbeat.checkpoints.known.unclip import POCKET
 from offbeat.core.baseline import Baseline
 from offbeat.core.rng import stream
-from offbeat.files.concept import (
-    CONCEPT_FILE,
-    about_of,
-    decode_trained,
-    encode_concept,
-)
+from offbeat.files.concept import CONCEPT_FILE, about_of, decode_trained, encode_concept
 from offbeat.files.disk import pack_tensors
 from offbeat.files.exchange import encode_export
 from offbeat.types import Concept

@@ -14,11 +14,7 @@ from PIL import Image
 from offbeat.core.rng import stream
 from offbeat.errors import ConfigError, JudgeError
 from offbeat.judges.api import ApiJudge, data_url
-from offbeat.judges.http import (
-    Budget,
-    Client,
-    checked_url,
-)
+from offbeat.judges.http import Budget, Client, checked_url
 from offbeat.protocols import ChecksSubject, NamesThings
 
 KEY = "sk-secret-0123456789"

@@ -10,12 +10,7 @@ from test_api import KEY, QUICK, Server, answer, hang_up, said, slow
 import offbeat
 import tiny_vlm
 from offbeat import dream, fuse, registry, score, train
-from offbeat.errors import (
-    CheckpointError,
-    ConfigError,
-    JudgeError,
-    UnknownNameError,
-)
+from offbeat.errors import CheckpointError, ConfigError, JudgeError, UnknownNameError
 from offbeat.judges.choose import MODEL_TYPES, choose_judge, open_judge
 from offbeat.judges.http import Budget
 from offbeat.methods.low_probability.config import LowProbabilityConfig

@@ -13,19 +13,10 @@ from transformers.models.smolvlm.processing_smolvlm import get_image_prompt_stri
 import tiny_vlm
 from offbeat import registry
 from offbeat.core.rng import stream
-from offbeat.errors import (
-    CheckpointError,
-    ConfigError,
-    PromptError,
-    UnsafeWeightsError,
-)
+from offbeat.errors import CheckpointError, ConfigError, PromptError, UnsafeWeightsError
 from offbeat.judges import answers
 from offbeat.judges.vqa import spellings
-from offbeat.protocols import (
-    ChecksSubject,
-    NamesThings,
-    ReadsClasses,
-)
+from offbeat.protocols import ChecksSubject, NamesThings, ReadsClasses
 
 LABELS = ("cat", "dog", "siamese cat")
 QUESTION = "Is this still a pet? Yes or no."

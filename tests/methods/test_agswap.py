@@ -4,12 +4,7 @@ import torch
 
 from offbeat.core.rng import stream
 from offbeat.methods.mixing import agswap
-from offbeat.methods.mixing.agswap import (
-    AGSwap,
-    AGSwapConfig,
-    flipped,
-    group_size,
-)
+from offbeat.methods.mixing.agswap import AGSwap, AGSwapConfig, flipped, group_size
 from offbeat.types import Request
 
 PAIR = Request(subject="pig + owl", weights=(("pig", 0.5), ("owl", 0.5)), num_images=2, seed=3)

@@ -6,18 +6,9 @@ import pytest
 import torch
 
 from offbeat.core.rng import stream, streams
-from offbeat.errors import (
-    ConfigError,
-    RangeError,
-    ShapeError,
-)
+from offbeat.errors import ConfigError, RangeError, ShapeError
 from offbeat.methods.mixing.agswap import AGSwap, AGSwapConfig
-from offbeat.methods.mixing.bass import (
-    BASS,
-    BassConfig,
-    in_balance,
-    segment_score,
-)
+from offbeat.methods.mixing.bass import BASS, BassConfig, in_balance, segment_score
 from offbeat.methods.mixing.segments import ColourSegmenter, patches
 from offbeat.methods.mixing.swaps import half_ones, swapped
 from offbeat.protocols import Segments

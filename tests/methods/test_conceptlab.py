@@ -9,13 +9,7 @@ import torch
 from offbeat.core.drawing import sample_concept
 from offbeat.core.functional import cosine
 from offbeat.core.rng import streams
-from offbeat.errors import (
-    ConfigError,
-    PromptError,
-    RangeError,
-    ShapeError,
-    VocabularyError,
-)
+from offbeat.errors import ConfigError, PromptError, RangeError, ShapeError, VocabularyError
 from offbeat.judges.scripted import ScriptedJudge
 from offbeat.methods.conceptlab import prompts
 from offbeat.methods.conceptlab.config import ConceptLabConfig

@@ -9,11 +9,7 @@ import torch
 import tiny
 from offbeat.backbones.stable_diffusion.adapter import StableDiffusionBackbone
 from offbeat.core.rng import stream, streams
-from offbeat.errors import (
-    ConfigError,
-    RangeError,
-    ShapeError,
-)
+from offbeat.errors import ConfigError, RangeError, ShapeError
 from offbeat.methods.creativesynth.attention import Sharing, art_bn
 from offbeat.methods.creativesynth.config import CreativeSynthConfig
 from offbeat.methods.creativesynth.method import CreativeSynth

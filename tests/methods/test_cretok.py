@@ -9,22 +9,12 @@ import torch
 from offbeat.core import vocab
 from offbeat.core.functional import pair_cosine
 from offbeat.core.rng import stream
-from offbeat.errors import (
-    ConfigError,
-    FingerprintError,
-    PromptError,
-    RangeError,
-    VocabularyError,
-)
+from offbeat.errors import ConfigError, FingerprintError, PromptError, RangeError, VocabularyError
 from offbeat.files.concept import decode_trained, encode_trained
 from offbeat.methods.cretok.config import WORD, CreTokConfig
 from offbeat.methods.cretok.losses import mixture_loss
 from offbeat.methods.cretok.method import CreTok
-from offbeat.methods.cretok.prompts import (
-    listed,
-    training_pairs,
-    with_articles,
-)
+from offbeat.methods.cretok.prompts import listed, training_pairs, with_articles
 from offbeat.protocols.methods import FusesConcepts, TrainsOnce
 from offbeat.types import Request
 

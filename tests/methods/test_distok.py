@@ -8,12 +8,7 @@ import pytest
 import torch
 
 from offbeat.core.rng import stream
-from offbeat.errors import (
-    ConfigError,
-    FingerprintError,
-    RangeError,
-    VocabularyError,
-)
+from offbeat.errors import ConfigError, FingerprintError, RangeError, VocabularyError
 from offbeat.files.concept import decode_trained, encode_trained
 from offbeat.methods.distok import space as space_module
 from offbeat.methods.distok.config import DisTokConfig
@@ -25,12 +20,7 @@ from offbeat.methods.distok.losses import (
 )
 from offbeat.methods.distok.method import DisTok
 from offbeat.methods.distok.pool import ConceptPool
-from offbeat.methods.distok.space import (
-    Space,
-    distribution_of,
-    draw_latent,
-    mixed,
-)
+from offbeat.methods.distok.space import Space, distribution_of, draw_latent, mixed
 from offbeat.methods.distok.training import Training, mean_distance
 from offbeat.types import Request
 

@@ -6,11 +6,7 @@ import pytest
 import torch
 
 from offbeat.core.baseline import Baseline
-from offbeat.core.density import (
-    AvoidCluster,
-    GaussianDensity,
-    PcaSpace,
-)
+from offbeat.core.density import AvoidCluster, GaussianDensity, PcaSpace
 from offbeat.core.drawing import plain_concept, sample_concept
 from offbeat.core.rng import stream, streams
 from offbeat.errors import ConfigError, RangeError

@@ -9,29 +9,15 @@ import tiny
 from offbeat.backbones.stable_diffusion.adapter import StableDiffusionBackbone
 from offbeat.core.budget import counted
 from offbeat.core.rng import stream, streams
-from offbeat.errors import (
-    CapabilityError,
-    ConfigError,
-    PromptError,
-    RangeError,
-)
+from offbeat.errors import CapabilityError, ConfigError, PromptError, RangeError
 from offbeat.judges.scripted import ScriptedJudge
 from offbeat.methods.rivals.adaptive_negatives import (
     AdaptiveNegatives,
     AdaptiveNegativesConfig,
     joined,
 )
-from offbeat.methods.rivals.best_of_n import (
-    BestOfN,
-    BestOfNConfig,
-    unusualness,
-)
-from offbeat.methods.rivals.cads import (
-    CADS,
-    CadsConfig,
-    annealing,
-    corrupted,
-)
+from offbeat.methods.rivals.best_of_n import BestOfN, BestOfNConfig, unusualness
+from offbeat.methods.rivals.cads import CADS, CadsConfig, annealing, corrupted
 from offbeat.methods.rivals.guidance_interval import (
     GuidanceInterval,
     GuidanceIntervalConfig,
@@ -45,16 +31,8 @@ from offbeat.methods.rivals.interpolation import (
     texts_between,
 )
 from offbeat.methods.rivals.raw_prompt import RawPrompt, RawPromptConfig
-from offbeat.methods.rivals.seed_variance import (
-    SeedVariance,
-    SeedVarianceConfig,
-    farthest_first,
-)
-from offbeat.types import (
-    Request,
-    Scores,
-    Verdict,
-)
+from offbeat.methods.rivals.seed_variance import SeedVariance, SeedVarianceConfig, farthest_first
+from offbeat.types import Request, Scores, Verdict
 
 REQUEST = Request(subject="handbag", num_images=2, seed=4)
 

@@ -3,13 +3,7 @@ import math
 import pytest
 import torch
 
-from offbeat.errors import (
-    ImageError,
-    NotFiniteError,
-    PromptError,
-    RangeError,
-    ShapeError,
-)
+from offbeat.errors import ImageError, NotFiniteError, PromptError, RangeError, ShapeError
 from offbeat.metrics import common
 
 

@@ -3,24 +3,10 @@ import math
 import pytest
 import torch
 
-from offbeat.errors import (
-    ConfigError,
-    ImageError,
-    PromptError,
-    VocabularyError,
-)
+from offbeat.errors import ConfigError, ImageError, PromptError, VocabularyError
 from offbeat.judges.clip import ClipJudge
-from offbeat.metrics.judged import (
-    DistributionKl,
-    Validity,
-    VqaScore,
-)
-from offbeat.metrics.mixtures import (
-    FusionBalance,
-    FusionReward,
-    FusionSimilarity,
-    parts_of,
-)
+from offbeat.metrics.judged import DistributionKl, Validity, VqaScore
+from offbeat.metrics.mixtures import FusionBalance, FusionReward, FusionSimilarity, parts_of
 from offbeat.types import Verdict
 
 

@@ -6,21 +6,9 @@ import math
 import pytest
 import torch
 
-from offbeat.errors import (
-    ConfigError,
-    JudgeError,
-    NotFiniteError,
-    PromptError,
-    ShapeError,
-)
+from offbeat.errors import ConfigError, JudgeError, NotFiniteError, PromptError, ShapeError
 from offbeat.metrics.agreement import krippendorff_alpha
-from offbeat.metrics.rubric import (
-    CRITERIA,
-    Ratings,
-    Rubric,
-    question_about,
-    read_ratings,
-)
+from offbeat.metrics.rubric import CRITERIA, Ratings, Rubric, question_about, read_ratings
 from offbeat.protocols import AnswersQuestions, Metric
 
 N = math.nan

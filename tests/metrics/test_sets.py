@@ -6,12 +6,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from offbeat.errors import (
-    ConfigError,
-    ImageError,
-    NotFiniteError,
-    ShapeError,
-)
+from offbeat.errors import ConfigError, ImageError, NotFiniteError, ShapeError
 from offbeat.metrics import diversity, novelty
 from offbeat.metrics.arousal import fit_arousal
 from offbeat.metrics.fusion import vendi_score

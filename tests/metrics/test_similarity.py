@@ -15,11 +15,7 @@ from offbeat.errors import (
     PromptError,
     UnsafeWeightsError,
 )
-from offbeat.metrics import (
-    ClipEncoder,
-    SharedEncoder,
-    similarity,
-)
+from offbeat.metrics import ClipEncoder, SharedEncoder, similarity
 from offbeat.metrics.open_clip import to_transformers
 
 TEXTS = ["a red cat", "a dog", "a bee on a leaf", "a cat", "an owl", "a frog"]

@@ -12,18 +12,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from offbeat.errors import (
-    CorruptRunError,
-    ResumeError,
-    StoreError,
-)
+from offbeat.errors import CorruptRunError, ResumeError, StoreError
 from offbeat.files import disk
 from offbeat.files.cache import cache_folder, cached
-from offbeat.files.disk import (
-    pack_tensors,
-    unpack_tensors,
-    write_atomic,
-)
+from offbeat.files.disk import pack_tensors, unpack_tensors, write_atomic
 from offbeat.runs.folder import RunFolder
 
 REQUEST = {"subject": "handbag", "seed": 3, "method": {"novelty": 0.999, "spaces": ("a", "b")}}

@@ -13,12 +13,7 @@ from PIL import Image, ImageColor
 
 from offbeat.errors import ConfigError, ShapeError
 from offbeat.runs import plots
-from offbeat.runs.report import (
-    CalibrationRow,
-    ReportPicture,
-    percent,
-    report_html,
-)
+from offbeat.runs.report import CalibrationRow, ReportPicture, percent, report_html
 from offbeat.runs.sheet import contact_sheet
 from offbeat.types import Verdict
 

@@ -12,18 +12,8 @@ import tiny
 from offbeat import cli
 from offbeat.backbones.stable_diffusion.adapter import StableDiffusionBackbone
 from offbeat.backbones.unclip.adapter import UnclipBackbone
-from offbeat.errors import (
-    CorruptRunError,
-    FingerprintError,
-    ImageError,
-    StoreError,
-)
-from offbeat.files.png import (
-    CONCEPT_KEY,
-    encode_png,
-    read_concept_file,
-    read_recipe,
-)
+from offbeat.errors import CorruptRunError, FingerprintError, ImageError, StoreError
+from offbeat.files.png import CONCEPT_KEY, encode_png, read_concept_file, read_recipe
 from offbeat.methods.low_probability.config import LowProbabilityConfig
 from offbeat.runs import images
 

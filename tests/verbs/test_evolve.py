@@ -5,11 +5,7 @@ import torch
 
 from offbeat import fuse, load_run
 from offbeat.core.rng import stream, streams
-from offbeat.errors import (
-    CapabilityError,
-    ConfigError,
-    ImageError,
-)
+from offbeat.errors import CapabilityError, ConfigError, ImageError
 from offbeat.files.png import to_pil
 
 QUICK = {"num_steps": 12, "prior_num_inference_steps": 2, "learning_rate": 3e-3}

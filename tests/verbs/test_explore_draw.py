@@ -6,12 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from offbeat import cli, load_backbone, load_run, render
-from offbeat.errors import (
-    CapabilityError,
-    ConfigError,
-    ResumeError,
-    StoreError,
-)
+from offbeat.errors import CapabilityError, ConfigError, ResumeError, StoreError
 from offbeat.files.png import read_recipe
 from offbeat.methods.low_probability.config import LowProbabilityConfig
 from offbeat.verbs.explore import explore

@@ -6,13 +6,7 @@ import pytest
 from typer.testing import CliRunner
 
 from offbeat import cli, fuse, grid, load_run, render, sweep
-from offbeat.errors import (
-    CapabilityError,
-    ConfigError,
-    ImageError,
-    StoreError,
-    VocabularyError,
-)
+from offbeat.errors import CapabilityError, ConfigError, ImageError, StoreError, VocabularyError
 from offbeat.files.png import read_recipe
 
 QUICK = {"num_inference_steps": 4, "k_min": 0.3, "k_max": 0.8}

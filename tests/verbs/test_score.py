@@ -13,11 +13,7 @@ from typer.testing import CliRunner
 
 import offbeat
 from offbeat import cli, score
-from offbeat.errors import (
-    ConfigError,
-    ImageError,
-    PromptError,
-)
+from offbeat.errors import ConfigError, ImageError, PromptError
 from offbeat.files.pictures import read_whole, whole
 from offbeat.files.png import encode_png, to_pil
 

@@ -5,21 +5,12 @@ import torch
 from PIL import Image
 
 import offbeat
-from offbeat.errors import (
-    ConfigError,
-    StoreError,
-    VocabularyError,
-)
+from offbeat.errors import ConfigError, StoreError, VocabularyError
 from offbeat.methods.low_probability.config import LowProbabilityConfig
 from offbeat.runs.folder import RunFolder
 from offbeat.runs.map import Region
 from offbeat.verbs import walk
-from offbeat.verbs.sketch import (
-    concept_of,
-    dreamt,
-    mixture,
-    sketch,
-)
+from offbeat.verbs.sketch import concept_of, dreamt, mixture, sketch
 
 SMALL = LowProbabilityConfig(
     num_baseline=60, num_held_out=20, num_components=4, num_steps=6, num_probes=8, probe_every=3,

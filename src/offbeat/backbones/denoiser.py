@@ -29,11 +29,7 @@ from offbeat.checkpoints.pipeline import cell_of
 from offbeat.core.checks import check_range, check_shape
 from offbeat.errors import ConfigError, ShapeError
 from offbeat.protocols import Generators
-from offbeat.types import (
-    AfterStep,
-    Sampler,
-    TextEmbeds,
-)
+from offbeat.types import AfterStep, Sampler, TextEmbeds
 
 Predict: TypeAlias = Callable[[Tensor, Tensor, int], Tensor]
 """Given latents, a timestep and its number: the network's prediction, guided."""

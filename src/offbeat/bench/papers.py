@@ -14,11 +14,7 @@ import torch
 
 from offbeat.bench.cells import TableRun
 from offbeat.bench.results import SHEET, finish, page
-from offbeat.bench.spec import (
-    Table,
-    bundled,
-    read_table,
-)
+from offbeat.bench.spec import Table, bundled, read_table
 from offbeat.errors import ConfigError
 from offbeat.files.disk import write_atomic
 

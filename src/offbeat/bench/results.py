@@ -12,11 +12,7 @@ import torch
 
 from offbeat.bench.cells import Cell, TableRun
 from offbeat.bench.spec import Claim, Table
-from offbeat.bench.statistics import (
-    interval,
-    sign_flip_p,
-    verdict,
-)
+from offbeat.bench.statistics import interval, sign_flip_p, verdict
 from offbeat.files.disk import json_bytes, write_atomic
 from offbeat.files.labels import versions
 from offbeat.files.pictures import read_picture

@@ -12,12 +12,7 @@ import torch
 from torch import Tensor
 
 from offbeat.backbones.unclip.adapter import UnclipBackbone
-from offbeat.bench import (
-    speed_conceptlab,
-    speed_cretok,
-    speed_distok,
-    speed_paint,
-)
+from offbeat.bench import speed_conceptlab, speed_cretok, speed_distok, speed_paint
 from offbeat.bench.ratio import SCALE, Ratio, pair
 from offbeat.checkpoints.known.unclip import CHECKPOINTS
 from offbeat.core.drawing import ordinary_prompt

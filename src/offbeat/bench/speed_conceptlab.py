@@ -8,11 +8,7 @@ import torch
 from torch import Tensor
 
 from offbeat.backbones.unclip.adapter import UnclipBackbone
-from offbeat.bench.ratio import (
-    SCALE,
-    Ratio,
-    pair,
-)
+from offbeat.bench.ratio import SCALE, Ratio, pair
 from offbeat.core.rng import streams
 from offbeat.methods.conceptlab import prompts
 from offbeat.methods.conceptlab.config import ConceptLabConfig

@@ -19,11 +19,7 @@ from typing import Any
 import torch
 
 from offbeat.checkpoints.placement import Placement, usable
-from offbeat.checkpoints.sizes import (
-    Part,
-    Survey,
-    survey,
-)
+from offbeat.checkpoints.sizes import Part, Survey, survey
 from offbeat.errors import CheckpointError, DoesNotFitError
 
 UNET_MAPS = 26

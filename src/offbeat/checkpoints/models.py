@@ -10,29 +10,17 @@ from pathlib import Path
 from typing import Any, get_args
 
 from offbeat import registry
-from offbeat.checkpoints.hub import (
-    README,
-    licence_of,
-    on_disk,
-)
+from offbeat.checkpoints.hub import README, licence_of, on_disk
 from offbeat.checkpoints.known.unclip import is_bundled
 from offbeat.checkpoints.memory import needed
 from offbeat.checkpoints.open import adapter_of
 from offbeat.checkpoints.pipeline import locate
-from offbeat.checkpoints.placement import (
-    Dtype,
-    Offload,
-    Placement,
-)
+from offbeat.checkpoints.placement import Dtype, Offload, Placement
 from offbeat.checkpoints.repositories import digest_of_survey, repositories
 from offbeat.checkpoints.sizes import Survey, survey
 from offbeat.errors import CheckpointError, UnknownNameError
 from offbeat.protocols import HasCard
-from offbeat.protocols.capabilities import (
-    CAPABILITIES,
-    members,
-    offers,
-)
+from offbeat.protocols.capabilities import CAPABILITIES, members, offers
 
 LICENCES = {
     "pocket": "see src/offbeat/pocket/LICENSES.md",

@@ -8,11 +8,7 @@ from typing import Any
 
 from offbeat.checkpoints.forms import form_of
 from offbeat.checkpoints.known import flow, one_step, stable_diffusion, unclip
-from offbeat.checkpoints.pipeline import (
-    ALL_FILES,
-    PipelineFolder,
-    fingerprint,
-)
+from offbeat.checkpoints.pipeline import ALL_FILES, PipelineFolder, fingerprint
 from offbeat.checkpoints.sizes import Survey, pipelines_of
 from offbeat.errors import UnknownNameError
 

@@ -11,11 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from offbeat.checkpoints.hub import why
-from offbeat.errors import (
-    CheckpointError,
-    MissingExtraError,
-    UnsafeWeightsError,
-)
+from offbeat.errors import CheckpointError, MissingExtraError, UnsafeWeightsError
 
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 ALL_FILES = ("*.json", "*.txt", "*.safetensors", "*.model")

@@ -7,15 +7,7 @@ from typing import Annotated, Literal, Optional
 
 import typer
 
-from offbeat.cli.options import (
-    Checkpoint,
-    Place,
-    Reader,
-    Settings,
-    TrainedFile,
-    anywhere,
-    placing,
-)
+from offbeat.cli.options import Checkpoint, Place, Reader, Settings, TrainedFile, anywhere, placing
 from offbeat.cli.output import (
     check_num_images,
     errors_shown,

@@ -7,12 +7,7 @@ from typing import Annotated, Literal, Optional
 
 import typer
 
-from offbeat.cli.options import (
-    Place,
-    Settings,
-    anywhere,
-    placing,
-)
+from offbeat.cli.options import Place, Settings, anywhere, placing
 from offbeat.cli.output import (
     check_num_images,
     errors_shown,

@@ -7,14 +7,7 @@ from typing import Annotated, Any, Optional
 
 import typer
 
-from offbeat.cli.options import (
-    Place,
-    Reader,
-    Settings,
-    TrainedFile,
-    anywhere,
-    placing,
-)
+from offbeat.cli.options import Place, Reader, Settings, TrainedFile, anywhere, placing
 from offbeat.cli.output import (
     check_num_images,
     errors_shown,

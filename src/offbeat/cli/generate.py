@@ -7,12 +7,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from offbeat.cli.options import (
-    Checkpoint,
-    Place,
-    anywhere,
-    placing,
-)
+from offbeat.cli.options import Checkpoint, Place, anywhere, placing
 from offbeat.cli.output import (
     ProgressLine,
     check_num_images,

@@ -7,13 +7,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from offbeat.cli.options import (
-    Checkpoint,
-    Place,
-    Settings,
-    anywhere,
-    placing,
-)
+from offbeat.cli.options import Checkpoint, Place, Settings, anywhere, placing
 from offbeat.cli.output import (
     check_num_images,
     errors_shown,

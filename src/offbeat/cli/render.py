@@ -7,11 +7,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from offbeat.cli.options import (
-    Place,
-    anywhere,
-    placing,
-)
+from offbeat.cli.options import Place, anywhere, placing
 from offbeat.cli.output import (
     ProgressLine,
     check_num_images,

@@ -7,12 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from offbeat.cli.options import (
-    Checkpoint,
-    Place,
-    anywhere,
-    placing,
-)
+from offbeat.cli.options import Checkpoint, Place, anywhere, placing
 from offbeat.cli.output import ProgressLine, errors_shown
 
 if TYPE_CHECKING:

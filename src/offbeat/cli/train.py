@@ -7,19 +7,8 @@ from typing import Annotated, Optional
 
 import typer
 
-from offbeat.cli.options import (
-    Checkpoint,
-    Place,
-    Settings,
-    anywhere,
-    placing,
-)
-from offbeat.cli.output import (
-    errors_shown,
-    folder_for,
-    resumable,
-    settings_of,
-)
+from offbeat.cli.options import Checkpoint, Place, Settings, anywhere, placing
+from offbeat.cli.output import errors_shown, folder_for, resumable, settings_of
 
 
 @placing

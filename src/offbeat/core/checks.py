@@ -5,11 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from offbeat.errors import (
-    NotFiniteError,
-    RangeError,
-    ShapeError,
-)
+from offbeat.errors import NotFiniteError, RangeError, ShapeError
 
 
 def check_shape(name: str, tensor: Tensor, *shape: int | None) -> None:

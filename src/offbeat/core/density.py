@@ -13,11 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from offbeat.core.checks import (
-    check_finite,
-    check_range,
-    check_shape,
-)
+from offbeat.core.checks import check_finite, check_range, check_shape
 from offbeat.errors import ConfigError, ShapeError
 
 RIDGE = 1e-6

@@ -21,12 +21,7 @@ from offbeat.files.exchange import (
     read_weights,
     stem_of,
 )
-from offbeat.files.labels import (
-    PRIOR,
-    architecture_of,
-    labels,
-    versions,
-)
+from offbeat.files.labels import PRIOR, architecture_of, labels, versions
 from offbeat.files.png import (
     CONCEPT_KEY,
     MAX_PIXELS,
@@ -42,11 +37,7 @@ from offbeat.files.png import (
     same_pixels,
     to_pil,
 )
-from offbeat.files.tokens import (
-    TokenLayout,
-    join_rows,
-    token_rows,
-)
+from offbeat.files.tokens import TokenLayout, join_rows, token_rows
 from offbeat.protocols import HasCard, PriorBackbone, SplitsTokens
 from offbeat.types import Concept, Trained
 

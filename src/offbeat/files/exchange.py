@@ -13,12 +13,7 @@ from torch import Tensor
 from offbeat.errors import ConfigError, CorruptRunError
 from offbeat.files.disk import pack_tensors, unpack_tensors
 from offbeat.files.labels import kohya_labels, labels
-from offbeat.files.lora import (
-    is_lora,
-    rank_of,
-    read_factors,
-    to_kohya,
-)
+from offbeat.files.lora import is_lora, rank_of, read_factors, to_kohya
 from offbeat.files.tokens import (
     TokenLayout,
     read_conceptlab,

@@ -12,34 +12,14 @@ from torch import Tensor
 
 from offbeat.core.rng import stream
 from offbeat.core.templates import fill
-from offbeat.errors import (
-    ConfigError,
-    CorruptRunError,
-    FingerprintError,
-    ShapeError,
-    StoreError,
-)
-from offbeat.files.concept import (
-    CONCEPT_FILE,
-    about_of,
-    decode_concept,
-    layout_of,
-    made_on,
-)
+from offbeat.errors import ConfigError, CorruptRunError, FingerprintError, ShapeError, StoreError
+from offbeat.files.concept import CONCEPT_FILE, about_of, decode_concept, layout_of, made_on
 from offbeat.files.disk import digest_of
-from offbeat.files.exchange import (
-    Found,
-    holds_factors,
-    read_weights,
-)
+from offbeat.files.exchange import Found, holds_factors, read_weights
 from offbeat.files.labels import versions
 from offbeat.files.png import read_concept_file
 from offbeat.files.tokens import join_rows
-from offbeat.protocols import (
-    AdaptsDenoiser,
-    AdaptsPrior,
-    TextBackbone,
-)
+from offbeat.protocols import AdaptsDenoiser, AdaptsPrior, TextBackbone
 from offbeat.types import Concept
 
 MAX_BYTES = 2**31

@@ -17,12 +17,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from offbeat.core.checks import check_finite, check_shape
-from offbeat.errors import (
-    ConfigError,
-    CorruptRunError,
-    ShapeError,
-    UnsafeWeightsError,
-)
+from offbeat.errors import ConfigError, CorruptRunError, ShapeError, UnsafeWeightsError
 
 TokenLayout = Sequence[tuple[str, int, float]]
 """Name, width and unit of each text encoder's part of a row, as they lie side by side."""

@@ -19,13 +19,7 @@ from torch import Tensor
 
 from offbeat.errors import ConfigError, JudgeError
 from offbeat.judges import answers, rule
-from offbeat.judges.http import (
-    OPENAI,
-    REFUSED,
-    Budget,
-    Client,
-    Unanswered,
-)
+from offbeat.judges.http import OPENAI, REFUSED, Budget, Client, Unanswered
 from offbeat.types import Verdict
 
 MAX_SIDE = 768

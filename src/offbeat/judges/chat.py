@@ -18,11 +18,7 @@ from offbeat.checkpoints import weights
 from offbeat.errors import CheckpointError
 from offbeat.judges import answers
 from offbeat.judges.vision import VisionJudge
-from offbeat.judges.vqa import (
-    end_ids,
-    repeat_cache,
-    spellings,
-)
+from offbeat.judges.vqa import end_ids, repeat_cache, spellings
 
 
 class ChatJudge(VisionJudge):

@@ -12,11 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from offbeat.errors import (
-    CheckpointError,
-    PromptError,
-    UnsafeWeightsError,
-)
+from offbeat.errors import CheckpointError, PromptError, UnsafeWeightsError
 from offbeat.judges import rule
 from offbeat.types import Verdict
 

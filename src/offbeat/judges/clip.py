@@ -15,11 +15,7 @@ from offbeat.core.functional import cosine
 from offbeat.core.templates import fill
 from offbeat.errors import ConfigError, PromptError
 from offbeat.judges import rule
-from offbeat.protocols import (
-    EncodesImage,
-    EncodesText,
-    HasCard,
-)
+from offbeat.protocols import EncodesImage, EncodesText, HasCard
 from offbeat.types import Verdict
 
 LOGIT_SCALE = 30.0

@@ -21,11 +21,7 @@ from difflib import get_close_matches
 import torch
 from torch import Tensor
 
-from offbeat.core.checks import (
-    check_finite,
-    check_range,
-    check_shape,
-)
+from offbeat.core.checks import check_finite, check_range, check_shape
 from offbeat.errors import ConfigError
 from offbeat.types import Verdict
 

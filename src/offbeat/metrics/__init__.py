@@ -1,12 +1,7 @@
 """Measures: pure functions of tensors, and scorers that name their checkpoint."""
 
 from offbeat.metrics.base import BaseMetric
-from offbeat.metrics.common import (
-    bootstrap_interval,
-    pictures,
-    summarise,
-    texts_for,
-)
+from offbeat.metrics.common import bootstrap_interval, pictures, summarise, texts_for
 from offbeat.metrics.encoders import (
     BackboneEncoder,
     ClipEncoder,

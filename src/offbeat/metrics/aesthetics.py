@@ -17,19 +17,9 @@ from torch import Tensor, nn
 from offbeat.checkpoints.weights import fingerprint
 from offbeat.errors import CheckpointError
 from offbeat.metrics.base import BaseMetric
-from offbeat.metrics.checkpoints import (
-    fill,
-    pixels_of,
-    read_weights,
-    short_name,
-    weights_folder,
-)
+from offbeat.metrics.checkpoints import fill, pixels_of, read_weights, short_name, weights_folder
 from offbeat.metrics.common import BATCH
-from offbeat.metrics.encoders import (
-    CLIP_LARGE,
-    ClipEncoder,
-    Encoder,
-)
+from offbeat.metrics.encoders import CLIP_LARGE, ClipEncoder, Encoder
 
 if TYPE_CHECKING:
     from typing_extensions import Self

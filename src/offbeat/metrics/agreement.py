@@ -13,11 +13,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from offbeat.errors import (
-    ConfigError,
-    NotFiniteError,
-    ShapeError,
-)
+from offbeat.errors import ConfigError, NotFiniteError, ShapeError
 
 Level = Literal["nominal", "ordinal", "interval"]
 """What values mean: names, ranks, or numbers whose differences count."""

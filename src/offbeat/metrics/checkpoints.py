@@ -9,12 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from offbeat.checkpoints.weights import (
-    SMALL_FILES,
-    locate,
-    model_folder,
-    refuse_pickles,
-)
+from offbeat.checkpoints.weights import SMALL_FILES, locate, model_folder, refuse_pickles
 from offbeat.errors import CheckpointError
 
 

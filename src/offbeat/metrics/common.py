@@ -10,12 +10,7 @@ from torch import Tensor
 
 from offbeat.core.checks import check_finite, check_range
 from offbeat.core.rng import stream
-from offbeat.errors import (
-    ConfigError,
-    ImageError,
-    PromptError,
-    ShapeError,
-)
+from offbeat.errors import ConfigError, ImageError, PromptError, ShapeError
 from offbeat.types import Better, Scores
 
 NUM_RESAMPLES = 2000

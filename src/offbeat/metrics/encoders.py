@@ -9,12 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import torch
 from torch import Tensor
 
-from offbeat.checkpoints.weights import (
-    fingerprint,
-    load_model,
-    load_part,
-    model_config,
-)
+from offbeat.checkpoints.weights import fingerprint, load_model, load_part, model_config
 from offbeat.errors import CapabilityError
 from offbeat.metrics import open_clip
 from offbeat.metrics.base import BaseMetric
@@ -28,11 +23,7 @@ from offbeat.metrics.checkpoints import (
     weights_folder,
 )
 from offbeat.metrics.common import BATCH, in_equal_sizes
-from offbeat.protocols import (
-    EncodesImage,
-    EncodesText,
-    HasCard,
-)
+from offbeat.protocols import EncodesImage, EncodesText, HasCard
 
 if TYPE_CHECKING:
     from typing_extensions import Self

@@ -20,13 +20,7 @@ from offbeat.checkpoints.weights import fingerprint, load_part
 from offbeat.errors import CheckpointError
 from offbeat.metrics.aesthetics import LinearHead, no_stand_in
 from offbeat.metrics.base import BaseMetric
-from offbeat.metrics.checkpoints import (
-    fill,
-    pixels_of,
-    read_weights,
-    short_name,
-    weights_folder,
-)
+from offbeat.metrics.checkpoints import fill, pixels_of, read_weights, short_name, weights_folder
 from offbeat.metrics.common import BATCH, texts_for
 from offbeat.protocols import Need
 

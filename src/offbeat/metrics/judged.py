@@ -14,25 +14,11 @@ import torch
 from torch import Tensor
 
 from offbeat.core.functional import distribution_kl
-from offbeat.errors import (
-    ConfigError,
-    ImageError,
-    JudgeError,
-)
+from offbeat.errors import ConfigError, ImageError, JudgeError
 from offbeat.metrics.base import BaseMetric
-from offbeat.metrics.common import (
-    in_equal_sizes,
-    pictures,
-    texts_for,
-)
+from offbeat.metrics.common import in_equal_sizes, pictures, texts_for
 from offbeat.metrics.mixtures import parts_of
-from offbeat.protocols import (
-    AnswersYes,
-    CalibratedJudge,
-    ChecksSubject,
-    Need,
-    ReadsClasses,
-)
+from offbeat.protocols import AnswersYes, CalibratedJudge, ChecksSubject, Need, ReadsClasses
 from offbeat.types import Better
 
 if TYPE_CHECKING:

@@ -12,11 +12,7 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from offbeat.core.functional import balance_reward, cosine
-from offbeat.errors import (
-    ImageError,
-    PromptError,
-    VocabularyError,
-)
+from offbeat.errors import ImageError, PromptError, VocabularyError
 from offbeat.metrics.common import pictures, texts_for
 from offbeat.metrics.encoders import EncoderMetric
 from offbeat.metrics.similarity import text_cosines

@@ -22,11 +22,7 @@ from torch import Tensor
 from offbeat.core.rng import stream
 from offbeat.errors import ConfigError, JudgeError
 from offbeat.metrics.agreement import krippendorff_alpha
-from offbeat.metrics.common import (
-    pictures,
-    summarise,
-    texts_for,
-)
+from offbeat.metrics.common import pictures, summarise, texts_for
 from offbeat.metrics.mixtures import parts_of
 from offbeat.protocols import AnswersQuestions, Need
 from offbeat.types import Better, Scores

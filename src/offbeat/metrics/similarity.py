@@ -11,17 +11,9 @@ from collections.abc import Sequence
 from torch import Tensor
 
 from offbeat.core.functional import cosine, pair_cosine
-from offbeat.errors import (
-    CapabilityError,
-    ImageError,
-    PromptError,
-)
+from offbeat.errors import CapabilityError, ImageError, PromptError
 from offbeat.metrics.common import pictures, texts_for
-from offbeat.metrics.encoders import (
-    Encoder,
-    EncoderMetric,
-    FloatClipEncoder,
-)
+from offbeat.metrics.encoders import Encoder, EncoderMetric, FloatClipEncoder
 from offbeat.protocols import Need
 
 CLIP_HUGE = "laion/CLIP-ViT-H-14-laion2B-s32B-b79K"

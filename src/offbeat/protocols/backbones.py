@@ -13,13 +13,7 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 import torch
 from torch import Tensor
 
-from offbeat.types import (
-    AfterStep,
-    AttentionEdit,
-    Evaluations,
-    Sampler,
-    TextEmbeds,
-)
+from offbeat.types import AfterStep, AttentionEdit, Evaluations, Sampler, TextEmbeds
 
 Generators: TypeAlias = "torch.Generator | Sequence[torch.Generator]"
 """One stream for a whole batch, or one for each sample."""

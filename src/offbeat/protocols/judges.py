@@ -7,11 +7,7 @@ from typing import Literal, Protocol, TypeAlias, runtime_checkable
 
 from torch import Tensor
 
-from offbeat.types import (
-    Better,
-    Scores,
-    Verdict,
-)
+from offbeat.types import Better, Scores, Verdict
 
 Need: TypeAlias = Literal["texts", "references", "judge"]
 """What a metric wants beside pictures; a judge is given to its ``load``."""

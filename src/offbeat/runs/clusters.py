@@ -10,16 +10,10 @@ from torch import Tensor
 
 from offbeat.core.drawing import prior_settings, sample_concept
 from offbeat.core.rng import streams
-from offbeat.errors import (
-    ConfigError,
-    FingerprintError,
-    StoreError,
-)
+from offbeat.errors import ConfigError, FingerprintError, StoreError
 from offbeat.files.concept import decode_concept
 from offbeat.files.pictures import picture_files, read_picture
-from offbeat.protocols import (
-    ExploringBackbone,
-)
+from offbeat.protocols import ExploringBackbone
 from offbeat.runs.folder import RunFolder
 from offbeat.runs.map import Region, baseline_of, inside, kept_steps
 from offbeat.runs.result import read_concept

@@ -18,11 +18,7 @@ from typing import Any
 
 from torch import Tensor
 
-from offbeat.errors import (
-    CorruptRunError,
-    ResumeError,
-    StoreError,
-)
+from offbeat.errors import CorruptRunError, ResumeError, StoreError
 from offbeat.files.cache import cache_folder, cached
 from offbeat.files.disk import (
     TEMP_PREFIX,

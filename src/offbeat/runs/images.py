@@ -9,13 +9,9 @@ from typing import TYPE_CHECKING, Any
 from offbeat.files.concept import CONCEPT_FILE, concept_of
 from offbeat.files.disk import digest_of
 from offbeat.files.png import encode_png
-from offbeat.protocols import (
-    HasCard,
-)
+from offbeat.protocols import HasCard
 from offbeat.runs.sheet import contact_sheet, png_of
-from offbeat.types import (
-    Concept,
-)
+from offbeat.types import Concept
 
 if TYPE_CHECKING:
     from PIL import Image

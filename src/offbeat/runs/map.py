@@ -11,10 +11,7 @@ import torch
 from torch import Tensor
 
 from offbeat.core.baseline import Baseline
-from offbeat.errors import (
-    ConfigError,
-    StoreError,
-)
+from offbeat.errors import ConfigError, StoreError
 from offbeat.files.concept import CONCEPT_FILE
 from offbeat.files.disk import unpack_tensors
 from offbeat.runs.folder import RunFolder

@@ -16,18 +16,8 @@ import torch
 
 from offbeat.core.density import chi_square_cdf, chi_square_quantile
 from offbeat.errors import ShapeError
-from offbeat.runs.report import (
-    CalibrationRow,
-    ReportPicture,
-    concept_report,
-    percent,
-    report_html,
-)
-from offbeat.runs.sheet import (
-    contact_sheet,
-    png_of,
-    triangle_sheet,
-)
+from offbeat.runs.report import CalibrationRow, ReportPicture, concept_report, percent, report_html
+from offbeat.runs.sheet import contact_sheet, png_of, triangle_sheet
 
 __all__ = [
     "CalibrationRow",

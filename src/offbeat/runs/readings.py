@@ -9,9 +9,7 @@ import torch
 from torch import Tensor
 
 from offbeat.core.functional import distribution_kl
-from offbeat.protocols import (
-    ReadsClasses,
-)
+from offbeat.protocols import ReadsClasses
 
 NUM_SHOWN = 3
 """Classes named under a picture."""

@@ -11,11 +11,7 @@ import torch
 
 from offbeat.protocols import TextBackbone
 from offbeat.runs.folder import RunFolder
-from offbeat.types import (
-    Observe,
-    OnStep,
-    Step,
-)
+from offbeat.types import Observe, OnStep, Step
 
 OnKept = Callable[[int, Step], None]
 

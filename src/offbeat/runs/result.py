@@ -9,21 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec
 
 from offbeat.core.budget import metered
-from offbeat.errors import (
-    StoreError,
-)
-from offbeat.files.concept import (
-    CONCEPT_FILE,
-    about_of,
-    concept_of,
-    decode_concept,
-)
+from offbeat.errors import StoreError
+from offbeat.files.concept import CONCEPT_FILE, about_of, concept_of, decode_concept
 from offbeat.files.disk import digest_of, json_bytes
 from offbeat.files.learned import Learned, of_files
-from offbeat.protocols import (
-    HasCard,
-    TextBackbone,
-)
+from offbeat.protocols import HasCard, TextBackbone
 from offbeat.runs.export import export_learned
 from offbeat.runs.folder import RunFolder
 from offbeat.runs.report import concept_report

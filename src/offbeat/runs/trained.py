@@ -5,12 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from offbeat.errors import (
-    ConfigError,
-    CorruptRunError,
-    FingerprintError,
-    StoreError,
-)
+from offbeat.errors import ConfigError, CorruptRunError, FingerprintError, StoreError
 from offbeat.files.concept import decode_trained, encode_trained
 from offbeat.files.disk import digest_of
 from offbeat.protocols import HasCard

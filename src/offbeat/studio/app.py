@@ -15,13 +15,7 @@ from starlette.exceptions import HTTPException
 
 from offbeat.errors import OffbeatError
 from offbeat.files.labels import versions
-from offbeat.studio import (
-    events,
-    pages,
-    routes,
-    sketches,
-    uploads,
-)
+from offbeat.studio import events, pages, routes, sketches, uploads
 from offbeat.studio.arguments import NotThere
 from offbeat.studio.queue import without_paths
 from offbeat.studio.security import Guard, Rules

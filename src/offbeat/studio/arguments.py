@@ -12,23 +12,14 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from offbeat.errors import (
-    ConfigError,
-    StoreError,
-    VocabularyError,
-)
+from offbeat.errors import ConfigError, StoreError, VocabularyError
 from offbeat.files.pictures import is_picture
 from offbeat.methods.low_probability.config import LowProbabilityConfig
 from offbeat.methods.settings import configured
 from offbeat.runs.folder import RunFolder
 from offbeat.runs.map import kept_steps
 from offbeat.studio import requests, shelf
-from offbeat.studio.about import (
-    JUDGES,
-    SEARCH,
-    Catalogue,
-    config_of,
-)
+from offbeat.studio.about import JUDGES, SEARCH, Catalogue, config_of
 from offbeat.studio.database import Database, Row
 from offbeat.studio.files import allowed_names
 from offbeat.studio.uploads import file_of

@@ -11,18 +11,9 @@ from fastapi.responses import FileResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
 
 from offbeat.errors import ConfigError
-from offbeat.studio import (
-    exports,
-    requests,
-    shelf,
-    uploads,
-)
+from offbeat.studio import exports, requests, shelf, uploads
 from offbeat.studio.arguments import NotThere
-from offbeat.studio.database import (
-    OPEN,
-    Row,
-    new_id,
-)
+from offbeat.studio.database import OPEN, Row, new_id
 from offbeat.studio.files import TYPES, allowed_file
 from offbeat.studio.security import REPORT_POLICY
 from offbeat.studio.state import IN_ALL, PER_SESSION, Studio

@@ -11,18 +11,8 @@ from typing import Any
 
 from offbeat.studio import requests
 from offbeat.studio.about import bundled
-from offbeat.studio.arguments import (
-    Arguments,
-    Translation,
-    checked_word,
-)
-from offbeat.verbs.sketch import (
-    between,
-    concept_of,
-    dreamt,
-    mixture,
-    sketch,
-)
+from offbeat.studio.arguments import Arguments, Translation, checked_word
+from offbeat.verbs.sketch import between, concept_of, dreamt, mixture, sketch
 
 BACKBONE = "pocket"
 NUM_STEPS = 4

@@ -16,27 +16,14 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from offbeat import registry
-from offbeat.errors import (
-    ConfigError,
-    CorruptRunError,
-    ImageError,
-    OffbeatError,
-)
+from offbeat.errors import ConfigError, CorruptRunError, ImageError, OffbeatError
 from offbeat.files.concept import CONCEPT_FILE, decode_concept
 from offbeat.files.disk import unpack_tensors, write_atomic
 from offbeat.files.exchange import read_weights
 from offbeat.files.pictures import clean_png
-from offbeat.files.png import (
-    parse_infotext,
-    read_infotext,
-    read_recipe,
-)
+from offbeat.files.png import parse_infotext, read_infotext, read_recipe
 from offbeat.studio.about import config_of
-from offbeat.studio.database import (
-    Database,
-    Row,
-    new_id,
-)
+from offbeat.studio.database import Database, Row, new_id
 from offbeat.studio.requests import JobRequest
 
 MAX_BYTES = 32 * 2**20

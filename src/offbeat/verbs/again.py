@@ -14,52 +14,23 @@ from torch import Tensor
 from offbeat.checkpoints.open import loaded
 from offbeat.checkpoints.placement import Placement, Where
 from offbeat.core.drawing import draw, draw_embeds
-from offbeat.errors import (
-    FingerprintError,
-    ImageError,
-    OffbeatError,
-    StoreError,
-)
+from offbeat.errors import FingerprintError, ImageError, OffbeatError, StoreError
 from offbeat.files import png
 from offbeat.files.concept import CONCEPT_FILE, LORA_FILE
-from offbeat.files.disk import (
-    digest_of,
-    make_folder,
-    write_atomic,
-)
+from offbeat.files.disk import digest_of, make_folder, write_atomic
 from offbeat.files.labels import versions
 from offbeat.files.learned import of_bytes
 from offbeat.files.pictures import SUFFIXES
-from offbeat.files.png import (
-    encode_png,
-    pixels_of,
-    read_concept_file,
-    read_recipe,
-    to_pil,
-)
+from offbeat.files.png import encode_png, pixels_of, read_concept_file, read_recipe, to_pil
 from offbeat.methods.settings import make_method, with_metric
 from offbeat.protocols import TextBackbone
 from offbeat.runs.folder import RunFolder
 from offbeat.runs.recorder import few_threads
 from offbeat.runs.result import concept_folders, numerics_of
-from offbeat.types import (
-    Concept,
-    Observe,
-    ignore,
-)
+from offbeat.types import Concept, Observe, ignore
 from offbeat.verbs.explore_draw import explore_by_drawing
-from offbeat.verbs.mix import (
-    MixJob,
-    Mixture,
-    Parent,
-    parent_of,
-)
-from offbeat.verbs.paint import (
-    Painting,
-    PaintJob,
-    Picture,
-    strengths_of,
-)
+from offbeat.verbs.mix import MixJob, Mixture, Parent, parent_of
+from offbeat.verbs.paint import Painting, PaintJob, Picture, strengths_of
 
 MAX_SEARCHED = 2000
 """Files of a folder that are looked at for a picture."""

@@ -39,12 +39,7 @@ from offbeat.runs.result import (
     reported,
 )
 from offbeat.runs.trained import find_trained
-from offbeat.types import (
-    Concept,
-    Observe,
-    Request,
-    ignore,
-)
+from offbeat.types import Concept, Observe, Request, ignore
 
 TRIES = 4
 """So many dreams are dreamt for one that is kept, at most."""

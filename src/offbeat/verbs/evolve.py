@@ -10,11 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from offbeat.checkpoints.open import (
-    check_needs,
-    default_backbone,
-    loaded,
-)
+from offbeat.checkpoints.open import check_needs, default_backbone, loaded
 from offbeat.checkpoints.placement import Where
 from offbeat.core.drawing import draw
 from offbeat.core.functional import cosine
@@ -30,26 +26,10 @@ from offbeat.methods.settings import config_of, make_method
 from offbeat.protocols import TextBackbone
 from offbeat.runs import readings
 from offbeat.runs.folder import RunFolder
-from offbeat.runs.images import (
-    GIVEN,
-    png_files,
-    sheet,
-)
+from offbeat.runs.images import GIVEN, png_files, sheet
 from offbeat.runs.recorder import Keeper, few_threads
-from offbeat.runs.result import (
-    Run,
-    concept_files,
-    load_run,
-    numerics_of,
-    read_concept,
-    reported,
-)
-from offbeat.types import (
-    Concept,
-    Observe,
-    Request,
-    ignore,
-)
+from offbeat.runs.result import Run, concept_files, load_run, numerics_of, read_concept, reported
+from offbeat.types import Concept, Observe, Request, ignore
 
 Shares = tuple[tuple[str, float], ...]
 START = "thing"

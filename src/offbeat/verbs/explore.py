@@ -27,40 +27,15 @@ from offbeat.methods.low_probability.config import NAME, LowProbabilityConfig
 from offbeat.methods.low_probability.method import LowProbability
 from offbeat.methods.settings import configured
 from offbeat.protocols import CalibratedJudge, ExploringBackbone, TextBackbone
-from offbeat.runs.clusters import (
-    avoid_clusters,
-    start_concept,
-    unlike_clusters,
-)
+from offbeat.runs.clusters import avoid_clusters, start_concept, unlike_clusters
 from offbeat.runs.folder import RunFolder
 from offbeat.runs.images import png_files
 from offbeat.runs.map import BASELINE_FILE, Region
-from offbeat.runs.recorder import (
-    Keeper,
-    OnKept,
-    few_threads,
-)
-from offbeat.runs.result import (
-    Run,
-    concept_files,
-    costed,
-    load_run,
-    numerics_of,
-    read_concept,
-)
-from offbeat.types import (
-    Concept,
-    Observe,
-    Step,
-    ignore,
-)
+from offbeat.runs.recorder import Keeper, OnKept, few_threads
+from offbeat.runs.result import Run, concept_files, costed, load_run, numerics_of, read_concept
+from offbeat.types import Concept, Observe, Step, ignore
 from offbeat.verbs.explore_draw import explore_by_drawing
-from offbeat.verbs.explore_report import (
-    NUM_FRESH,
-    Outcome,
-    Plan,
-    Trial,
-)
+from offbeat.verbs.explore_report import NUM_FRESH, Outcome, Plan, Trial
 
 MAX_STEPS = 8
 """Denoising steps of a preview: enough to see where a search goes."""

@@ -14,50 +14,23 @@ import torch
 from torch import Tensor
 
 from offbeat import registry
-from offbeat.checkpoints.open import (
-    check_needs,
-    default_backbone,
-    loaded,
-)
+from offbeat.checkpoints.open import check_needs, default_backbone, loaded
 from offbeat.checkpoints.placement import Where
 from offbeat.core.budget import counted
-from offbeat.core.drawing import (
-    DRAW_BATCH,
-    draw,
-    plain_concept_of,
-)
+from offbeat.core.drawing import DRAW_BATCH, draw, plain_concept_of
 from offbeat.core.functional import cosine
 from offbeat.core.templates import fill
-from offbeat.errors import (
-    ConfigError,
-)
+from offbeat.errors import ConfigError
 from offbeat.files.labels import versions
 from offbeat.files.png import to_pil
 from offbeat.judges.choose import _judge_of
 from offbeat.methods.settings import config_of, make_method, with_metric
-from offbeat.protocols import (
-    CalibratedJudge,
-    EncodesImage,
-    TextBackbone,
-)
+from offbeat.protocols import CalibratedJudge, EncodesImage, TextBackbone
 from offbeat.runs.folder import RunFolder
-from offbeat.runs.images import (
-    BY_METHOD,
-    png_files,
-    sheet,
-)
+from offbeat.runs.images import BY_METHOD, png_files, sheet
 from offbeat.runs.recorder import Keeper, few_threads
-from offbeat.runs.result import (
-    Run,
-    load_run,
-    reported,
-)
-from offbeat.types import (
-    Concept,
-    Observe,
-    Request,
-    Verdict,
-)
+from offbeat.runs.result import Run, load_run, reported
+from offbeat.types import Concept, Observe, Request, Verdict
 
 if TYPE_CHECKING:
     from PIL import Image

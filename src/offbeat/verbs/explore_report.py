@@ -19,18 +19,9 @@ from offbeat.protocols import ExploringBackbone
 from offbeat.runs import plots
 from offbeat.runs.images import png_files, sheet
 from offbeat.runs.map import Region
-from offbeat.runs.report import (
-    CalibrationRow,
-    ReportPicture,
-    percent,
-    report_html,
-)
+from offbeat.runs.report import CalibrationRow, ReportPicture, percent, report_html
 from offbeat.runs.result import numerics_of
-from offbeat.types import (
-    Concept,
-    Request,
-    Verdict,
-)
+from offbeat.types import Concept, Request, Verdict
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -9,21 +9,13 @@ import torch
 
 from offbeat.checkpoints.open import loaded
 from offbeat.checkpoints.placement import Where
-from offbeat.files.disk import (
-    digest_of,
-)
+from offbeat.files.disk import digest_of
 from offbeat.files.labels import versions
 from offbeat.files.learned import check_fingerprint, check_lora, of_files
 from offbeat.protocols import TextBackbone
 from offbeat.runs.export import export_learned
 from offbeat.runs.folder import RunFolder
-from offbeat.runs.result import (
-    Run,
-    Source,
-    concept_files,
-    kept,
-    learned_of,
-)
+from offbeat.runs.result import Run, Source, concept_files, kept, learned_of
 
 SUFFIX = ".safetensors"
 

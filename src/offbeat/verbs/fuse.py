@@ -13,11 +13,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from offbeat import registry
-from offbeat.checkpoints.open import (
-    check_needs,
-    default_backbone,
-    loaded,
-)
+from offbeat.checkpoints.open import check_needs, default_backbone, loaded
 from offbeat.checkpoints.placement import Where
 from offbeat.core import vocab
 from offbeat.core.drawing import draw, plain_concept_of
@@ -46,13 +42,7 @@ from offbeat.runs.result import (
 )
 from offbeat.runs.sheet import png_of, triangle_sheet
 from offbeat.runs.trained import find_trained
-from offbeat.types import (
-    Concept,
-    Observe,
-    Request,
-    Trained,
-    ignore,
-)
+from offbeat.types import Concept, Observe, Request, Trained, ignore
 from offbeat.verbs import mix
 from offbeat.verbs.evolve import evolve
 

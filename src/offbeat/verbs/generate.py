@@ -14,18 +14,8 @@ from offbeat.files.png import to_pil
 from offbeat.protocols import PriorBackbone, TextBackbone
 from offbeat.runs.folder import RunFolder
 from offbeat.runs.images import png_files, sheet
-from offbeat.runs.result import (
-    Run,
-    concept_files,
-    costed,
-    kept,
-    numerics_of,
-)
-from offbeat.types import (
-    Concept,
-    Observe,
-    ignore,
-)
+from offbeat.runs.result import Run, concept_files, costed, kept, numerics_of
+from offbeat.types import Concept, Observe, ignore
 
 
 @costed

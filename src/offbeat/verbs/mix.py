@@ -15,11 +15,7 @@ import torch
 from torch import Tensor
 
 from offbeat import registry
-from offbeat.checkpoints.open import (
-    check_needs,
-    default_backbone,
-    loaded,
-)
+from offbeat.checkpoints.open import check_needs, default_backbone, loaded
 from offbeat.checkpoints.placement import Where
 from offbeat.core.drawing import DRAW_BATCH, draw, plain_concept_of
 from offbeat.core.functional import balance_reward, pair_cosine

@@ -10,31 +10,15 @@ from pathlib import Path
 from offbeat.checkpoints.open import loaded
 from offbeat.checkpoints.placement import Where
 from offbeat.core.drawing import draw, prior_settings
-from offbeat.errors import (
-    ConfigError,
-    PromptError,
-    StoreError,
-)
+from offbeat.errors import ConfigError, PromptError, StoreError
 from offbeat.files.labels import versions
 from offbeat.files.learned import Learned, check_fingerprint
 from offbeat.files.png import to_pil
 from offbeat.protocols import TextBackbone
 from offbeat.runs.folder import RunFolder
 from offbeat.runs.images import png_files, sheet
-from offbeat.runs.result import (
-    Run,
-    Source,
-    concept_files,
-    costed,
-    kept,
-    learned_of,
-    numerics_of,
-)
-from offbeat.types import (
-    Concept,
-    Observe,
-    ignore,
-)
+from offbeat.runs.result import Run, Source, concept_files, costed, kept, learned_of, numerics_of
+from offbeat.types import Concept, Observe, ignore
 
 
 @costed

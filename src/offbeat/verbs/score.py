@@ -18,31 +18,14 @@ from torch import Tensor
 from offbeat import registry
 from offbeat.checkpoints.open import load_backbone
 from offbeat.checkpoints.placement import Where, placement_of
-from offbeat.errors import (
-    ConfigError,
-    ImageError,
-    OffbeatError,
-    PromptError,
-)
+from offbeat.errors import ConfigError, ImageError, OffbeatError, PromptError
 from offbeat.files import png
-from offbeat.files.pictures import (
-    picture_files,
-    read_whole,
-    whole,
-)
+from offbeat.files.pictures import picture_files, read_whole, whole
 from offbeat.judges.choose import choose_any
-from offbeat.metrics import (
-    EncoderMetric,
-    SharedEncoder,
-    texts_for,
-)
+from offbeat.metrics import EncoderMetric, SharedEncoder, texts_for
 from offbeat.protocols import HasCard, Metric
 from offbeat.runs.result import Run
-from offbeat.types import (
-    Observe,
-    Scores,
-    ignore,
-)
+from offbeat.types import Observe, Scores, ignore
 
 if TYPE_CHECKING:
     from PIL.Image import Image

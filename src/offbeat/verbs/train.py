@@ -11,20 +11,14 @@ from offbeat.checkpoints.open import loaded
 from offbeat.checkpoints.placement import Where
 from offbeat.core import vocab
 from offbeat.core.drawing import draw, plain_concept_of
-from offbeat.errors import (
-    ConfigError,
-    StoreError,
-    VocabularyError,
-)
+from offbeat.errors import ConfigError, StoreError, VocabularyError
 from offbeat.files.concept import encode_trained, made_on
 from offbeat.files.disk import json_bytes
 from offbeat.files.labels import versions
 from offbeat.files.png import to_pil
 from offbeat.judges.choose import _reader
 from offbeat.methods.settings import config_of, make_method
-from offbeat.protocols import (
-    TextBackbone,
-)
+from offbeat.protocols import TextBackbone
 from offbeat.protocols.methods import FusesConcepts, TrainsOnce
 from offbeat.runs.folder import RunFolder
 from offbeat.runs.images import sheet
@@ -33,12 +27,7 @@ from offbeat.runs.recorder import Keeper, few_threads
 from offbeat.runs.report import concept_report
 from offbeat.runs.result import numerics_of
 from offbeat.runs.trained import SUFFIX, find_trained
-from offbeat.types import (
-    Observe,
-    Request,
-    Trained,
-    ignore,
-)
+from offbeat.types import Observe, Request, Trained, ignore
 
 if TYPE_CHECKING:
     from PIL import Image

@@ -29,12 +29,7 @@ from offbeat.runs.result import (
     numerics_of,
     reported,
 )
-from offbeat.types import (
-    PLACEHOLDER,
-    Concept,
-    Observe,
-    ignore,
-)
+from offbeat.types import PLACEHOLDER, Concept, Observe, ignore
 
 
 @costed

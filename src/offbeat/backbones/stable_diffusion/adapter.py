@@ -21,12 +21,7 @@ from offbeat.backbones.inversion import ddim_of
 from offbeat.backbones.stable_diffusion.latents import LatentDenoiser
 from offbeat.backbones.stable_diffusion.load import load_adapter, load_components
 from offbeat.backbones.text import Encoder
-from offbeat.checkpoints.known.stable_diffusion import (
-    defaults,
-    digested,
-    find,
-    read_cards,
-)
+from offbeat.checkpoints.known.stable_diffusion import defaults, digested, find, read_cards
 from offbeat.checkpoints.known.unclip import drawing_settings
 from offbeat.checkpoints.pipeline import cell_of, fingerprint
 from offbeat.types import TextEmbeds

@@ -11,12 +11,7 @@ import torch
 from torch import Tensor
 
 from offbeat.backbones.attention import Moment, edited
-from offbeat.backbones.conditions import (
-    Predictor,
-    clean_latents,
-    guidance_embed,
-    text_conditions,
-)
+from offbeat.backbones.conditions import Predictor, clean_latents, guidance_embed, text_conditions
 from offbeat.backbones.denoiser import Denoiser
 from offbeat.backbones.inversion import invert as invert_latents
 from offbeat.backbones.stable_diffusion.lora import init_lora, lora_in
@@ -25,11 +20,7 @@ from offbeat.checkpoints.pipeline import cell_of, quiet_diffusers
 from offbeat.core.checks import check_range, check_shape
 from offbeat.errors import CapabilityError
 from offbeat.protocols import Generators
-from offbeat.types import (
-    AttentionEdit,
-    Sampler,
-    TextEmbeds,
-)
+from offbeat.types import AttentionEdit, Sampler, TextEmbeds
 
 
 class LatentDenoiser(Denoiser):

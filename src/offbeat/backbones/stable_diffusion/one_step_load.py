@@ -8,11 +8,7 @@ from typing import Any
 import torch
 
 from offbeat.backbones.images import read_pixel_stats
-from offbeat.backbones.stable_diffusion.load import (
-    CLIP_PIXELS,
-    load_adapter,
-    load_components,
-)
+from offbeat.backbones.stable_diffusion.load import CLIP_PIXELS, load_adapter, load_components
 from offbeat.checkpoints.known import stable_diffusion
 from offbeat.checkpoints.known.one_step import BASE, CLIP, CLIP_FILES, LORA, NAME, ONE_STEP
 from offbeat.checkpoints.known.unclip import drawing_settings

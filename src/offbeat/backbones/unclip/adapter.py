@@ -17,19 +17,9 @@ from torch import Tensor
 from offbeat.backbones.images import clip_pixels, in_batches
 from offbeat.backbones.text import Encoder, ReadsText
 from offbeat.backbones.unclip.load import load_decoder, load_prior
-from offbeat.backbones.unclip.prior import (
-    LORA_TARGETS,
-    FastPrior,
-    check_streams,
-    lora_name,
-)
+from offbeat.backbones.unclip.prior import LORA_TARGETS, FastPrior, check_streams, lora_name
 from offbeat.checkpoints.base import Checkpoint
-from offbeat.checkpoints.known.unclip import (
-    DEFAULT_CARD,
-    drawing_settings,
-    find,
-    read_card,
-)
+from offbeat.checkpoints.known.unclip import DEFAULT_CARD, drawing_settings, find, read_card
 from offbeat.checkpoints.pipeline import fingerprint
 from offbeat.core.checks import check_range, check_shape
 from offbeat.core.functional import guide

@@ -17,11 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from offbeat.backbones.unclip.prior_lean import (
-    MAX_SAMPLES,
-    Adapter,
-    LeanPrior,
-)
+from offbeat.backbones.unclip.prior_lean import MAX_SAMPLES, Adapter, LeanPrior
 from offbeat.checkpoints.offload import ready, runs_on
 from offbeat.core.functional import guide
 from offbeat.errors import CheckpointError, ShapeError

@@ -12,11 +12,7 @@ from typing import Any
 import torch
 
 from offbeat.bench.cells import Item
-from offbeat.bench.lab import (
-    Lab,
-    Outcome,
-    spending,
-)
+from offbeat.bench.lab import Lab, Outcome, spending
 from offbeat.bench.spec import Table, Way
 from offbeat.core.drawing import draw
 from offbeat.core.rng import stream

@@ -16,11 +16,7 @@ import torch
 from torch import Tensor
 
 from offbeat.bench.cells import Item
-from offbeat.bench.lab import (
-    Lab,
-    Outcome,
-    spending,
-)
+from offbeat.bench.lab import Lab, Outcome, spending
 from offbeat.bench.spec import Table, Way
 from offbeat.core.baseline import Baseline
 from offbeat.core.drawing import draw, ordinary_prompt, sample_concept
@@ -35,12 +31,7 @@ from offbeat.methods.settings import config_of, make_method
 from offbeat.metrics.fusion import vendi_score
 from offbeat.metrics.novelty import nearest_distance
 from offbeat.protocols import CalibratedJudge
-from offbeat.types import (
-    Concept,
-    Evaluations,
-    Request,
-    Step,
-)
+from offbeat.types import Concept, Evaluations, Request, Step
 
 NUM_SAMPLES = 64
 """Embeddings that a distance is the median of."""

@@ -14,11 +14,7 @@ import torch
 from torch import Tensor
 
 from offbeat.bench.cells import Item
-from offbeat.bench.lab import (
-    Lab,
-    Outcome,
-    spending,
-)
+from offbeat.bench.lab import Lab, Outcome, spending
 from offbeat.bench.spec import Table, Way
 from offbeat.checkpoints.open import check_needs
 from offbeat.core import vocab
@@ -30,11 +26,7 @@ from offbeat.files.labels import versions
 from offbeat.methods.settings import config_of, make_method
 from offbeat.protocols.methods import MixesSources
 from offbeat.runs.trained import find_trained
-from offbeat.types import (
-    Concept,
-    Request,
-    Trained,
-)
+from offbeat.types import Concept, Request, Trained
 from offbeat.verbs.train import train
 
 TOP = 5

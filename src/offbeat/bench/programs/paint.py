@@ -18,11 +18,7 @@ import torch
 from torch import Tensor
 
 from offbeat.bench.cells import Item
-from offbeat.bench.lab import (
-    Lab,
-    Outcome,
-    spending,
-)
+from offbeat.bench.lab import Lab, Outcome, spending
 from offbeat.bench.spec import Table, Way
 from offbeat.checkpoints.open import load_backbone
 from offbeat.core.functional import cosine

@@ -19,13 +19,7 @@ from offbeat.core.rng import stream
 from offbeat.methods.conceptlab.config import NAME, ConceptLabConfig
 from offbeat.methods.conceptlab.search import Search  # which needs the loss above
 from offbeat.protocols import PriorBackbone
-from offbeat.types import (
-    Concept,
-    OnStep,
-    Request,
-    Trained,
-    ignore_step,
-)
+from offbeat.types import Concept, OnStep, Request, Trained, ignore_step
 
 
 class ConceptLab:

@@ -16,22 +16,12 @@ from offbeat.core.drawing import sample_concept, template_of
 from offbeat.core.functional import cosine
 from offbeat.core.rng import stream, streams
 from offbeat.core.templates import fill
-from offbeat.errors import (
-    ConfigError,
-    ShapeError,
-    VocabularyError,
-)
+from offbeat.errors import ConfigError, ShapeError, VocabularyError
 from offbeat.methods.conceptlab import prompts
 from offbeat.methods.conceptlab.config import NAME, ConceptLabConfig
 from offbeat.methods.conceptlab.losses import prior_constraint_loss
 from offbeat.protocols import NamesThings, PriorBackbone
-from offbeat.types import (
-    PLACEHOLDER,
-    Concept,
-    Request,
-    Step,
-    TextEmbeds,
-)
+from offbeat.types import PLACEHOLDER, Concept, Request, Step, TextEmbeds
 
 
 def check_shares(shares: Sequence[tuple[str, float]], parents: Sequence[Tensor]) -> None:

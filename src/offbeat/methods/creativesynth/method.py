@@ -18,11 +18,7 @@ from offbeat.core.rng import stream
 from offbeat.methods.creativesynth.config import NAME, CreativeSynthConfig
 from offbeat.methods.creativesynth.streams import Painting
 from offbeat.protocols import PaintingBackbone
-from offbeat.types import (
-    OnStep,
-    Request,
-    ignore_step,
-)
+from offbeat.types import OnStep, Request, ignore_step
 
 
 class CreativeSynth:

@@ -20,12 +20,7 @@ from offbeat.core.functional import guide
 from offbeat.core.rng import streams
 from offbeat.methods.creativesynth.attention import Sharing
 from offbeat.protocols import PaintingBackbone
-from offbeat.types import (
-    OnStep,
-    Request,
-    Step,
-    TextEmbeds,
-)
+from offbeat.types import OnStep, Request, Step, TextEmbeds
 
 if TYPE_CHECKING:
     from offbeat.methods.creativesynth.config import CreativeSynthConfig

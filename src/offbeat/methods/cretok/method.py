@@ -18,13 +18,7 @@ from offbeat.methods.cretok.config import NAME, WORD, CreTokConfig
 from offbeat.methods.cretok.prompts import listed
 from offbeat.methods.cretok.training import Training  # which needs the loss above
 from offbeat.protocols import ReadsClasses, TextBackbone
-from offbeat.types import (
-    Concept,
-    OnStep,
-    Request,
-    Trained,
-    ignore_step,
-)
+from offbeat.types import Concept, OnStep, Request, Trained, ignore_step
 
 
 class CreTok:

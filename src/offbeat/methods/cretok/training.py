@@ -16,12 +16,7 @@ from offbeat.core.functional import pair_cosine
 from offbeat.core.rng import stream
 from offbeat.core.templates import fill
 from offbeat.errors import VocabularyError
-from offbeat.methods.cretok.config import (
-    NAME,
-    PUBLISHED_THETA,
-    WORD,
-    CreTokConfig,
-)
+from offbeat.methods.cretok.config import NAME, PUBLISHED_THETA, WORD, CreTokConfig
 from offbeat.methods.cretok.losses import mixture_loss
 from offbeat.methods.cretok.prompts import training_pairs, with_articles
 from offbeat.protocols import TextBackbone

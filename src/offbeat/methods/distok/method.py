@@ -12,21 +12,10 @@ from typing import Any
 from offbeat.core import vocab
 from offbeat.core.rng import stream
 from offbeat.methods.distok.config import NAME, DisTokConfig
-from offbeat.methods.distok.space import (
-    Space,
-    describe,
-    distribution_of,
-    draw_latent,
-)
+from offbeat.methods.distok.space import Space, describe, distribution_of, draw_latent
 from offbeat.methods.distok.training import Training  # which needs the losses above
 from offbeat.protocols import ReadsClasses, TextBackbone
-from offbeat.types import (
-    Concept,
-    OnStep,
-    Request,
-    Trained,
-    ignore_step,
-)
+from offbeat.types import Concept, OnStep, Request, Trained, ignore_step
 
 
 class DisTok:

@@ -18,20 +18,10 @@ from torch.nn.functional import linear, normalize, silu
 from offbeat.core.functional import cosine
 from offbeat.core.rng import stream
 from offbeat.core.templates import fill
-from offbeat.errors import (
-    ConfigError,
-    FingerprintError,
-    PromptError,
-    VocabularyError,
-)
+from offbeat.errors import ConfigError, FingerprintError, PromptError, VocabularyError
 from offbeat.methods.distok.config import NAME, DisTokConfig
 from offbeat.protocols import TextBackbone
-from offbeat.types import (
-    PLACEHOLDER,
-    Concept,
-    Request,
-    Trained,
-)
+from offbeat.types import PLACEHOLDER, Concept, Request, Trained
 
 NETWORKS = ("encoder", "decoder")
 MAX_ENTROPY = math.log(5)

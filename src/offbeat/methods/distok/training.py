@@ -30,12 +30,7 @@ from offbeat.methods.distok.pool import (
     training_pairs,
 )
 from offbeat.methods.distok.prompts import FrozenTexts
-from offbeat.methods.distok.space import (
-    decode,
-    encode,
-    initial_params,
-    mixed,
-)
+from offbeat.methods.distok.space import decode, encode, initial_params, mixed
 from offbeat.protocols import ReadsClasses, TextBackbone
 from offbeat.types import Step, Trained
 

@@ -19,12 +19,7 @@ from offbeat.core.rng import streams
 from offbeat.methods.low_probability.config import NAME, LowProbabilityConfig
 from offbeat.methods.low_probability.search import Search  # which needs the losses above
 from offbeat.protocols import ChecksSubject, ExploringBackbone
-from offbeat.types import (
-    Concept,
-    OnStep,
-    Request,
-    ignore_step,
-)
+from offbeat.types import Concept, OnStep, Request, ignore_step
 
 BASELINE_BATCH = 250
 

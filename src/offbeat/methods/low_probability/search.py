@@ -27,12 +27,7 @@ from offbeat.methods.low_probability.losses import (
 )
 from offbeat.methods.low_probability.spaces import ConceptSpace
 from offbeat.protocols import ChecksSubject, ExploringBackbone
-from offbeat.types import (
-    Concept,
-    Request,
-    Step,
-    Verdict,
-)
+from offbeat.types import Concept, Request, Step, Verdict
 
 
 class Search:

@@ -17,11 +17,7 @@ from offbeat.core.rng import stream, streams
 from offbeat.core.templates import fill
 from offbeat.errors import ConfigError
 from offbeat.protocols import ExploringBackbone
-from offbeat.types import (
-    PLACEHOLDER,
-    Concept,
-    Request,
-)
+from offbeat.types import PLACEHOLDER, Concept, Request
 
 SPACES = ("subject", "adjective", "lora", "token+lora", "direct")
 ADJECTIVE = "creative"

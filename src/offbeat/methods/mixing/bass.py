@@ -23,20 +23,11 @@ from offbeat.core.rng import stream
 from offbeat.errors import ConfigError
 from offbeat.methods.mixing.segments import find_segmenter
 from offbeat.methods.mixing.sources import pictures_of, two_words
-from offbeat.methods.mixing.swaps import (
-    Swapping,
-    half_ones,
-    similarities,
-)
+from offbeat.methods.mixing.swaps import Swapping, half_ones, similarities
 from offbeat.methods.settings import configured, on_card
 from offbeat.protocols import ComparingBackbone, Segments
 from offbeat.protocols.methods import Source, Takes
-from offbeat.types import (
-    OnStep,
-    Request,
-    Step,
-    ignore_step,
-)
+from offbeat.types import OnStep, Request, Step, ignore_step
 
 NAME = "bass"
 BATCH = 8

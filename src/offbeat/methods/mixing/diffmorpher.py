@@ -28,19 +28,11 @@ from offbeat.methods.mixing.morphing import (
     lora_rows,
     text_rows,
 )
-from offbeat.methods.mixing.sources import (
-    pictures_of,
-    prompt_of,
-    share_of,
-)
+from offbeat.methods.mixing.sources import pictures_of, prompt_of, share_of
 from offbeat.methods.settings import configured, on_card
 from offbeat.protocols import MorphingBackbone
 from offbeat.protocols.methods import Source, Takes
-from offbeat.types import (
-    OnStep,
-    Request,
-    ignore_step,
-)
+from offbeat.types import OnStep, Request, ignore_step
 
 NAME = "diffmorpher"
 

@@ -20,19 +20,11 @@ from torch import Tensor
 from offbeat.core.checks import check_range
 from offbeat.core.rng import streams
 from offbeat.errors import ConfigError
-from offbeat.methods.mixing.sources import (
-    pictures_of,
-    prompt_of,
-    share_of,
-)
+from offbeat.methods.mixing.sources import pictures_of, prompt_of, share_of
 from offbeat.methods.settings import configured, on_card
 from offbeat.protocols import MixingBackbone
 from offbeat.protocols.methods import Source, Takes
-from offbeat.types import (
-    OnStep,
-    Request,
-    ignore_step,
-)
+from offbeat.types import OnStep, Request, ignore_step
 
 NAME = "magicmix"
 StepFrom = Literal["mixed", "unmixed"]

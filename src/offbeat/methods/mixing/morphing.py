@@ -12,12 +12,7 @@ from offbeat.core.checks import check_shape
 from offbeat.core.functional import slerp
 from offbeat.core.rng import stream
 from offbeat.protocols import AdaptsDenoiser, MorphingBackbone
-from offbeat.types import (
-    Attention,
-    OnStep,
-    Step,
-    TextEmbeds,
-)
+from offbeat.types import Attention, OnStep, Step, TextEmbeds
 
 PerceptualDistance = Callable[[Tensor, Tensor], Tensor]
 """How different pictures look: ``[B, 3, H, W]`` twice, 0 to 1, to ``[B]``, 0 or more."""

@@ -13,11 +13,7 @@ from offbeat.core.drawing import template_of
 from offbeat.core.rng import streams
 from offbeat.core.templates import fill
 from offbeat.errors import ConfigError
-from offbeat.protocols import (
-    DrawsText,
-    EncodesText,
-    HasCard,
-)
+from offbeat.protocols import DrawsText, EncodesText, HasCard
 from offbeat.protocols.methods import Source
 from offbeat.types import Request
 

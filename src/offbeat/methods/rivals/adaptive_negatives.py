@@ -19,25 +19,11 @@ from torch import Tensor
 from offbeat.core.checks import check_range
 from offbeat.core.templates import fill
 from offbeat.errors import ConfigError
-from offbeat.methods.rivals.denoising import (
-    Told,
-    Walk,
-    check_steps,
-)
+from offbeat.methods.rivals.denoising import Told, Walk, check_steps
 from offbeat.methods.rivals.prompts import subject_prompt
 from offbeat.methods.settings import configured, on_card
-from offbeat.protocols import (
-    LookingBackbone,
-    NamesThings,
-    ReadsClasses,
-)
-from offbeat.types import (
-    OnStep,
-    Request,
-    Step,
-    TextEmbeds,
-    ignore_step,
-)
+from offbeat.protocols import LookingBackbone, NamesThings, ReadsClasses
+from offbeat.types import OnStep, Request, Step, TextEmbeds, ignore_step
 
 NAME = "adaptive-negatives"
 

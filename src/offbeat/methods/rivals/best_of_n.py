@@ -18,26 +18,11 @@ from offbeat.core.drawing import Noise, draw_from_text
 from offbeat.core.functional import balance_reward, cosine
 from offbeat.errors import ConfigError
 from offbeat.methods.mixing.sources import prompt_of, two_words
-from offbeat.methods.rivals.prompts import (
-    MIXTURE,
-    check_phrases,
-    mixture_prompt,
-    subject_prompt,
-)
+from offbeat.methods.rivals.prompts import MIXTURE, check_phrases, mixture_prompt, subject_prompt
 from offbeat.methods.settings import configured, on_card
-from offbeat.protocols import (
-    ChecksSubject,
-    Metric,
-    SeeingBackbone,
-)
+from offbeat.protocols import ChecksSubject, Metric, SeeingBackbone
 from offbeat.protocols.methods import Source, Takes
-from offbeat.types import (
-    OnStep,
-    Request,
-    Step,
-    TextEmbeds,
-    ignore_step,
-)
+from offbeat.types import OnStep, Request, Step, TextEmbeds, ignore_step
 
 NAME = "best-of-n"
 OWN = "own"

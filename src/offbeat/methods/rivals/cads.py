@@ -19,20 +19,11 @@ from torch import Tensor
 
 from offbeat.core.checks import check_range
 from offbeat.core.rng import streams
-from offbeat.methods.rivals.denoising import (
-    Told,
-    Walk,
-    check_steps,
-)
+from offbeat.methods.rivals.denoising import Told, Walk, check_steps
 from offbeat.methods.rivals.prompts import subject_prompt
 from offbeat.methods.settings import configured, on_card
 from offbeat.protocols import DenoisingBackbone
-from offbeat.types import (
-    OnStep,
-    Request,
-    TextEmbeds,
-    ignore_step,
-)
+from offbeat.types import OnStep, Request, TextEmbeds, ignore_step
 
 NAME = "cads"
 

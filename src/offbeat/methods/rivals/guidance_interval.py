@@ -15,19 +15,11 @@ import torch
 from torch import Tensor
 
 from offbeat.core.checks import check_range
-from offbeat.methods.rivals.denoising import (
-    Told,
-    Walk,
-    check_steps,
-)
+from offbeat.methods.rivals.denoising import Told, Walk, check_steps
 from offbeat.methods.rivals.prompts import subject_prompt
 from offbeat.methods.settings import configured, on_card
 from offbeat.protocols import SteppedBackbone
-from offbeat.types import (
-    OnStep,
-    Request,
-    ignore_step,
-)
+from offbeat.types import OnStep, Request, ignore_step
 
 NAME = "guidance-interval"
 

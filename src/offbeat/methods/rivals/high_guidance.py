@@ -17,11 +17,7 @@ from offbeat.core.drawing import Noise, draw_from_text
 from offbeat.methods.rivals.prompts import subject_prompt
 from offbeat.methods.settings import configured, on_card
 from offbeat.protocols import TextBackbone
-from offbeat.types import (
-    OnStep,
-    Request,
-    ignore_step,
-)
+from offbeat.types import OnStep, Request, ignore_step
 
 NAME = "high-guidance"
 

@@ -14,31 +14,14 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from offbeat.core.drawing import (
-    Noise,
-    draw_from_text,
-    embeds_of_text,
-)
+from offbeat.core.drawing import Noise, draw_from_text, embeds_of_text
 from offbeat.core.functional import slerp
 from offbeat.errors import CapabilityError, ConfigError
-from offbeat.methods.mixing.sources import (
-    prompt_of,
-    share_of,
-    two_words,
-)
+from offbeat.methods.mixing.sources import prompt_of, share_of, two_words
 from offbeat.methods.settings import configured, on_card
-from offbeat.protocols import (
-    PriorBackbone,
-    SamplesPrior,
-    TextBackbone,
-)
+from offbeat.protocols import PriorBackbone, SamplesPrior, TextBackbone
 from offbeat.protocols.methods import Source, Takes
-from offbeat.types import (
-    OnStep,
-    Request,
-    TextEmbeds,
-    ignore_step,
-)
+from offbeat.types import OnStep, Request, TextEmbeds, ignore_step
 
 NAME = "interpolation"
 Space = Literal["text", "image"]

@@ -23,11 +23,7 @@ from offbeat.methods.rivals.prompts import (
 from offbeat.methods.settings import configured, on_card
 from offbeat.protocols import TextBackbone
 from offbeat.protocols.methods import Source, Takes
-from offbeat.types import (
-    OnStep,
-    Request,
-    ignore_step,
-)
+from offbeat.types import OnStep, Request, ignore_step
 
 NAME = "raw-prompt"
 

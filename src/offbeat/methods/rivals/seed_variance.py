@@ -21,12 +21,7 @@ from offbeat.errors import ConfigError
 from offbeat.methods.rivals.prompts import subject_prompt
 from offbeat.methods.settings import configured, on_card
 from offbeat.protocols import SeeingBackbone
-from offbeat.types import (
-    OnStep,
-    Request,
-    Step,
-    ignore_step,
-)
+from offbeat.types import OnStep, Request, Step, ignore_step
 
 NAME = "seed-variance"
 
