@@ -23,6 +23,7 @@ LAYERS = [
     {"scale"},
     {"bench", "studio", "study"},
     {"cli"},
+    {"__main__"},
 ]
 """Files and folders at the top of the package, lowest first; those of one row never meet."""
 ROW = {name: index for index, names in enumerate(LAYERS) for name in names}
@@ -149,7 +150,7 @@ def test_no_circle_of_files():
 
 
 def test_nothing_private_lies_at_the_top_of_the_package():
-    assert not [file.name for file in SOURCE.glob("_*.py") if file.name != "__init__.py"]
+    assert not [file.name for file in SOURCE.glob("_*.py") if not file.name.startswith("__")]
 
 
 BODY = 80

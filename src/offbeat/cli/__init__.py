@@ -1,4 +1,4 @@
-"""The command line: parse, call ``run``, show. It can do nothing that a line of Python cannot."""
+"""The command line: parse options, call the Python function, show the result."""
 
 from __future__ import annotations
 
@@ -53,11 +53,23 @@ app.command("list")(listing.listing)
 app.add_typer(models.app, name="models")
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        from offbeat import __version__
+
+        typer.echo(f"offbeat {__version__}")
+        raise typer.Exit
+
+
 @app.callback()
 def offbeat(
-    offline: Annotated[bool, typer.Option("--offline", help="Touch no network.")] = False,
+    offline: Annotated[bool, typer.Option("--offline", help="Use no network.")] = False,
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_show_version, is_eager=True, help="Show the version."),
+    ] = False,
 ) -> None:
-    """Take what goes for every command."""
+    """Read the options that hold for every command."""
     if offline:
         from offbeat.checkpoints.hub import go_offline
 
