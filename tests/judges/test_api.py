@@ -236,11 +236,93 @@ def test_a_server_that_knows_less_is_asked_for_less(server):
     server.replies = [picky]
     judge = server.judge()
     assert judge.still_a(IMAGES, "pet")[0].passed
-    assert [len(body) for _, _, body in server.asked] == [6, 4, 2]
+    assert [len(body) for _, _, body in server.asked] == [6, 4, 3]
+    assert "max_completion_tokens" in server.asked[2][2]
     judge.still_a(IMAGES, "pet")
     assert len(server.asked) == 4  # it is remembered
     server.replies = [answer(b"no pictures here", 400)]
     assert "no pictures here" in server.judge().still_a(IMAGES, "pet")[0].note
+
+
+@pytest.mark.parametrize("status", [403, 404, 500])
+def test_odd_failures_on_logprobs_are_asked_once_without_them(server, status):
+    def picky(handler):
+        odd = "logprobs" in server.asked[-1][2]
+        (answer(b"no", status) if odd else YES)(handler)
+
+    server.replies = [picky]
+    judge = server.judge(num_tries=1)
+    assert judge.still_a(IMAGES, "pet")[0].passed
+    assert judge.still_a(IMAGES, "pet")[0].passed
+    assert len(server.asked) == 3  # it is remembered
+
+
+def test_an_answer_that_was_cut_off_is_asked_for_with_more_tokens(server):
+    def thinking(handler):
+        limit = server.asked[-1][2]["max_tokens"]
+        text, reason = ("<think>Yes? No?", "length") if limit < 100 else ("No.", "stop")
+        choice = {"message": {"content": text}, "finish_reason": reason}
+        answer(json.dumps({"choices": [choice]}).encode())(handler)
+
+    server.replies = [thinking]
+    assert server.judge().still_a(IMAGES, "pet")[0].answer == "no"
+    assert [body["max_tokens"] for _, _, body in server.asked] == [8, 512]
+
+
+@pytest.mark.parametrize(
+    ("choice", "said"),
+    [
+        (
+            {"message": {"content": None, "refusal": "I will not."}},
+            "the model refuses: I will not.",
+        ),
+        ({"message": {"content": None}, "finish_reason": "content_filter"}, "the server's filter"),
+    ],
+)
+def test_a_refusal_is_told(server, choice, said):
+    server.replies = [answer(json.dumps({"choices": [choice]}).encode())]
+    (verdict,) = server.judge(num_tries=1).still_a(IMAGES, "pet")
+    assert verdict.answer == "unknown"
+    assert said in verdict.note
+
+
+@pytest.mark.parametrize("top", [7, "x", [1, None], [{"token": "Yes", "logprob": 1e6}], {}])
+def test_odd_probabilities_are_no_probabilities(server, top):
+    choice = {"message": {"content": "Yes"}}
+    choice["logprobs"] = {"content": [{"token": "Yes", "logprob": 1e6, "top_logprobs": top}]}
+    server.replies = [answer(json.dumps({"choices": [choice]}).encode())]
+    (verdict,) = server.judge().still_a(IMAGES, "pet")
+    assert (verdict.answer, verdict.probability) == ("yes", 1.0)
+    assert "no probabilities" in verdict.note
+
+
+def test_a_whole_request_has_one_deadline(server):
+    released = threading.Event()
+
+    def trickle(handler):  # headers and body byte by byte, each in time, without an end
+        handler.wfile.write(b"HTTP/1.1 200 OK\r\n")
+        while not released.wait(0.02):
+            handler.wfile.write(b"X: y\r\n")
+
+    server.replies = [trickle]
+    (verdict,) = server.judge(timeout=0.3, num_tries=1).still_a(IMAGES, "pet")
+    released.set()
+    assert "no whole answer within 0.3 seconds" in verdict.note
+
+
+@pytest.mark.parametrize(
+    ("source", "model", "url"),
+    [
+        ("m@http://localhost:1", "m", "http://localhost:1/v1"),
+        ("m@http://localhost:1/v1/", "m", "http://localhost:1/v1"),
+        ("m@http://localhost:1/v1/chat/completions", "m", "http://localhost:1/v1"),
+        ("owner/m@2@http://localhost:1/v1", "owner/m@2", "http://localhost:1/v1"),
+        ("m@latest", "m@latest", "https://api.openai.com/v1"),
+    ],
+)
+def test_addresses_and_models_as_people_write_them(server, source, model, url):
+    judge = ApiJudge.load(source)
+    assert (judge.model, judge._client.url) == (model, url)
 
 
 def test_budgets_end_the_questions(server):
@@ -250,7 +332,7 @@ def test_budgets_end_the_questions(server):
     assert "budget of 3 requests is spent" in verdicts[-1].note
     server.replies, server.asked = [answer(b"", 500)], []
     verdicts = server.judge(num_tries=2).still_a(IMAGES.expand(6, -1, -1, -1), "pet")
-    assert len(server.asked) == 6  # three questions of two tries
+    assert len(server.asked) == 12  # three questions of two tries, each without logprobs too
     assert "3 questions in a row" in verdicts[-1].note
 
 
@@ -260,7 +342,8 @@ def test_waits_between_tries_grow_and_are_the_same_for_a_seed(server, monkeypatc
     monkeypatch.setattr("offbeat.judges.http.time.sleep", waits.append)
     for _ in range(2):
         server.judge(backoff=1.0).still_a(IMAGES, "pet")
-    assert waits[:3] == waits[3:]
+    half = len(waits) // 2
+    assert waits[:half] == waits[half:]
     assert all(2**n / 2 <= wait <= 2**n for n, wait in zip((0, 1, 2), waits[:3], strict=True))
 
 

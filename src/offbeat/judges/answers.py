@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import re
+from contextlib import suppress
 from typing import Any, Literal
 
 from offbeat.core.templates import article, check_text
@@ -39,24 +41,94 @@ def kind_question(subject: str) -> str:
 
 
 def yes_or_no(answer: str) -> Literal["yes", "no"] | None:
-    """Return the first yes or no of an answer in words; None if it has neither.
+    """Return what an answer in words says: yes or no; None if it says neither.
 
-    >>> yes_or_no("Well... no, yes?"), yes_or_no("**YES.**"), yes_or_no("Nobody knows")
-    ('no', 'yes', None)
+    Thinking is no answer, nor are a refusal, a hedge ("there is no way to tell") and an echo of
+    the question. Answers in JSON, in tags and in sentences are read.
+
+    >>> yes_or_no("**YES.**"), yes_or_no("Well... no, yes?"), yes_or_no("Nobody knows")
+    ('yes', 'no', None)
+    >>> yes_or_no("<think>Yes?</think> The answer is no."), yes_or_no("I can't say yes or no.")
+    ('no', None)
     """
-    found = re.search(r"(?<![^\W_])(yes|no)(?![^\W_])", answer.lower())
-    return None if found is None else ("yes" if found[1] == "yes" else "no")
+    text = _spoken(answer).lower()
+    if direct := re.match(r"(yes|no)\s*([.,;:!)\n-]|$)", text):
+        return _yes_no(direct[1])
+    text = re.sub(r"\b(yes|no)\s*(or|/)\s*(yes|no)\b|\bno (doubt|question|problem)\b", " ", text)
+    if _REFUSAL.search(text):
+        return None
+    stated = re.findall(r"\banswer(?: is|:|=)\s*\W*(yes|no)\b", text)
+    # "no" before a noun is no answer: "there is no alien"
+    said = re.findall(
+        r"(?<![^\W_])(yes)(?![^\W_])|(?<![^\W_])(no)(?=\s*(?:[^\w\s]|$|it\b|this\b|i\b|not\b))",
+        text,
+    )
+    words = stated[-1:] or ["yes" if pair[0] else "no" for pair in said[:1]]
+    return _yes_no(words[0]) if words else None
 
 
 def thing_named(answer: str) -> str:
-    r"""Return what an answer names: its first words, in lower case, without article.
+    r"""Return what an answer names, in lower case, without article; empty if it names nothing.
 
-    >>> thing_named("A Siamese cat.\nIt sits."), thing_named("**Dog**"), thing_named("...")
+    >>> thing_named("It is a Siamese cat.\nIt sits."), thing_named("**Dog**"), thing_named("...")
     ('siamese cat', 'dog', '')
+    >>> thing_named("I'm sorry, I can't identify that.")
+    ''
     """
-    lines = [part.strip(" \t*_\"'`") for part in re.split(r"[.,;:!?\n]", answer)]
-    words = next((line.lower() for line in lines if line), "").split()
-    return " ".join(words[1:] if words[:1] in (["a"], ["an"], ["the"]) else words)
+    text = _spoken(answer)
+    if _REFUSAL.search(text.lower()):
+        return ""
+    lines = [part.strip(" \t*_\"'`()[]{}<>#") for part in re.split(r"[.,;!?\n]", text)]
+    lines = [re.sub(r"^(?:\d+[.)]?|[-*•])\s*", "", line).lower() for line in lines]
+    name = next((line for line in lines if re.search(r"[^\W\d_]", line)), "")
+    name = _LEAD.sub("", name.rsplit(":", 1)[-1].strip(" *_\"'`"))
+    return " ".join(re.sub(r"^(?:a|an|the)\s+", "", name.strip()).split())
+
+
+_THINKING = re.compile(
+    r"<(think|thinking|thought|reasoning)>.*?(?:</\1>|\Z)|\[think\].*?(?:\[/think\]|\Z)",
+    re.S | re.I,
+)
+"""What a reasoning model says to itself; one that was cut off has no end."""
+_MARKS = re.compile(r"<answer>(.*?)(?:</answer>|\Z)|\\boxed\{([^{}]*)\}", re.S | re.I)
+_REFUSAL = re.compile(
+    r"\b(?:sorry|apologi[sz]e|(?:can ?not|can'?t|could(?: not|n't)|unable to|not able to|"
+    r"impossible to|no way to|difficult to|hard to)\s+(?:\w+\s+)?"
+    r"(?:tell|say|answer|help|assist|determine|identify|see|know|view|judge|assess|be sure)|"
+    r"not sure|unsure|uncertain|unclear|(?:do not|don't) know|as an ai)\b"
+)
+_LEAD = re.compile(
+    r"^(?:(?:it|this|that|there|he|she)(?:'s| is| appears to be| looks like| seems to be)|"
+    r"(?:the|this) (?:picture|photo|image|drawing|animal|object|thing)(?: in (?:the|this) \w+)?"
+    r"(?: is| shows| depicts| contains)|i (?:can )?see|answer is)\s+"
+)
+
+
+def _spoken(answer: str) -> str:
+    """Return the answer itself: without thinking, tags, code fences and JSON around it."""
+    text = _THINKING.sub(" ", answer).replace("\N{RIGHT SINGLE QUOTATION MARK}", "'")
+    if marked := _MARKS.findall(text):
+        text = " ".join(part for part in marked[-1] if part)
+    text = re.sub(r"```\w*", " ", text).strip()
+    if text[:1] in ("{", "["):
+        with suppress(ValueError, RecursionError):  # not JSON after all: read it as words
+            text = _first_text(json.loads(text))
+    return re.sub(r"^[\s*_#>\"'`(]*(?:answer\s*[:=])?[\s*_\"'`(]*", "", text, flags=re.I)
+
+
+def _first_text(value: Any) -> str:
+    """Return the first text in a JSON value, that of ``answer`` before others."""
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, dict):
+        value = [value["answer"]] if "answer" in value else list(value.values())
+    if isinstance(value, list):
+        return next((text for each in value if (text := _first_text(each))), "")
+    return value if isinstance(value, str) else ""
+
+
+def _yes_no(word: str) -> Literal["yes", "no"]:
+    return "yes" if word == "yes" else "no"
 
 
 def yes_no_ids(tokenizer: Any) -> tuple[list[int], list[int]]:

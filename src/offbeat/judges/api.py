@@ -10,8 +10,10 @@ import base64
 import io
 import math
 import os
+import re
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 import torch
 from PIL import Image
@@ -40,7 +42,7 @@ class ApiJudge:
 
         Args:
             model: As the server names it.
-            url: Up to ``/v1``, without user, password or query.
+            url: With or without ``/v1`` and ``/chat/completions``; no user, password or query.
             budget: How long and how often it is asked.
             seed: Of the waits between tries.
 
@@ -50,22 +52,24 @@ class ApiJudge:
         if not model.strip():
             raise ConfigError("judge: expected api:MODEL@ADDRESS, got no model")
         self.model = model
-        self._client = Client(url, budget or Budget(), seed=seed)
-        self._plain = 0
-        """How much of a request the server was found to refuse: logprobs, then settings."""
+        self._client = Client(_base_of(url), budget or Budget(), seed=seed)
+        self._form = 0
+        """Which of ``_FORMS`` the server takes; it grows when one is refused."""
         self.problems: list[str] = []
         """What failed, each once, for a run to tell."""
 
     @classmethod
     def load(cls, source: str | None = None, *, budget: Budget | None = None) -> ApiJudge:
-        """Return the judge of ``MODEL@ADDRESS``.
+        """Return the judge of ``MODEL@ADDRESS``; a model's name may hold an ``@`` itself.
 
         Without ``@ADDRESS`` it is ``OFFBEAT_API_URL``, else ``OPENAI_BASE_URL``, else OpenAI's own.
 
         Raises:
             ConfigError: If there is no model, or the address is none.
         """
-        model, _, url = (source or "").partition("@")
+        model, mark, url = (source or "").rpartition("@")
+        if not mark or not (re.search(r"[:/.]", url) or url == "localhost"):
+            model, url = source or "", ""  # the @ is part of the model's name
         known = (os.environ.get(name) for name in ("OFFBEAT_API_URL", "OPENAI_BASE_URL"))
         return cls(model, url or next(filter(None, known), OPENAI), budget=budget)
 
@@ -133,32 +137,73 @@ class ApiJudge:
     ) -> tuple[Literal["yes", "no", "unknown"], float, str]:
         """Return an answer, the probability of yes, and what a reader must know."""
         try:
-            text, tokens = self._answer(picture, question, 8)
+            text, tokens = self._answer(picture, question, 8, until=answers.yes_or_no)
         except Unanswered as error:
             self._note(str(error))
             return "unknown", 0.5, f"No answer: {error}."
-        if (value := _from_tokens(tokens)) is not None:
-            return "yes" if value >= 0.5 else "no", value, ""
         answer = answers.yes_or_no(text)
         if answer is None:
             why = f"The answer says neither yes nor no: {text[:80]!r}."
             self._note(why)
             return "unknown", 0.5, why
+        # of a sentence, or after thinking, the first token that says yes or no is not the answer
+        is_word = len(text.split()) == 1
+        if is_word and (value := _from_tokens(tokens)) is not None:
+            return "yes" if value >= 0.5 else "no", value, ""
         note = "The server gives no probabilities: yes counts as 1 and no as 0."
         return answer, float(answer == "yes"), note
 
     def _answer(
-        self, picture: Image.Image, question: str, max_new_tokens: int
+        self,
+        picture: Image.Image,
+        question: str,
+        max_new_tokens: int,
+        until: Callable[[str], object] = bool,
     ) -> tuple[str, list[Any]]:
-        """Return the text of an answer, and its tokens' alternatives if the server gives them."""
+        """Return the text of an answer, and its tokens' alternatives if the server gives them.
+
+        An answer that was cut off before ``until`` can read it is asked for with more tokens:
+        a model that thinks needs them.
+        """
+        for limit in (max_new_tokens, *_LONGER):
+            text, tokens, is_cut = self._ask(picture, question, limit)
+            if not is_cut or until(text):
+                break
+        if not text:
+            raise Unanswered("the answer is empty")
+        return text, tokens
+
+    def _ask(
+        self, picture: Image.Image, question: str, max_new_tokens: int
+    ) -> tuple[str, list[Any], bool]:
+        """Return text, tokens, and whether it was cut off, in a form that the server takes."""
+        try:
+            return self._post(picture, question, max_new_tokens)
+        except Unanswered as error:
+            if self._form > 0 or error.status not in _ODD:
+                raise
+        # some servers fail in odd ways where they do not know logprobs: once without them
+        self._form = 1
+        try:
+            return self._post(picture, question, max_new_tokens)
+        except Unanswered:
+            self._form = 0
+            raise
+
+    def _post(
+        self, picture: Image.Image, question: str, max_new_tokens: int
+    ) -> tuple[str, list[Any], bool]:
         while True:
             body = self._body(picture, question, max_new_tokens)
+            negotiable, uncounted = (REFUSED, ()) if self._form else ((*REFUSED, 403, 404), _ODD)
             try:
-                found: tuple[str, list[Any]] = self._client.post("/chat/completions", body, _read)
+                found: tuple[str, list[Any], bool] = self._client.post(
+                    "/chat/completions", body, _read, negotiable=negotiable, uncounted=uncounted
+                )
             except Unanswered as error:
-                if error.status not in REFUSED or self._plain == len(_OPTIONS):
+                if error.status not in REFUSED or self._form == len(_FORMS) - 1:
                     raise
-                self._plain += 1  # servers refuse what they do not know; ask for less
+                self._form += 1
             else:
                 return found
 
@@ -167,24 +212,43 @@ class ApiJudge:
             {"type": "text", "text": question},
             {"type": "image_url", "image_url": {"url": data_url(picture)}},
         ]
-        body: dict[str, Any] = {
+        return {
             "model": self.model,
             "messages": [{"role": "user", "content": content}],
+            **_FORMS[self._form](max_new_tokens),
         }
-        for option in _OPTIONS[self._plain :]:
-            body |= option(max_new_tokens)
-        return body
 
     def _note(self, why: str) -> None:
         if why not in self.problems:
             self.problems.append(why)
 
 
-_OPTIONS: tuple[Callable[[int], dict[str, Any]], ...] = (
-    lambda num: {"logprobs": True, "top_logprobs": NUM_TOP},
+_FORMS: tuple[Callable[[int], dict[str, Any]], ...] = (
+    lambda num: {
+        "max_tokens": num,
+        "temperature": 0,
+        "logprobs": True,
+        "top_logprobs": NUM_TOP,
+    },
     lambda num: {"max_tokens": num, "temperature": 0},
+    lambda num: {"max_completion_tokens": num},
+    lambda num: {},
 )
-"""What a request asks for beside the answer, the least known first."""
+"""What a request says beside the question; a server that refuses one form is asked in the next."""
+_ODD = (403, 404, 500, 501)
+"""Statuses of servers that do not say that they lack logprobs."""
+_LONGER = (512, 4096)
+"""Tokens of an answer that was cut off, when it is asked for again."""
+
+
+def _base_of(url: str) -> str:
+    """Return an address up to ``/v1``, whichever end of it a user copied.
+
+    >>> _base_of("http://localhost:8000"), _base_of("https://a.example/api/v1/chat/completions")
+    ('http://localhost:8000/v1', 'https://a.example/api/v1')
+    """
+    base = url.rstrip("/").removesuffix("/chat/completions").rstrip("/")
+    return base if urlsplit(base).path else f"{base}/v1"
 
 
 def data_url(picture: Image.Image) -> str:
@@ -205,23 +269,32 @@ def _pictures(images: Tensor) -> list[Image.Image]:
     return [Image.fromarray(each) for each in pixels]
 
 
-def _read(answer: Any) -> tuple[str, list[Any]]:
-    """Return text and tokens of a chat completion.
+def _read(answer: Any) -> tuple[str, list[Any], bool]:
+    """Return text and tokens of a chat completion, and whether it was cut off.
 
     Raises:
-        Unanswered: If it is none, or empty.
+        Unanswered: If it is none, the model refuses, or it is empty though not cut off.
     """
     try:
         choice = answer["choices"][0]
-        text = choice["message"]["content"]
+        message = choice["message"]
+        text = message.get("content")
         if isinstance(text, list):  # parts, as some servers give them
             text = "".join(part.get("text", "") for part in text)
         tokens = (choice.get("logprobs") or {}).get("content") or []
+        refusal, reason = message.get("refusal"), choice.get("finish_reason")
     except (KeyError, IndexError, TypeError, AttributeError):
         raise Unanswered("the answer is no chat completion") from None
-    if not isinstance(text, str) or not text.strip():
+    if isinstance(refusal, str) and refusal.strip():
+        raise Unanswered(f"the model refuses: {' '.join(refusal.split())[:200]}")
+    if reason == "content_filter":
+        raise Unanswered("the server's filter removed the answer")
+    is_cut = reason == "length"
+    if text is None and is_cut:
+        text = ""
+    if not isinstance(text, str) or not (text.strip() or is_cut):
         raise Unanswered("the answer is empty")
-    return text.strip(), tokens if isinstance(tokens, list) else []
+    return text.strip(), tokens if isinstance(tokens, list) else [], is_cut
 
 
 def _from_tokens(tokens: list[Any]) -> float | None:
@@ -230,10 +303,13 @@ def _from_tokens(tokens: list[Any]) -> float | None:
         if not isinstance(token, Mapping) or _word(token) not in ("yes", "no"):
             continue
         mass = {"yes": 0.0, "no": 0.0}
-        for other in token.get("top_logprobs") or [token]:
+        others = token.get("top_logprobs")
+        for other in others if isinstance(others, list) and others else [token]:
             if isinstance(other, Mapping) and (word := _word(other)) in mass:
                 value = other.get("logprob")
-                mass[word] += math.exp(value) if isinstance(value, int | float) else 0.0
+                # a probability is at most 1: what is more is no logarithm of one
+                if isinstance(value, int | float) and value <= 1e-3:
+                    mass[word] += math.exp(value)
         total = mass["yes"] + mass["no"]
         return mass["yes"] / total if 0 < total < math.inf else None
     return None

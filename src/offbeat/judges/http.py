@@ -1,6 +1,6 @@
-"""A client of one address: timeouts, retries, a budget; the key goes nowhere else.
+"""A client of one address: deadlines, retries, a budget; the key goes nowhere else.
 
-Only the standard library: a judge must not decide which HTTP package a user has.
+It uses the standard library, so that a judge does not decide which HTTP package a user has.
 """
 
 from __future__ import annotations
@@ -8,10 +8,13 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import socket
+import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from email.utils import parsedate_to_datetime
@@ -47,7 +50,7 @@ class Budget:
     """How long and how often an address is asked."""
 
     timeout: float = 60.0
-    """Seconds without an answer after which one request is given up, above 0."""
+    """Seconds after which one request is given up, from its start to the end of its answer."""
     num_tries: int = 4
     """Requests of one question at most, 1 or more."""
     backoff: float = 1.0
@@ -81,13 +84,25 @@ class Client:
         self._noise = stream(seed, "api-retry")
         self._key = _key_for(self.parts)
 
-    def post(self, path: str, body: Mapping[str, Any], read: Callable[[Any], Any]) -> Any:
+    def post(
+        self,
+        path: str,
+        body: Mapping[str, Any],
+        read: Callable[[Any], Any],
+        *,
+        negotiable: Collection[int] = REFUSED,
+        uncounted: Collection[int] = (),
+    ) -> Any:
         """Return what ``read`` makes of the answer; a bad answer is asked for again.
 
         Args:
             path: Below the address.
             body: As JSON.
             read: Given the answer; raises ``Unanswered`` if it is not what was asked for.
+            negotiable: Statuses after which the caller can ask in another form: such a refusal is
+                neither tried again here nor counted as a failure.
+            uncounted: Further statuses after which the caller can ask in another form, tried again
+                here first; they count as no failure.
 
         Raises:
             Unanswered: If none came in time, or the budget is spent.
@@ -103,21 +118,24 @@ class Client:
                 answer = read(self._once(path, body))
             except Unanswered as error:
                 failed = error
-                if error.final or error.status in REFUSED:
+                if error.final or error.status in negotiable:
                     break
             else:
                 self._failures = 0
                 return answer
         else:
-            failed = Unanswered(f"{failed}; tried {self.budget.num_tries} times")
-        self._count(failed)
+            failed = Unanswered(
+                f"{failed}; tried {self.budget.num_tries} times", status=failed.status
+            )
+        if failed.status not in (*negotiable, *uncounted):
+            self._count(failed)
         raise failed
 
     def _once(self, path: str, body: Mapping[str, Any]) -> Any:
         started = time.monotonic()
         self.num_requests += 1
         try:
-            raw = self._exchange(path, json.dumps(body).encode(), started)
+            raw = self._exchange(path, json.dumps(body).encode())
             return json.loads(raw)
         except urllib.error.HTTPError as error:
             raise self._refused(error) from None
@@ -129,24 +147,23 @@ class Client:
         finally:
             self.seconds += time.monotonic() - started
 
-    def _exchange(self, path: str, data: bytes, started: float) -> bytes:
+    def _exchange(self, path: str, data: bytes) -> bytes:
         headers = {"Content-Type": "application/json", "Accept": "application/json"}
         headers["User-Agent"] = "offbeat"
         if self._key:
             headers["Authorization"] = f"Bearer {self._key}"
         request = urllib.request.Request(self.url.rstrip("/") + path, data, headers, method="POST")
-        handlers: list[Any] = [_NoRedirect()]
+        deadline = Deadline(self.budget.timeout)
+        handlers: list[Any] = [_NoRedirect(), *deadline.handlers()]
         if self.parts.hostname in _LOCAL:  # a proxy is for what is far
             handlers.append(urllib.request.ProxyHandler({}))
         opener = urllib.request.build_opener(*handlers)
-        with opener.open(request, timeout=self.budget.timeout) as response:
+        with deadline, opener.open(request, timeout=self.budget.timeout) as response:
             found = b""
             while part := response.read1(_CHUNK):
                 found += part
                 if len(found) > MAX_ANSWER:
                     raise Unanswered(f"the answer is longer than {MAX_ANSWER} bytes")
-                if time.monotonic() - started > self.budget.timeout:
-                    raise TimeoutError("timed out in the middle of an answer")
             return found
 
     def _refused(self, error: urllib.error.HTTPError) -> Unanswered:
@@ -193,7 +210,7 @@ class Client:
     def _count(self, failed: Unanswered) -> None:
         if failed.final:
             self.closed = str(failed)
-        elif failed.status not in REFUSED:
+        else:
             self._failures += 1
             if self._failures >= self.budget.max_failures:
                 self.closed = f"{self._failures} questions in a row got no answer; last: {failed}"
@@ -204,6 +221,59 @@ class Client:
 
     def __repr__(self) -> str:
         return f"Client({self.url!r})"
+
+
+class Deadline:
+    """Ends a whole request in time, however slowly its bytes come.
+
+    The time limit of a socket starts anew with every byte, so a server that drips its answer would
+    hold a search for hours. This shuts the sockets of the request down instead.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._sockets: list[socket.socket] = []
+        self._timer = threading.Timer(seconds, self._end)
+        self._timer.daemon = True
+        self._seconds, self._is_over = seconds, False
+
+    def __enter__(self) -> Deadline:
+        self._timer.start()
+        return self
+
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
+        self._timer.cancel()
+        if self._is_over:  # whatever the shut socket led to, this is why
+            raise TimeoutError(f"no whole answer within {self._seconds:g} seconds") from None
+
+    def handlers(self) -> list[urllib.request.BaseHandler]:
+        """Return handlers for an opener whose connections this ends."""
+        sockets = self._sockets
+
+        class Plain(http.client.HTTPConnection):
+            def connect(self) -> None:
+                super().connect()
+                sockets.append(self.sock)
+
+        class Secure(http.client.HTTPSConnection):
+            def connect(self) -> None:
+                super().connect()
+                sockets.append(self.sock)
+
+        class PlainHandler(urllib.request.HTTPHandler):
+            def http_open(self, request: urllib.request.Request) -> Any:
+                return self.do_open(Plain, request)
+
+        class SecureHandler(urllib.request.HTTPSHandler):
+            def https_open(self, request: urllib.request.Request) -> Any:
+                return self.do_open(Secure, request)
+
+        return [PlainHandler(), SecureHandler()]
+
+    def _end(self) -> None:
+        self._is_over = True
+        for each in self._sockets:
+            with suppress(OSError, ValueError):  # closed already
+                each.shutdown(socket.SHUT_RDWR)
 
 
 class _NoRedirect(urllib.request.HTTPRedirectHandler):
