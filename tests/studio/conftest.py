@@ -29,8 +29,10 @@ def studio_app(tmp_path_factory):
 
 @pytest.fixture
 def browser(studio_app):
-    """A session that nobody else has."""
-    return Waiting(client_of(studio_app))
+    """A session that nobody else has, with its cookie, as a browser has it."""
+    client = client_of(studio_app)
+    client.get("/api/v1/session")
+    return Waiting(client)
 
 
 @pytest.fixture(scope="session")

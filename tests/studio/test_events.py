@@ -10,7 +10,11 @@ from offbeat.studio.events import Events, TooManyStreams
 
 
 async def take(stream, num):
-    return [await asyncio.wait_for(anext(stream), 5) for _ in range(num)]
+    return [await asyncio.wait_for(anext(stream), 60) for _ in range(num)]
+
+
+def opened(hub, session, last=None, **kwargs):
+    return aiter(hub.open(session, last, **kwargs))
 
 
 def parsed(text):
@@ -24,14 +28,14 @@ def run(body):
 def test_a_stream_goes_on_after_the_last_event_that_was_seen():
     async def body():
         hub = Events()
-        live = hub.open("a", None)
+        live = opened(hub, "a")
         await take(live, 1)
         for number in range(3):
             hub.publish("a", "progress", {"number": number})
             hub.publish("b", "progress", {"number": "of another session"})
         seen = [parsed(text) for text in await take(live, 3)]
         assert [json.loads(one["data"])["number"] for one in seen] == [0, 1, 2]
-        again = hub.open("a", int(seen[0]["id"]))
+        again = opened(hub, "a", int(seen[0]["id"]))
         rest = [parsed(text) for text in (await take(again, 3))[1:]]
         assert rest == seen[1:]
 
@@ -48,9 +52,9 @@ def test_who_missed_what_is_forgotten_reads_anew(monkeypatch):
         kept = hub._channels["a"].events
         assert len(kept) == 5
         for last in (1, kept[0][0] - 5, 10**18):
-            told = parsed((await take(hub.open("a", last), 2))[1])
+            told = parsed((await take(opened(hub, "a", last), 2))[1])
             assert told["event"] == "reset"
-        fine = await take(hub.open("a", kept[0][0]), 5)
+        fine = await take(opened(hub, "a", kept[0][0]), 5)
         assert [json.loads(parsed(text)["data"])["number"] for text in fine[1:]] == [5, 6, 7, 8]
 
     run(body)
@@ -58,23 +62,26 @@ def test_who_missed_what_is_forgotten_reads_anew(monkeypatch):
 
 def test_streams_that_are_left_open_are_counted_and_end(monkeypatch):
     async def body():
-        hub = Events(per_session=2, in_all=3)
-        held = [hub.open("a", None) for _ in range(2)]
-        for stream in held:
-            await take(stream, 1)
+        hub = Events(per_session=2, per_address=3, in_all=4)
+        held = [
+            hub.open("a", None, address="x") for _ in range(2)
+        ]  # they count before they are read
         with pytest.raises(TooManyStreams):
-            hub.open("a", None)
-        third = hub.open("b", None)
-        await take(third, 1)
+            hub.open("a", None, address="y")
+        hub.open("b", None, address="x")
+        with pytest.raises(TooManyStreams):  # of one address, whatever sessions it makes
+            hub.open("c", None, address="x")
+        hub.open("d", None, address="y")
         with pytest.raises(TooManyStreams):
-            hub.open("c", None)
-        await held[0].aclose()
-        hub.open("c", None)
+            hub.open("e", None, address="z")
+        held[0].close()
+        held[0].close()
+        hub.open("c", None, address="x")
         monkeypatch.setattr(events, "LIFETIME", -1.0)
-        ended = hub.open("c", None)
-        assert len([text async for text in ended]) == 1
+        assert len([text async for text in held[1]]) == 1
+        monkeypatch.setattr(events, "LIFETIME", 3600.0)
         hub.close()
-        assert [text async for text in held[1]] == []
+        assert len([text async for text in held[1]]) == 1
 
     run(body)
 
@@ -83,7 +90,7 @@ def test_a_quiet_stream_says_that_it_is_alive(monkeypatch):
     monkeypatch.setattr(events, "HEARTBEAT", 0.01)
 
     async def body():
-        assert (await take(Events().open("a", None), 2))[1].startswith(":")
+        assert (await take(opened(Events(), "a"), 2))[1].startswith(":")
 
     run(body)
 

@@ -31,10 +31,23 @@ def test_sessions_take_turns(database):
     many = [add(database, "ann") for _ in range(3)]
     one = add(database, "bob")
     order = []
+    told = database.queue_order()
     while (row := database.next_queued()) is not None:
         order.append(row["id"])
         database.update_run(row["id"], state="finished", started=time.time())
-    assert order == [many[0], one, *many[1:]]
+    assert order == [many[0], one, *many[1:]] == told
+
+
+def test_a_job_that_goes_on_after_a_cancel_is_not_ended_for_it(database, tmp_path):
+    queue = Queue(database, Events(), tmp_path, device="cpu", warm="pocket")
+    ended = []
+    queue._process = type("Process", (), {"kill": lambda self: ended.append("killed")})()
+    before = {"id": "a", "attempts": 1}
+    queue._running = {"id": "a", "attempts": 2}  # cancelled, ended, resumed: the same job again
+    queue._end_by_force(before)
+    assert ended == []
+    queue._end_by_force(queue._running)
+    assert ended == ["killed"]
 
 
 def test_a_job_that_was_under_way_at_three_deaths_waits_for_someone(database, tmp_path):

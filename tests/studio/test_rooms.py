@@ -145,6 +145,14 @@ def test_a_sketch_follows_and_an_older_one_is_dropped(explored, dreamt):
     assert sorted(answer.status_code for answer in answers) == [200, 409]
 
 
+def test_refused_sketches_cost_no_place(browser):
+    refused = {"kind": "mixture", "sources": [{"word": "no-such-thing", "share": 1}]}
+    for _ in range(70):
+        answer = browser.client.post("/api/v1/sketch", json=refused)
+        assert answer.status_code == 422
+    assert browser.client.app.state.studio.sketches._waiting == 0
+
+
 def test_a_run_is_named_starred_discarded_and_restored(explored, dreamt):
     own, _ = explored
     path = f"/api/v1/runs/{dreamt['id']}"

@@ -191,13 +191,20 @@ def test_a_pickle_is_no_concept(browser, tmp_path):
 
 
 def test_a_body_that_is_no_upload_is_small(browser):
-    answer = browser.client.post("/api/v1/jobs", content=b" " * (2**20 + 1))
+    headers = {"content-type": "application/json"}
+    answer = browser.client.post("/api/v1/jobs", content=b" " * (2**20 + 1), headers=headers)
     assert (answer.status_code, answer.json()["kind"]) == (413, "too_large")
 
     # without a length in front; that one which never ends is cut off, is in test_server.py
     parts = iter([b" " * 2**19] * 3)
-    answer = browser.client.post("/api/v1/jobs", content=parts)
+    answer = browser.client.post("/api/v1/jobs", content=parts, headers=headers)
     assert answer.status_code == 413
+
+
+def test_a_body_without_its_type_is_told_so(browser):
+    for kind in ("", "application/x-www-form-urlencoded", "text/plain"):
+        answer = browser.client.post("/api/v1/jobs", content=b"{}", headers={"content-type": kind})
+        assert (answer.status_code, answer.json()["kind"]) == (415, "media_type")
 
 
 def test_errors_say_nothing_of_this_machine(browser, monkeypatch):
@@ -269,7 +276,121 @@ def test_a_cookie_that_was_signed_without_the_token_opens_nothing(guarded):
     studio = guarded.state.studio
     secret = studio.database.secret()
     for token, status in ((None, 401), ("another one", 401), ("correct horse", 200)):
-        rules = Rules.of(secret, host="0.0.0.0", port=8188, token=token)
+        rules = Rules.of(secret, host="0.0.0.0", token=token)
         client = client_of(guarded)
         client.cookies.set(rules.cookie, rules.new_cookie())
         assert client.get("/api/v1/session").status_code == status
+
+
+def from_address(app, address, **kwargs):
+    from fastapi.testclient import TestClient
+
+    return TestClient(app, base_url="http://localhost", client=(address, 5000), **kwargs)
+
+
+def test_wrong_tokens_are_counted_by_address_over_both_doors(guarded, monkeypatch):
+    async def at_once(seconds):
+        return None
+
+    monkeypatch.setattr("offbeat.studio.pages.asyncio.sleep", at_once)
+    thief, guest = (from_address(guarded, name) for name in ("203.0.113.7", "198.51.100.9"))
+    right, wrong = ({"authorization": f"Bearer {one}"} for one in ("correct horse", "x"))
+    for _ in range(5):
+        assert thief.get("/api/v1/session", headers=wrong).status_code == 401
+        assert thief.post("/login", data={"token": "y"}).status_code == 403
+    assert thief.get("/api/v1/session", headers=wrong).status_code == 429
+    assert thief.get("/api/v1/session", headers=right).status_code == 429  # it could be a guess
+    assert thief.post("/login", data={"token": "correct horse"}).status_code == 429
+    assert guest.get("/api/v1/session", headers=right).status_code == 200
+    entered = guest.post("/login", data={"token": "correct horse"}, follow_redirects=False)
+    assert entered.status_code == 303
+
+
+def test_requests_without_a_cookie_do_not_escape_the_limits(studio_app, monkeypatch):
+    from offbeat.studio.security import Counter
+
+    guard = studio_app.middleware_stack
+    while type(guard).__name__ != "Guard":
+        guard = guard.app
+    monkeypatch.setattr(guard, "new_sessions", Counter(3))
+    codes = []
+    for _ in range(5):
+        client = client_of(studio_app)  # each without the cookie of the one before
+        codes.append(client.post("/api/v1/jobs", json={"verb": "none"}).status_code)
+    assert codes == [422, 422, 422, 429, 429]
+
+
+def test_a_cookie_is_secure_behind_tls_and_the_same_on_every_port(studio_app):
+    from fastapi.testclient import TestClient
+
+    names = set()
+    for base in ("http://localhost:1", "https://localhost:2"):
+        client = TestClient(studio_app, base_url=base)
+        client.portal = client_of(studio_app).portal
+        cookie = client.get("/api/v1/session").headers["set-cookie"]
+        assert ("Secure" in cookie) == base.startswith("https")
+        names.add(cookie.split("=")[0])
+    assert len(names) == 1
+
+
+def test_a_cookie_of_another_program_breaks_nothing(browser):
+    own = browser.client.cookies
+    ((name, value),) = own.items()
+    odd = f'other={{"a": [1]}}; x y=z; bad\x7f; {name}={value}; last="'
+    answer = client_of(browser.client.app).get("/api/v1/session", headers={"cookie": odd})
+    assert "set-cookie" not in answer.headers
+
+
+def test_the_page_has_one_address_on_this_machine(browser):
+    answer = browser.client.get("http://localhost:8188/?a=b", follow_redirects=False)
+    assert (answer.status_code, answer.headers["location"]) == (307, "http://127.0.0.1:8188/?a=b")
+
+
+def test_a_full_disk_takes_nothing_more(browser, monkeypatch):
+    studio = browser.client.app.state.studio
+    monkeypatch.setattr("offbeat.studio.state.DISK_RESERVE", 2**62)
+    monkeypatch.setattr(studio, "_disk_read", -1e9)
+    for answer in (
+        browser.client.post("/api/v1/jobs", json=JOB),
+        send(browser, "a.png", png(8, 8)),
+    ):
+        assert (answer.status_code, answer.json()["kind"]) == (507, "full")
+        assert "remove" in answer.json()["error"]
+    monkeypatch.undo()
+    monkeypatch.setattr(studio, "_disk_read", -1e9)
+    assert send(browser, "a.png", png(8, 8)).status_code == 201
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b'{"__metadata__": {"a": "' + b"x" * 2**20 + b'"}}',
+        b"{" + b", ".join(
+            b'"t%d": {"dtype": "F32", "shape": [0], "data_offsets": [0, 0]}' % number
+            for number in range(5000)
+        ) + b"}",
+    ],
+    ids=["long", "many"],
+)  # fmt: skip
+def test_a_header_that_is_too_much_is_not_read(browser, header):
+    answer = send(browser, "a.safetensors", struct.pack("<Q", len(header)) + header)
+    assert answer.status_code == 422
+    assert "at most" in answer.json()["error"]
+
+
+def test_a_long_thin_picture_is_refused(browser):
+    answer = send(browser, "a.png", png(20_000, 2))
+    assert answer.status_code == 422
+    assert "16384 pixels a side" in answer.json()["error"]
+
+
+def test_a_run_folder_that_is_a_link_is_not_followed(tmp_path):
+    from offbeat.studio.files import allowed_file
+
+    real, runs = tmp_path / "elsewhere", tmp_path / "runs"
+    for folder in (real, runs / "own"):
+        folder.mkdir(parents=True)
+        (folder / "summary.json").write_text("{}")
+    (runs / "linked").symlink_to(real)
+    assert allowed_file(runs / "own", "summary.json") is not None
+    assert allowed_file(runs / "linked", "summary.json") is None

@@ -111,6 +111,7 @@ def clean_png(
     formats: Sequence[str] = FORMATS,
     max_side: int = 2048,
     max_megapixels: float = 64.0,
+    longest: int = 2**16,
 ) -> tuple[bytes, int, int]:
     """Return a picture as a new PNG without anything else that its file held; width and height.
 
@@ -122,6 +123,7 @@ def clean_png(
         formats: What is decoded, by content: names of Pillow.
         max_side: A larger picture is made smaller, pixels.
         max_megapixels: Larger pictures are refused before they are decoded.
+        longest: So are those with a longer side than this, pixels.
 
     Raises:
         ImageError: If the file cannot be read, is no picture, or is too large.
@@ -132,6 +134,10 @@ def clean_png(
             warnings.simplefilter("ignore")  # damaged metadata and Pillow's own size limit
             with Image.open(file, formats=tuple(formats)) as picture:
                 _check_size(file, picture.size, max_megapixels)
+                if max(picture.size) > longest:
+                    raise ImageError(
+                        f"{file.name}: expected at most {longest} pixels a side, got {picture.size}"
+                    )
                 picture.draft("RGB", (max_side, max_side))  # a JPEG is decoded smaller at once
                 picture.load()
                 picture.thumbnail((max_side, max_side))

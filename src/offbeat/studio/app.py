@@ -19,7 +19,7 @@ from offbeat.studio import events, pages, routes, sketches, uploads
 from offbeat.studio.arguments import NotThere
 from offbeat.studio.queue import without_paths
 from offbeat.studio.security import Guard, Rules
-from offbeat.studio.state import Settings, Studio
+from offbeat.studio.state import DiskFull, Settings, Studio
 
 log = logging.getLogger("offbeat.studio")
 SLACK = 2**16
@@ -55,7 +55,7 @@ def create_app(settings: Settings) -> FastAPI:
     pages.mount(app)
     _say_errors(app)
     rules = studio.rules
-    app.add_middleware(Guard, rules=_with_slack(rules))
+    app.add_middleware(Guard, rules=_with_slack(rules), wrong_tokens=studio.wrong_tokens)
     return app
 
 
@@ -111,6 +111,11 @@ def _say_errors(app: FastAPI) -> None:
             "too many event streams are open; close some",
             headers={"retry-after": "30"},
         )
+
+    @app.exception_handler(DiskFull)
+    async def no_room(request: Request, error: Exception) -> JSONResponse:
+        text = f"{error}; remove runs and uploads, or empty the trash"
+        return failure(507, "full", text)
 
     @app.exception_handler(sketches.TooMany)
     async def sketching(request: Request, error: Exception) -> JSONResponse:

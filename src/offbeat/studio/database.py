@@ -144,12 +144,25 @@ class Database:
         Sessions take turns: whoever has run least recently goes first, so that twenty jobs of one
         do not keep another waiting.
         """
-        found = self.rows(
-            "SELECT * FROM runs AS job WHERE state = 'queued' ORDER BY "
-            "(SELECT coalesce(max(started), 0) FROM runs WHERE session = job.session "
-            " AND state != 'queued'), number LIMIT 1"
-        )
-        return _read(found[0]) if found else None
+        order = self.queue_order()
+        return self.run(order[0]) if order else None
+
+    def queue_order(self) -> list[str]:
+        """Return the identifiers of the queued jobs as they will run if nothing is added."""
+        queued = self.rows("SELECT id, session FROM runs WHERE state = 'queued' ORDER BY number")
+        started = {
+            row["session"]: row["started"] or 0.0
+            for row in self.rows("SELECT session, max(started) AS started FROM runs "
+                                 "WHERE state != 'queued' GROUP BY session")
+        }  # fmt: skip
+        order: list[str] = []
+        now = time.time()
+        while queued:
+            job = min(queued, key=lambda row: started.get(row["session"], 0.0))
+            queued.remove(job)
+            order.append(job["id"])
+            started[job["session"]] = now + len(order)
+        return order
 
     def jobs(self, session: str, states: Sequence[str], limit: int = 200) -> list[Row]:
         """Return a session's jobs in any of these states, newest first."""
@@ -168,11 +181,9 @@ class Database:
         values = [*states, *([] if session is None else [session])]
         return self.count(f"SELECT count(*) FROM runs WHERE state IN ({marks}){of}", values)
 
-    def position(self, row: Row) -> int:
-        """Return how many queued jobs came before this one."""
-        return self.count(
-            "SELECT count(*) FROM runs WHERE state = 'queued' AND number < ?", [row["number"]]
-        )
+    def upload_bytes(self) -> int:
+        """Return how much all uploads take."""
+        return self.count("SELECT sum(bytes) FROM uploads")
 
     def edges(self, run_id: str) -> list[tuple[str, str, str]]:
         """Return what a run was made from, and what was made from it: source, target, how."""

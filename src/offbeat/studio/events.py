@@ -39,12 +39,12 @@ class TooManyStreams(Exception):
 class Events:
     """The channels of all sessions; used from the event loop alone."""
 
-    def __init__(self, *, per_session: int = 8, in_all: int = 200) -> None:
-        self.per_session, self.in_all = per_session, in_all
+    def __init__(self, *, per_session: int = 8, per_address: int = 64, in_all: int = 200) -> None:
+        self.per_session, self.per_address, self.in_all = per_session, per_address, in_all
         self._channels: OrderedDict[str, Channel] = OrderedDict()
         # numbers of an earlier server are all below: its streams are told to read anew
         self._number = time.time_ns() // 1000
-        self._open = 0
+        self._streams: set[Stream] = set()
         self._closed = False
 
     def publish(self, session: str, event: str, data: dict[str, Any]) -> None:
@@ -65,39 +65,26 @@ class Events:
             for waiting in channel.streams:
                 waiting.set()
 
-    def open(self, session: str, last: int | None) -> AsyncIterator[str]:
+    def open(self, session: str, last: int | None, *, address: str = "") -> Stream:
         """Return a stream of one session, after event ``last``; None is from now on.
 
+        It counts from now on; whoever opens it must close it.
+
         Raises:
-            TooManyStreams: If there are as many as may be.
+            TooManyStreams: If the session, the address, or all have as many as may be.
         """
         channel = self._channel(session)
-        if len(channel.streams) >= self.per_session or self._open >= self.in_all:
+        of_address = sum(stream.address == address for stream in self._streams)
+        if (
+            len(channel.streams) >= self.per_session
+            or of_address >= self.per_address
+            or len(self._streams) >= self.in_all
+        ):
             raise TooManyStreams
-        return self._stream(channel, self._number if last is None else last)
-
-    async def _stream(self, channel: Channel, at: int) -> AsyncIterator[str]:
-        wake = asyncio.Event()
-        channel.streams.add(wake)
-        self._open += 1
-        try:
-            ends = time.monotonic() + LIFETIME
-            yield "retry: 2000\n\n"
-            while not self._closed and time.monotonic() < ends:
-                wake.clear()
-                if not channel.dropped <= at <= self._number:
-                    at = self._number
-                    yield _event(at, "reset", "{}")
-                for number, text in [one for one in channel.events if one[0] > at]:
-                    at = number
-                    yield text
-                try:
-                    await asyncio.wait_for(wake.wait(), HEARTBEAT)
-                except asyncio.TimeoutError:
-                    yield ": still here\n\n"
-        finally:
-            channel.streams.discard(wake)
-            self._open -= 1
+        stream = Stream(self, channel, self._number if last is None else last, address)
+        self._streams.add(stream)
+        channel.streams.add(stream.wake)
+        return stream
 
     def _channel(self, session: str) -> Channel:
         channel = self._channels.setdefault(session, Channel(dropped=self._number))
@@ -108,6 +95,37 @@ class Events:
                     del self._channels[name]
                     break
         return channel
+
+
+class Stream:
+    """Events of one session as text, until it is closed."""
+
+    def __init__(self, events: Events, channel: Channel, at: int, address: str) -> None:
+        self.address, self.wake = address, asyncio.Event()
+        self._events, self._channel, self._at = events, channel, at
+
+    def close(self) -> None:
+        """Give its place back; a second time does nothing."""
+        self._channel.streams.discard(self.wake)
+        self._events._streams.discard(self)
+
+    async def __aiter__(self) -> AsyncIterator[str]:
+        """Yield events as they come, and a sign of life between them."""
+        events, channel = self._events, self._channel
+        ends = time.monotonic() + LIFETIME
+        yield "retry: 2000\n\n"
+        while not events._closed and time.monotonic() < ends:
+            self.wake.clear()
+            if not channel.dropped <= self._at <= events._number:
+                self._at = events._number
+                yield _event(self._at, "reset", "{}")
+            for number, text in [pair for pair in channel.events if pair[0] > self._at]:
+                self._at = number
+                yield text
+            try:
+                await asyncio.wait_for(self.wake.wait(), HEARTBEAT)
+            except asyncio.TimeoutError:
+                yield ": still here\n\n"
 
 
 def _event(number: int, event: str, text: str) -> str:

@@ -31,9 +31,9 @@ def allowed_file(folder: Path, name: str) -> Path | None:
     if not ALLOWED.fullmatch(name):
         return None
     path = folder / name
-    # a link inside a run folder could lead anywhere
-    inside = path.resolve().is_relative_to(folder.resolve())
-    return path if inside and path.is_file() else None
+    # a link inside a run folder could lead anywhere, and so could a run folder that is a link
+    real = folder.parent.resolve() / folder.name
+    return path if path.resolve().is_relative_to(real) and path.is_file() else None
 
 
 def allowed_names(folder: Path) -> list[str]:

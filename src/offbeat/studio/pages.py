@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import html
-import time
-from collections import deque
 from pathlib import Path
 from typing import Annotated
 
@@ -13,16 +11,19 @@ from fastapi import APIRouter, FastAPI, Form, Request
 from fastapi.responses import FileResponse, HTMLResponse, RedirectResponse, Response
 from fastapi.staticfiles import StaticFiles
 
+from offbeat.studio.security import address_of
+
 router = APIRouter(include_in_schema=False)
+LOOPBACK = ("127.0.0.1", "0.0.0.0")
+"""Where a server listens that 127.0.0.1 reaches."""
 STATIC = Path(__file__).parent / "static"
-MAX_FAILURES, WINDOW = 10, 60.0
-"""Wrong tokens in so many seconds, from everywhere: then nobody may try for a while."""
-_failures: deque[float] = deque(maxlen=MAX_FAILURES)
 
 
 @router.get("/")
-def page() -> Response:
-    """Return the page."""
+def page(request: Request) -> Response:
+    """Return the page, at one address: a browser keeps a session for each name of this machine."""
+    if request.url.hostname == "localhost" and request.app.state.studio.settings.host in LOOPBACK:
+        return RedirectResponse(str(request.url.replace(hostname="127.0.0.1")), 307)
     return FileResponse(STATIC / "index.html", headers={"cache-control": "no-cache"})
 
 
@@ -48,16 +49,16 @@ async def enter(
     next: Annotated[str, Form(max_length=500)] = "/",
 ) -> Response:
     """Take the token, set the cookie of a session, and show the page."""
-    rules = request.app.state.studio.rules
-    now = time.monotonic()
-    if len(_failures) == MAX_FAILURES and now - _failures[0] < WINDOW:
-        return _door("Too many wrong tokens: wait a minute.", next, 429)
-    if not rules.allows_token(token.strip()):
-        _failures.append(now)
+    studio, address = request.app.state.studio, address_of(request.scope)
+    if studio.wrong_tokens.is_full(address):
+        return _door("Too many wrong tokens from this address: wait a minute.", next, 429)
+    if not studio.rules.allows_token(token.strip()):
+        studio.wrong_tokens.add(address)
         await asyncio.sleep(0.3)
         return _door("That is not the token.", next, 403)
     local = next if next.startswith("/") and not next.startswith(("//", "/\\")) else "/"
-    cookie = rules.set_cookie(rules.new_cookie())
+    is_secure = request.url.scheme == "https"
+    cookie = studio.rules.set_cookie(studio.rules.new_cookie(), is_secure=is_secure)
     return RedirectResponse(local, 303, headers={"set-cookie": cookie})
 
 

@@ -156,11 +156,12 @@ class Queue:
         elif self._running is not None and self._running["id"] == row["id"]:
             self._tell({"do": "cancel", "job": row["id"]})
             if self._loop is not None:
-                self._loop.call_later(PATIENCE, self._end_by_force, row["id"])
+                self._loop.call_later(PATIENCE, self._end_by_force, self._running)
 
-    def _end_by_force(self, job: str) -> None:
-        if self._running is not None and self._running["id"] == job and self._process is not None:
-            self._running["cancelled"] = True
+    def _end_by_force(self, running: Row) -> None:
+        """End the worker if it still does what was cancelled, not what began since."""
+        if self._running is running and self._process is not None:
+            running["cancelled"] = True
             self._process.kill()
 
     # --- what the worker says
@@ -239,12 +240,17 @@ class Queue:
             data["run"] = shelf.entry(row, row["session"])
         self.events.publish(row["session"], event, data)
 
+    def _position(self, row: Row) -> int | None:
+        """Return how many queued jobs run before this one."""
+        order = self.database.queue_order()
+        return order.index(row["id"]) if row["id"] in order else None
+
     def entry(self, row: Row) -> dict[str, Any]:
         """Return a job as the API has it."""
         now = self.progress.get(row["id"], {})
         return {
             **{name: row[name] for name in _SHOWN},
-            "position": self.database.position(row) if row["state"] == "queued" else None,
+            "position": self._position(row) if row["state"] == "queued" else None,
             "stage": now.get("stage"),
             "done": now.get("done"),
             "total": now.get("total"),

@@ -14,8 +14,9 @@ from offbeat.errors import ConfigError
 from offbeat.studio import exports, requests, shelf, uploads
 from offbeat.studio.arguments import NotThere
 from offbeat.studio.database import OPEN, Row, new_id
+from offbeat.studio.events import Stream
 from offbeat.studio.files import TYPES, allowed_file
-from offbeat.studio.security import REPORT_POLICY
+from offbeat.studio.security import REPORT_POLICY, address_of
 from offbeat.studio.state import IN_ALL, PER_SESSION, Studio
 
 Found = dict[str, Any]
@@ -66,13 +67,31 @@ def session(studio: TheStudio, session: Session) -> Found:
 
 @router.get("/events", response_class=StreamingResponse)
 async def events(
-    studio: TheStudio, session: Session, last_event_id: Annotated[str | None, Header()] = None
+    request: Request,
+    studio: TheStudio,
+    session: Session,
+    last_event_id: Annotated[str | None, Header()] = None,
 ) -> Response:
     """Server-sent events of this session."""
     number = re.fullmatch(r"[0-9]{1,18}", last_event_id or "")
-    stream = studio.events.open(session, int(number[0]) if number else None)
-    headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
-    return StreamingResponse(stream, media_type="text/event-stream", headers=headers)
+    last, address = int(number[0]) if number else None, address_of(request.scope)
+    return EventResponse(studio.events.open(session, last, address=address))
+
+
+class EventResponse(StreamingResponse):
+    """A stream of events, whose place is given back however the answer ends."""
+
+    def __init__(self, stream: Stream) -> None:
+        headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
+        super().__init__(stream, media_type="text/event-stream", headers=headers)
+        self._stream = stream
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """Send events until whoever asked leaves."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._stream.close()
 
 
 # --- jobs
@@ -317,6 +336,7 @@ async def sketch(
 @router.post("/uploads", status_code=201)
 def upload(file: Annotated[UploadFile, File()], studio: TheStudio, session: Session) -> Found:
     """Bring a picture, or a concept of another tool."""
+    studio.check_disk()
     name = file.filename or "unnamed"
     row = uploads.keep(studio.folder, studio.database, session, name, file.file)
     return _upload(row)
@@ -362,6 +382,7 @@ def recall(file: Annotated[UploadFile, File()], studio: TheStudio, session: Sess
 
 def _queued(studio: Studio, session: str, request: Any) -> Found:
     _check_room(studio, session)
+    studio.check_disk()
     row, edges = studio.arguments.row_of(request, session)
     row["id"] = new_id()
     studio.database.add_run(row, edges)

@@ -13,9 +13,10 @@ import ipaddress
 import json
 import logging
 import secrets
+import time
+from collections import OrderedDict, deque
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass
-from http.cookies import CookieError, SimpleCookie
 from typing import Any
 from urllib.parse import quote, urlsplit
 
@@ -33,6 +34,10 @@ MAX_BODY = 2**20
 """Bytes of a request that is no upload."""
 OPEN_PATHS = ("/login", "/favicon.ico")
 """What one may ask for without a token: the page that asks for it."""
+WRONG_TOKENS = 10
+"""From one address in a minute, by header and by form together; then it must wait."""
+NEW_SESSIONS = 120
+"""Changes asked for without a session's cookie, from one address in a minute."""
 POLICY = (
     "default-src 'self'; img-src 'self' blob: data:; object-src 'none'; base-uri 'none'; "
     "form-action 'self'; frame-ancestors 'none'"
@@ -60,13 +65,14 @@ class Rules:
     hosts: frozenset[str]
     """Names by which this server may be called; addresses as well, if it listens beyond itself."""
     cookie: str
+    """Its name: of the studio's folder, so that another port finds the same session."""
     token: str | None = None
     addresses: bool = False
     upload_bytes: int = 2**25
 
     @classmethod
     def of(
-        cls, secret: bytes, *, host: str, port: int, token: str | None, names: tuple[str, ...] = ()
+        cls, secret: bytes, *, host: str, token: str | None, names: tuple[str, ...] = ()
     ) -> Rules:
         """Return the rules of a server that listens on ``host``."""
         key = hmac.digest(secret, (token or "").encode(), "sha256")
@@ -74,7 +80,7 @@ class Rules:
         return cls(
             key=key,
             hosts=frozenset(own),
-            cookie=f"offbeat-{port}",
+            cookie=f"offbeat-{hashlib.sha256(secret).hexdigest()[:8]}",
             token=token,
             addresses=not is_loopback(host),
         )
@@ -108,9 +114,10 @@ class Rules:
             return None
         return hashlib.sha256(name.encode()).hexdigest()[:32]
 
-    def set_cookie(self, cookie: str) -> str:
-        """Return the header that sets it."""
-        return f"{self.cookie}={cookie}; Path=/; HttpOnly; SameSite=Strict; Max-Age=31536000"
+    def set_cookie(self, cookie: str, *, is_secure: bool) -> str:
+        """Return the header that sets it; behind TLS it is never sent in the clear."""
+        text = f"{self.cookie}={cookie}; Path=/; HttpOnly; SameSite=Strict; Max-Age=31536000"
+        return f"{text}; Secure" if is_secure else text
 
     def _signature(self, name: str) -> str:
         return hmac.digest(self.key, name.encode(), "sha256").hex()
@@ -134,11 +141,45 @@ def _is_address(name: str) -> bool:
     return True
 
 
+class Counter:
+    """Counts events by address in a window of time; the oldest addresses are forgotten."""
+
+    def __init__(self, limit: int, *, seconds: float = 60.0, max_addresses: int = 10_000) -> None:
+        self.limit, self.seconds, self.max_addresses = limit, seconds, max_addresses
+        self._times: OrderedDict[str, deque[float]] = OrderedDict()
+
+    def is_full(self, address: str) -> bool:
+        """Return whether an address has reached the limit."""
+        times = self._times.get(address) or deque()
+        return len(times) >= self.limit and time.monotonic() - times[0] < self.seconds
+
+    def add(self, address: str) -> None:
+        """Count one event of an address."""
+        self._times.setdefault(address, deque(maxlen=self.limit)).append(time.monotonic())
+        self._times.move_to_end(address)
+        if len(self._times) > self.max_addresses:
+            self._times.popitem(last=False)
+
+
+def address_of(scope: Scope) -> str:
+    """Return the address that a request comes from; of IPv6 the network, which one user has."""
+    host = str((scope.get("client") or ("", 0))[0])
+    try:
+        address = ipaddress.ip_address(host)
+    except ValueError:
+        return host
+    if address.version == 6 and not address.is_loopback:
+        return str(ipaddress.ip_network((address, 64), strict=False))
+    return str(address)
+
+
 class Guard:
     """Lets a request through, or answers it; an ASGI middleware."""
 
-    def __init__(self, app: App, rules: Rules) -> None:
+    def __init__(self, app: App, rules: Rules, wrong_tokens: Counter) -> None:
         self.app, self.rules = app, rules
+        self.wrong_tokens = wrong_tokens
+        self.new_sessions = Counter(NEW_SESSIONS)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Check one request."""
@@ -152,9 +193,11 @@ class Guard:
         for name, value in scope["headers"]:
             headers.setdefault(name.decode("latin-1").lower(), value.decode("latin-1"))
         refusal = self._refusal(scope, headers)
-        session, cookie, known = self._session(headers)
+        session, cookie, known = self._session(headers, address_of(scope))
         if refusal is None and not known:
-            refusal = self._login(scope)
+            refusal = self._login(scope, headers)
+        if refusal is None and cookie is not None:
+            refusal = self._without_cookie(scope)
         if refusal is not None:
             await _answer(send, *refusal)
             return
@@ -163,7 +206,8 @@ class Guard:
         if int(headers.get("content-length") or 0) > limit:
             await _answer(send, 413, "too_large", f"expected at most {limit >> 20} MiB")
             return
-        set_cookie = None if cookie is None else self.rules.set_cookie(cookie)
+        is_secure = scope.get("scheme") == "https"
+        set_cookie = None if cookie is None else self.rules.set_cookie(cookie, is_secure=is_secure)
         await self.app(scope, _limited(receive, limit), _with_headers(send, set_cookie))
 
     def _refusal(self, scope: Scope, headers: dict[str, str]) -> tuple[int, str, str] | None:
@@ -175,35 +219,64 @@ class Guard:
             return 400, "bad_request", "content-length: expected a number"
         if scope["method"] in SAFE:
             return None
+        kind = headers.get("content-type", "").partition(";")[0].strip().lower()
+        is_json = kind == "application/json" or kind.endswith("+json")
+        has_body = length != "0" or "transfer-encoding" in headers
+        is_call = str(scope["path"]).startswith("/api/") and not _is_upload(scope)
+        if is_call and has_body and not is_json:
+            got = kind or "none"
+            return 415, "media_type", f"expected Content-Type: application/json, got {got}"
         origin = headers.get("origin")
         theirs = origin is not None and urlsplit(origin).netloc.lower() != host.lower()
         if theirs or headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none"):
             return 403, "forbidden", "another site asked for this; only the studio's own page may"
         return None
 
-    def _session(self, headers: dict[str, str]) -> tuple[str, str | None, bool]:
+    def _session(self, headers: dict[str, str], address: str) -> tuple[str, str | None, bool]:
         """Return the session, a cookie to set, and whether whoever asks is known."""
-        try:
-            jar = SimpleCookie(headers.get("cookie", ""))
-        except CookieError:
-            jar = SimpleCookie()
-        given = jar[self.rules.cookie].value if self.rules.cookie in jar else ""
-        session = self.rules.session_of(given)
+        session = self.rules.session_of(_cookie(headers.get("cookie", ""), self.rules.cookie))
         if session is not None:
             return session, None, True
         cookie = self.rules.new_cookie()
+        known = self.rules.token is None
         scheme, _, token = headers.get("authorization", "").partition(" ")
-        bearer = scheme.lower() == "bearer" and self.rules.allows_token(token.strip())
-        known = self.rules.token is None or bearer
+        if scheme.lower() == "bearer" and not known and not self.wrong_tokens.is_full(address):
+            known = self.rules.allows_token(token.strip())
+            if not known:
+                self.wrong_tokens.add(address)
         return self.rules.session_of(cookie) or "", cookie if known else None, known
 
-    def _login(self, scope: Scope) -> tuple[int, str, str] | None:
+    def _without_cookie(self, scope: Scope) -> tuple[int, str, str] | None:
+        """Refuse an address that changes things again and again as somebody new.
+
+        The limits of a session would mean nothing if every request could be a new session.
+        """
+        if scope["method"] in SAFE:
+            return None
+        address = address_of(scope)
+        if self.new_sessions.is_full(address):
+            return 429, "busy", "send the cookie that this server sets: it is your session"
+        self.new_sessions.add(address)
+        return None
+
+    def _login(self, scope: Scope, headers: dict[str, str]) -> tuple[int, str, str] | None:
         path = str(scope["path"])
         if path in OPEN_PATHS:
             return None
+        if "authorization" in headers and self.wrong_tokens.is_full(address_of(scope)):
+            return 429, "busy", "too many wrong tokens from this address; wait a minute"
         if path.startswith("/api/") or scope["method"] not in SAFE:
             return 401, "login", "expected the token: Authorization: Bearer TOKEN, or /login"
         return 303, "login", "/login?next=" + quote(path)
+
+
+def _cookie(header: str, name: str) -> str:
+    """Return one cookie of a header, whatever other programs on this host put beside it."""
+    for pair in header.split(";"):
+        key, _, value = pair.strip().partition("=")
+        if key == name:
+            return value.strip('"')
+    return ""
 
 
 def _is_upload(scope: Scope) -> bool:

@@ -49,15 +49,15 @@ class Sketches:
             raise TooMany
         self._number += 1
         number, place = self._number, (session, lane)
+        draw = self._drawing(request, session)  # may refuse, and then it never waits
         self._newest[place] = number
-        self._waiting += 1
-        draw = self._drawing(request, session)
 
         def turn() -> bytes:
             if self._newest.get(place) != number:
                 raise Outdated
             return draw()
 
+        self._waiting += 1
         try:
             return await asyncio.get_running_loop().run_in_executor(self._thread, turn)
         finally:

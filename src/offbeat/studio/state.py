@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import math
+import os
 import shutil
 import time
 from dataclasses import dataclass
@@ -14,12 +16,16 @@ from offbeat.studio.arguments import Arguments
 from offbeat.studio.database import Database
 from offbeat.studio.events import Events
 from offbeat.studio.queue import Queue
-from offbeat.studio.security import Rules
+from offbeat.studio.security import WRONG_TOKENS, Counter, Rules
 from offbeat.studio.sketches import Sketches
 
 PER_SESSION, IN_ALL = 20, 200
 """Jobs that may wait."""
 TRASH_DAYS = 30
+DISK_SECONDS = 30.0
+"""How long a reading of the used space holds."""
+DISK_RESERVE = 2**28
+"""Bytes of the disk that stay free, so that what runs can end."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +43,12 @@ class Settings:
     source: str | None = None
     """Where that is, if it is no name."""
     device: str = "auto"
+    disk_bytes: int = 50 * 2**30
+    """What the studio's folder may hold; then nothing new is taken until something is removed."""
+
+
+class DiskFull(Exception):
+    """There is no room for more."""
 
 
 class Studio:
@@ -49,7 +61,6 @@ class Studio:
         self.rules = Rules.of(
             self.database.secret(),
             host=settings.host,
-            port=settings.port,
             token=settings.token,
             names=settings.names,
         )
@@ -63,6 +74,8 @@ class Studio:
             "images": 64,
         }
         self.events = Events(per_session=8, in_all=200)
+        self.wrong_tokens = Counter(WRONG_TOKENS)
+        self._disk_read, self._disk_used = -math.inf, 0
         self.catalogue: Catalogue
         self.arguments: Arguments
         self.sketches: Sketches
@@ -93,6 +106,25 @@ class Studio:
                 self.database.forget_run(row["id"])
             await asyncio.sleep(3600)
 
+    def check_disk(self) -> None:
+        """Refuse what would need room if there is none.
+
+        Raises:
+            DiskFull: If the folder holds as much as it may, or the disk is full.
+        """
+        if time.monotonic() - self._disk_read > DISK_SECONDS:
+            self._disk_used = sum(
+                _size(Path(where, name))
+                for where, _, names in os.walk(self.folder)
+                for name in names
+            )
+            self._disk_read = time.monotonic()
+        limit = self.settings.disk_bytes
+        if self._disk_used > limit:
+            raise DiskFull(f"the studio holds {limit >> 30} GiB, the most that it may")
+        if shutil.disk_usage(self.folder).free < DISK_RESERVE:
+            raise DiskFull("the disk of the studio is nearly full")
+
     def close(self) -> None:
         """End the worker and the streams."""
         self.events.close()
@@ -103,3 +135,11 @@ class Studio:
     def run_folder(self, run: str) -> Path:
         """Return the folder of a run; ``run`` is an identifier from the list."""
         return self.folder / "runs" / run
+
+
+def _size(file: Path) -> int:
+    """Return the bytes of a file; 0 of one that was removed meanwhile."""
+    try:
+        return file.lstat().st_size
+    except OSError:
+        return 0

@@ -32,8 +32,12 @@ MAX_UPLOADS = 200
 """Of a session."""
 FORMATS = ("PNG", "JPEG", "WEBP", "GIF")
 CONCEPT = ".safetensors"
-_decoding = threading.BoundedSemaphore(1)
-"""A picture takes some hundreds of megabytes while it is decoded: one at a time."""
+MAX_SIDE = 16_384
+"""Pixels of each side of a picture."""
+MAX_HEADER, MAX_TENSORS = 2**20, 4096
+"""Bytes of a concept's header, and tensors in it."""
+_decoding = threading.BoundedSemaphore(4)
+"""A picture takes some hundreds of megabytes while it is decoded: so many at a time."""
 
 
 class TooManyUploads(Exception):
@@ -202,6 +206,11 @@ def _check_concept(data: bytes, name: str) -> None:
     # a safetensors file has the length of its header, then a brace; a pickle has not
     if data[8:9] != b"{":
         raise CorruptRunError(f"{name}: expected a safetensors file, got something else")
+    size = int.from_bytes(data[:8], "little")
+    if size > MAX_HEADER:
+        raise CorruptRunError(f"{name}: expected a header of at most {MAX_HEADER >> 20} MiB")
+    if data[8 : 8 + size].count(b'"data_offsets"') > MAX_TENSORS:
+        raise CorruptRunError(f"{name}: expected at most {MAX_TENSORS} tensors")
     try:
         about: Any = None
         with suppress(ValueError, TypeError, KeyError):
@@ -220,7 +229,7 @@ def _clean(path: Path, name: str) -> tuple[bytes, int, int]:
 
     with _decoding:
         try:
-            return clean_png(path, formats=FORMATS, max_megapixels=MAX_MEGAPIXELS)
+            return clean_png(path, formats=FORMATS, max_megapixels=MAX_MEGAPIXELS, longest=MAX_SIDE)
         except ImageError as error:
             raise ImageError(str(error).replace(path.name, name[:120])) from error
 

@@ -1,7 +1,7 @@
 // The page: which room is open, the theme, and the line to the server.
 
 import * as api from "./lib/api.js";
-import { $, h, problem } from "./lib/dom.js";
+import { $, closeDialogs, h, problem } from "./lib/dom.js";
 import * as live from "./lib/live.js";
 import { here, state } from "./lib/state.js";
 import { explore } from "./rooms/explore.js";
@@ -25,6 +25,7 @@ function show(event) {
   const name = ROOMS[at.room] ? at.room : "explore";
   // rooms note what they show in the address, so the one that was left is read from there
   if (current && event?.oldURL) current.hash = new URL(event.oldURL).hash;
+  if (current && current.name !== name) closeDialogs();
   for (const link of links) {
     if (link.name === name) link.a.setAttribute("aria-current", "page");
     else link.a.removeAttribute("aria-current");

@@ -12,8 +12,18 @@ export class Problem extends Error {
   }
 }
 
+/** How long the server may take to answer; an upload may be slow on its way. */
+const SECONDS = 60;
+const UPLOAD_SECONDS = 600;
+
 async function send(method, path, { body, form, signal, as = "json" } = {}) {
-  const init = { method, signal, headers: {}, credentials: "same-origin" };
+  const limit = AbortSignal.timeout(1000 * (form ? UPLOAD_SECONDS : SECONDS));
+  const init = {
+    method,
+    signal: signal ? AbortSignal.any([signal, limit]) : limit,
+    headers: {},
+    credentials: "same-origin",
+  };
   if (form) init.body = form;
   else if (body !== undefined) {
     init.body = JSON.stringify(body);
@@ -24,6 +34,8 @@ async function send(method, path, { body, form, signal, as = "json" } = {}) {
     answer = await fetch(BASE + path, init);
   } catch (error) {
     if (error.name === "AbortError") throw error;
+    if (error.name === "TimeoutError")
+      throw new Problem(0, { error: "The studio does not answer. It may be busy; try again.", kind: "timeout" });
     throw new Problem(0, {
       error: "The studio cannot be reached. Is `offbeat studio` still running?",
       kind: "offline",

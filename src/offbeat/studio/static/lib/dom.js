@@ -140,6 +140,11 @@ export function toast(text, action, act) {
   $("toasts").append(el);
 }
 
+/** Close every dialog: it belongs to the room that was left. */
+export function closeDialogs() {
+  for (const el of document.querySelectorAll("dialog[open]")) el.close();
+}
+
 /** A dialog that is gone when closed, and gives the focus back. */
 export function dialog(title, ...kids) {
   const before = document.activeElement;

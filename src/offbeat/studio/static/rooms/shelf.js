@@ -41,12 +41,9 @@ export function shelf() {
   );
   const count = h("p", { class: "hint", "aria-live": "polite" });
   const list = h("ul", { class: "cards", "aria-label": "Runs" });
-  const none = h(
-    "div",
-    { class: "empty-stage" },
-    h("p", { class: "lead" }, "Nothing here yet."),
-    h("p", {}, "What is drawn in the other rooms comes here by itself."),
-  );
+  const nothing = h("p", { class: "lead" });
+  const why = h("p", {});
+  const none = h("div", { class: "empty-stage" }, nothing, why);
   const more = h("button", { type: "button" }, "More");
   const chosen = new Map();
   const comparebar = h("div", { class: "pickbar", hidden: true, role: "group", "aria-label": "What is chosen" });
@@ -109,6 +106,11 @@ export function shelf() {
       (list.children[Math.min(at, list.children.length - 1)]?.querySelector("a") ?? q).focus();
     count.textContent = total === 1 ? "1 run" : `${total} runs`;
     none.hidden = runs.length > 0;
+    const isNarrowed = q.value.trim() || verb.value || which.value;
+    nothing.textContent = isNarrowed ? "Nothing fits." : "Nothing here yet.";
+    why.textContent = isNarrowed
+      ? "Change the search or the choices above."
+      : "What is drawn in the other rooms comes here by itself.";
     more.hidden = runs.length >= total;
     choose();
   }
