@@ -62,13 +62,11 @@ def module_of(file):
     return ".".join(parts).removesuffix(".__init__")
 
 
-def is_function_level(tree, node):
-    functions = (ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)
-    return any(
-        node in ast.walk(one) and node is not one
-        for one in ast.walk(tree)
-        if isinstance(one, functions)
-    )
+def inside_functions(tree):
+    functions = (ast.FunctionDef, ast.AsyncFunctionDef)
+    return {
+        node for one in ast.walk(tree) if isinstance(one, functions) for node in ast.walk(one)
+    }
 
 
 def imported(tree, modules):
@@ -89,6 +87,7 @@ def faults(file, modules=frozenset()):
         yield f"{layer} has no row: give it one in tests/test_layers.py"
         return
     tree = ast.parse(file.read_text(encoding="utf-8"))
+    inside = inside_functions(tree)
     for node, name in imported(tree, modules):
         package, _, rest = name.partition(".")
         if package == "offbeat":
@@ -98,7 +97,7 @@ def faults(file, modules=frozenset()):
                 yield f"imports {name}, which has no row"
             elif target != layer and not is_public and ROW[target] >= ROW[layer]:
                 yield f"{layer} imports {target}, which is not below it"
-            if is_function_level(tree, node) and layer not in FUNCTION_LEVEL:
+            if node in inside and layer not in FUNCTION_LEVEL:
                 yield f"line {node.lineno}: imports {name} inside a function"
         elif layer not in OUTSIDE.get(package, {layer}):
             yield f"{layer} imports {package}, which only {sorted(OUTSIDE[package])} may"
