@@ -64,9 +64,7 @@ def module_of(file):
 
 def inside_functions(tree):
     functions = (ast.FunctionDef, ast.AsyncFunctionDef)
-    return {
-        node for one in ast.walk(tree) if isinstance(one, functions) for node in ast.walk(one)
-    }
+    return {node for one in ast.walk(tree) if isinstance(one, functions) for node in ast.walk(one)}
 
 
 def imported(tree, modules):

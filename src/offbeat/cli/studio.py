@@ -20,37 +20,43 @@ def studio(
     ] = Path("studio"),
     host: Annotated[
         str,
-        typer.Option(help="Where to listen; beyond this machine only together with `--token`."),
+        typer.Option(help="Address to listen on; other than this machine only with `--token`."),
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8188,
     token: Annotated[
         Optional[str],  # noqa: UP045 - typer reads it at run time on Python 3.10
         typer.Option(
             envvar=TOKEN,
-            help="What people have to know. In the environment nobody sees it in a list of "
-            "processes.",
+            help="Password for the page. Set it in the environment: then no list of processes "
+            "shows it.",
         ),
     ] = None,
     allow_host: Annotated[
         Optional[list[str]],  # noqa: UP045
-        typer.Option(metavar="NAME", help="A further name of this server. Several."),
+        typer.Option(metavar="NAME", help="Another host name of this server. Repeat for several."),
     ] = None,
     backbone: Annotated[
         str,
         typer.Option(
-            help="The checkpoint of requests that name none: a name (`offbeat list backbones`), "
-            "folder or hub id."
+            help="Checkpoint for requests that name none: a name (`offbeat list backbones`), a "
+            "folder or a hub id."
         ),
     ] = "pocket",
     device: Annotated[str, typer.Option(help="Where it runs: `auto`, `cpu`, `cuda`, ...")] = "auto",
+    disk: Annotated[
+        float,
+        typer.Option(
+            min=0.001, metavar="GIB", help="What FOLDER may hold; then nothing new starts."
+        ),
+    ] = 50.0,
     show: Annotated[
         bool, typer.Option("--open/--no-open", help="Open the page in a browser.")
     ] = True,
 ) -> None:
-    """Open a page on this machine in which one sees and steers.
+    """Open a page in your browser to explore, fuse and paint, and to keep what you find.
 
-    Explore, fuse, paint, and keep what was found on a shelf. Every run is a folder in
-    `FOLDER/runs`, as of any other command. What ran when it was stopped goes on at the next start.
+    Every run is a folder in `FOLDER/runs`, as with any other command. A run that was stopped
+    continues at the next start.
 
     `docs/studio.md` has the HTTP API that the page uses.
     """
@@ -76,5 +82,6 @@ def studio(
             "token": token or None,
             "names": tuple(allow_host or ()),
             "device": device,
+            "disk_bytes": int(disk * 2**30),
         }
         serve(settings, backbone=backbone, show=show, tell=typer.echo)
