@@ -46,7 +46,7 @@ def studio(
     disk: Annotated[
         float,
         typer.Option(
-            min=0.001, metavar="GIB", help="What FOLDER may hold; then nothing new starts."
+            min=0.001, metavar="GIB", help="Limit of FOLDER; above it nothing new starts."
         ),
     ] = 50.0,
     show: Annotated[

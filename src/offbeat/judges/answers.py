@@ -1,4 +1,4 @@
-"""What is asked about pictures, and how answers in words are read."""
+"""Questions about pictures, and how to read answers in words."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A judge behind an address: any server that speaks OpenAI's chat completions.
+"""A judge on a server: any that speaks OpenAI's chat completions API.
 
 What fails is said in the verdict, whose answer is then ``unknown``, and in ``problems``; a search
 goes on without it. The key comes from the environment and is in no name, file or message.
@@ -33,12 +33,12 @@ NUM_TOP = 20
 
 
 class ApiJudge:
-    """Asks a model on a server about pictures, one at a time."""
+    """Asks a vision model on a server about pictures, one at a time."""
 
     def __init__(
         self, model: str, url: str, *, budget: Budget | None = None, seed: int = 0
     ) -> None:
-        """Hold an address; nothing is sent yet.
+        """Store the address; nothing is sent yet.
 
         Args:
             model: As the server names it.
@@ -65,7 +65,7 @@ class ApiJudge:
         Without ``@ADDRESS`` it is ``OFFBEAT_API_URL``, else ``OPENAI_BASE_URL``, else OpenAI's own.
 
         Raises:
-            ConfigError: If there is no model, or the address is none.
+            ConfigError: If there is no model, or the address is not one.
         """
         model, mark, url = (source or "").rpartition("@")
         if not mark or not (re.search(r"[:/.]", url) or url == "localhost"):
@@ -75,7 +75,7 @@ class ApiJudge:
 
     @property
     def name(self) -> str:
-        """The model and the host that it is asked at."""
+        """The model and its host."""
         return f"api:{self.model}@{self._client.parts.netloc}"
 
     def __repr__(self) -> str:
@@ -135,7 +135,7 @@ class ApiJudge:
     def _yes(
         self, picture: Image.Image, question: str
     ) -> tuple[Literal["yes", "no", "unknown"], float, str]:
-        """Return an answer, the probability of yes, and what a reader must know."""
+        """Return an answer, the probability of yes, and a note for the reader."""
         try:
             text, tokens = self._answer(picture, question, 8, until=answers.yes_or_no)
         except Unanswered as error:
@@ -273,7 +273,7 @@ def _read(answer: Any) -> tuple[str, list[Any], bool]:
     """Return text and tokens of a chat completion, and whether it was cut off.
 
     Raises:
-        Unanswered: If it is none, the model refuses, or it is empty though not cut off.
+        Unanswered: If it is not one, the model refuses, or it is empty though not cut off.
     """
     try:
         choice = answer["choices"][0]

@@ -22,7 +22,7 @@ from offbeat.judges.vqa import end_ids, repeat_cache, spellings
 
 
 class ChatJudge(VisionJudge):
-    """What they share: a chat template, a causal model with a cache, one picture a question."""
+    """The shared part: a chat template, a causal model with a cache, one picture a question."""
 
     hint = answers.BRIEFLY
 
@@ -37,11 +37,11 @@ class ChatJudge(VisionJudge):
 
     @abstractmethod
     def _load_processor(self, folder: Path) -> None:
-        """Read what makes pictures ready, from a model's folder."""
+        """Load the picture processor of a model's folder."""
 
     @abstractmethod
     def _inputs(self, pictures: list[Image.Image], text: str) -> dict[str, Any]:
-        """Return what the model takes, for one text that stands before each picture's answer."""
+        """Return the model's inputs for one text before each picture's answer."""
 
     def prompt(self, question: str) -> str:
         """Return the conversation up to the answer, with one mark for the picture."""
@@ -94,7 +94,7 @@ class ChatJudge(VisionJudge):
 
 
 class LlavaNextJudge(ChatJudge):
-    """LLaVA-Next, of the low-probability search: tiles of a picture, and the whole."""
+    """LLaVA-Next, used by the low-probability paper: tiles of a picture, and the whole."""
 
     kind = "llava-next"
     model_type = "llava_next"
@@ -125,7 +125,7 @@ class LlavaNextJudge(ChatJudge):
 
 
 class JanusJudge(ChatJudge):
-    """Janus, the other of the low-probability search; its half that reads."""
+    """Janus, also used by the low-probability paper; its reading half."""
 
     kind = "janus"
     model_type = "janus"
@@ -220,7 +220,7 @@ class SmolVlmJudge(ChatJudge):
         return {**self._encode(texts), **pixels}
 
     def _tiles(self, mark: str, rows: int, cols: int) -> str:
-        """Return what stands for a picture: its tiles line by line, then the whole."""
+        """Return a picture's parts: its tiles row by row, then the whole."""
         fence, body = "<fake_token_around_image>", mark * self.num_image_tokens
         lines = [
             "".join(f"{fence}<row_{row}_col_{col}>{body}" for col in range(1, cols + 1)) + "\n"
@@ -249,7 +249,7 @@ class Idefics3Judge(SmolVlmJudge):
 
 
 def _chat_template(folder: Path, tokenizer: Any) -> str:
-    """Return how the checkpoint writes a conversation.
+    """Return the checkpoint's chat template.
 
     Raises:
         CheckpointError: If it does not say.

@@ -47,7 +47,7 @@ def open_judge(name: str, backbone: HasCard, *, labels: Sequence[str] = ()) -> A
     Raises:
         UnknownNameError: If there is no such judge.
         CheckpointError: If a folder or hub id holds none.
-        ConfigError: If an address is none.
+        ConfigError: If an address is not one.
     """
     kind, _, rest = name.partition(":")
     if kind == SERVER:

@@ -1,4 +1,4 @@
-"""A judge of its own weights: an image classifier in transformers' format, from a local folder."""
+"""An image classifier as a judge, in transformers' format, from a local folder."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ FIGURES = "figures.json"
 
 @dataclass(frozen=True, slots=True)
 class PixelSettings:
-    """What ``preprocessor_config.json`` asks of the pixels; ours needs no image processor."""
+    """Pixel settings of ``preprocessor_config.json``; no image processor is needed."""
 
     height: int
     width: int
@@ -92,7 +92,7 @@ class ClassifierJudge:
         note: str = "",
         share: float = 0.25,
     ) -> None:
-        """Hold a model; ``load`` is the way to make one from a folder.
+        """Store a model; use ``load`` to make a judge from a folder.
 
         Args:
             model: An image classification model of transformers.
@@ -195,7 +195,7 @@ class ClassifierJudge:
 
     @torch.no_grad()
     def features(self, images: Tensor) -> list[Tensor]:
-        """Return what each stage of the network makes of ``images``, ``[B, C, h, w]`` each.
+        """Return each stage's feature maps of ``images``, ``[B, C, h, w]`` each.
 
         It says more of a picture's manner than its classes do: see Gram matrices.
         """

@@ -1,4 +1,4 @@
-"""A judge that reads rendered pixels with a checkpoint's own CLIP towers, zero-shot.
+"""A zero-shot judge: it reads rendered pixels with the checkpoint's own CLIP towers.
 
 Source: Radford et al., CLIP, arXiv:2103.00020 (softmax over the cosines to all names).
 """
@@ -42,7 +42,7 @@ class ClipJudge:
         share: float = 0.4,
         logit_scale: float = LOGIT_SCALE,
     ) -> None:
-        """Hold the encoder; names are encoded when the first picture comes.
+        """Store the encoder; names are encoded when the first picture comes.
 
         Args:
             encoder: A checkpoint.
@@ -88,7 +88,7 @@ class ClipJudge:
 
     @torch.no_grad()
     def probability(self, images: Tensor, subject: str) -> Tensor:
-        """Return the probability of yes, ``[B]``; an unknown subject is encoded as one name more.
+        """Return the probability of yes, ``[B]``; an unknown subject is added as another name.
 
         Raises:
             PromptError: If the subject is empty or too long to encode.

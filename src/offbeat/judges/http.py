@@ -1,4 +1,4 @@
-"""A client of one address: deadlines, retries, a budget; the key goes nowhere else.
+"""An HTTP client for one address: deadline, retries, budget; the key goes nowhere else.
 
 It uses the standard library, so that a judge does not decide which HTTP package a user has.
 """
@@ -93,7 +93,7 @@ class Client:
         negotiable: Collection[int] = REFUSED,
         uncounted: Collection[int] = (),
     ) -> Any:
-        """Return what ``read`` makes of the answer; a bad answer is asked for again.
+        """Post a request and return ``read(answer)``; a bad answer is requested again.
 
         Args:
             path: Below the address.
@@ -142,7 +142,7 @@ class Client:
         except (TimeoutError, urllib.error.URLError, http.client.HTTPException, OSError) as error:
             reason = getattr(error, "reason", None) or error
             raise Unanswered(self._clean(f"no answer ({_named(reason)})")) from None
-        except (ValueError, RecursionError) as error:  # JSON and UTF-8 that are none, or too deep
+        except (ValueError, RecursionError) as error:  # neither JSON nor UTF-8, or nested too deep
             raise Unanswered(self._clean(f"the answer is not JSON ({error})")) from None
         finally:
             self.seconds += time.monotonic() - started
@@ -284,10 +284,10 @@ class _NoRedirect(urllib.request.HTTPRedirectHandler):
 
 
 def checked_url(url: str) -> SplitResult:
-    """Return the parts of an address that may be written into a run.
+    """Return the parts of an address; refuse one that could hold a secret, since runs record it.
 
     Raises:
-        ConfigError: If it is none, or could hold a secret.
+        ConfigError: If it is not an address, or could hold a secret.
     """
     try:
         parts = urlsplit(url)

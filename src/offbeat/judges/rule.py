@@ -1,4 +1,4 @@
-"""The rule by which class probabilities become a verdict.
+"""How class probabilities become a verdict.
 
 The probability of yes is the mass that the classes give to the subject. How much of it a good
 picture gets differs by orders of magnitude between subjects and encoders (a softmax over hundreds
@@ -81,7 +81,7 @@ def kind_of(
 
 
 class Limits:
-    """From which probability on the answer is yes, for each subject."""
+    """The probability from which the answer is yes, for each subject."""
 
     def __init__(self, share: float) -> None:
         check_range("share", share, 0, 1, open_low=True)
@@ -89,7 +89,7 @@ class Limits:
         self._ordinary: dict[str, float] = {}
 
     def learn(self, subject: str, probabilities: Tensor) -> float:
-        """Take the probabilities of ordinary pictures, ``[B]``; return the limit."""
+        """Set the limit from the probabilities of ordinary pictures, ``[B]``; return it."""
         if len(probabilities) == 0:
             raise ConfigError("images: expected at least one ordinary picture, got none")
         self._ordinary[subject] = float(torch.quantile(probabilities, 0.5))
@@ -98,7 +98,7 @@ class Limits:
     def verdicts(
         self, subject: str, probabilities: Tensor, *, chance: float, judge: str, note: str
     ) -> list[Verdict]:
-        """Answer for each of ``probabilities``, ``[B]``, and say by which limit."""
+        """Return one verdict for each of ``probabilities``, ``[B]``; its note gives the limit."""
         ordinary = self._ordinary.get(subject)
         if ordinary is None:
             limit, rule = chance, f"yes from chance on, {chance:.2g}; not calibrated"

@@ -1,4 +1,4 @@
-"""What all vision-language judges share: questions in, probabilities and words out.
+"""Shared base of vision-language judges: questions in, probabilities and words out.
 
 A model gives two things: the logits that follow a question about pictures, and those that follow
 when the answer goes on. All else is here, and the same for each: answers are greedy, so nothing is
@@ -52,7 +52,7 @@ class VisionJudge(ABC):
         labels: Sequence[str] = DEFAULT_LABELS,
         question: str = answers.WHAT,
     ) -> None:
-        """Hold a model; ``load`` is the way to make a judge.
+        """Store a model; use ``load`` to make a judge.
 
         Args:
             model: The model, frozen.

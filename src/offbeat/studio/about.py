@@ -45,12 +45,12 @@ class Checkpoint:
 
 @cache
 def bundled() -> dict[str, Any]:
-    """Return the bundled checkpoints, loaded, by name."""
+    """Return the bundled checkpoints by name, loaded."""
     return {name: offbeat.load_backbone(name, device="cpu") for name in BUNDLED}
 
 
 class Catalogue:
-    """What requests may ask for; everything is known when it is made."""
+    """What requests may ask for: checkpoints, methods, judges and words, all read at the start."""
 
     def __init__(self, default: str = "pocket", *, source: str | None = None) -> None:
         self.default = default
@@ -67,7 +67,7 @@ class Catalogue:
         }
 
     def learn(self, card: Mapping[str, Any]) -> None:
-        """Take what the server's own checkpoint says of itself, once it is loaded."""
+        """Add what the server's own checkpoint reports once it is loaded."""
         if self.default not in BUNDLED and card:
             self.checkpoints[self.default] = replace(self.checkpoints[self.default], card=card)
 
@@ -182,7 +182,7 @@ def settings_of(method: str, found: Any, card: Mapping[str, Any]) -> dict[str, A
 
 
 def _docstrings(config: type) -> dict[str, str]:
-    """Return what stands under each field in the source."""
+    """Return the docstring under each field in the source."""
     try:
         (tree,) = ast.parse(textwrap.dedent(inspect.getsource(config))).body
     except (OSError, TypeError, SyntaxError, ValueError):

@@ -1,4 +1,4 @@
-"""The application: what a studio consists of, put together, and errors as the API says them."""
+"""Build the FastAPI application of a studio, and turn errors into JSON answers."""
 
 from __future__ import annotations
 
@@ -73,13 +73,13 @@ def failure(
     fields: Sequence[Mapping[str, Any]] = (),
     headers: Mapping[str, str] | None = None,
 ) -> JSONResponse:
-    """Return an error as the API says it."""
+    """Return an error as a JSON answer."""
     body = {"error": without_paths(text), "kind": kind, "fields": list(fields)}
     return JSONResponse(body, status, headers=dict(headers or {}))
 
 
 def _say_errors(app: FastAPI) -> None:
-    """Have every error answered in one form, without paths and tracebacks."""
+    """Answer every error in one form, without paths and tracebacks."""
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:

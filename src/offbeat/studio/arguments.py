@@ -1,4 +1,4 @@
-"""From a request to a call of ``offbeat.verbs``: names looked up, references turned into files.
+"""Turn a request into a function call: look names up, and turn references into files.
 
 This is where a request could reach the file system, so it is where nothing of one becomes a path:
 identifiers are looked up in the list, and the paths are ours.
@@ -40,20 +40,20 @@ class NotThere(Exception):
 
 
 class Arguments:
-    """Turns requests into calls, with what they refer to."""
+    """Turns requests into function calls and checks what they refer to."""
 
     def __init__(self, database: Database, folder: Path, catalogue: Catalogue) -> None:
         self.database, self.folder, self.catalogue = database, folder, catalogue
 
     def of_row(self, row: Row) -> Call:
-        """Return the call of a job that was taken before."""
+        """Return the function call of a job that was accepted before."""
         request: requests.JobRequest = TypeAdapter(requests.JobRequest).validate_python(
             row["request"]
         )
         return Translation(self, row["session"]).call(request)
 
     def row_of(self, request: Any, session: str) -> tuple[Row, list[Edge]]:
-        """Check a request as far as that goes without drawing; return its row of the list.
+        """Check a request without drawing anything; return its row for the database.
 
         Raises:
             OffbeatError: If it cannot be.
@@ -77,7 +77,7 @@ class Arguments:
 
 
 class Translation:
-    """One request on its way to a call."""
+    """Translates one request into a function call."""
 
     def __init__(self, shared: Arguments, session: str) -> None:
         self.shared, self.session = shared, session
@@ -87,7 +87,7 @@ class Translation:
         self.backbone = ""
 
     def call(self, request: Any) -> Call:
-        """Return the name of a function of ``offbeat.verbs``, and what to call it with."""
+        """Return the name of a public function of offbeat, and its arguments."""
         name, given = _TRANSLATIONS[type(request)](self, request)
         self.backbone = self._backbone(request, given)
         self._check_method(request, name, given)
@@ -147,7 +147,7 @@ class Translation:
     # --- checks
 
     def _backbone(self, request: Any, given: Mapping[str, Any]) -> str:
-        """Return the checkpoint's name: what was asked, or the first that can do it."""
+        """Return the checkpoint's name: the one requested, or the first that can do it."""
         known = self.catalogue.checkpoints
         if request.backbone is not None:
             if request.backbone not in known:
@@ -160,7 +160,7 @@ class Translation:
         return self._of_parents(request) or self.catalogue.default
 
     def _of_parents(self, request: Any) -> str | None:
-        """Return the checkpoint that learned what shall be drawn."""
+        """Return the checkpoint on which the concepts were learned."""
         for parent, how in self.edges:
             row = self.database.run(parent)
             if (
@@ -219,7 +219,7 @@ class Translation:
 
 
 def checked_word(word: str) -> str:
-    """Return a word that is no path: the verbs take some words for files.
+    """Return a word if it is not a path: some functions read words as file names.
 
     Raises:
         VocabularyError: If it could be one.
@@ -230,7 +230,7 @@ def checked_word(word: str) -> str:
 
 
 def _subject(request: Any) -> str:
-    """Return what stands on the shelf where no title is given."""
+    """Return the title on the shelf of a run without one."""
     if isinstance(request, requests.FuseJob):
         return " + ".join(source.word or "picture" for source in request.sources)
     for name in ("subject", "prompt", "word"):

@@ -1,4 +1,4 @@
-"""What the studio remembers: jobs and runs, uploads, and its own secret, in one sqlite file.
+"""The studio's SQLite database: jobs, runs, uploads, and the key that signs sessions.
 
 Pictures and concepts are in run folders; this is only the list of them. One connection, one lock:
 every statement takes microseconds, and threads take turns.
@@ -54,7 +54,7 @@ def new_id() -> str:
 
 
 class Database:
-    """The list of everything; safe to use from every thread."""
+    """The database of a studio; safe to use from every thread."""
 
     def __init__(self, path: Path) -> None:
         self._lock = threading.RLock()
@@ -83,7 +83,7 @@ class Database:
             self._connection.execute("COMMIT")
 
     def rows(self, sql: str, values: Sequence[Any] = ()) -> list[Row]:
-        """Return what a query finds; ``sql`` is never made of what a request says."""
+        """Return the rows of a query; ``sql`` never contains text of a request."""
         with self._lock:
             return [dict(row) for row in self._connection.execute(sql, values)]
 
@@ -118,12 +118,12 @@ class Database:
                 )
 
     def run(self, run_id: str) -> Row | None:
-        """Return a job or run, whoever's it is."""
+        """Return a job or run of any session."""
         found = self.rows("SELECT * FROM runs WHERE id = ?", [run_id])
         return _read(found[0]) if found else None
 
     def update_run(self, run_id: str, **changes: Any) -> None:
-        """Change some columns; their names are the caller's, never a request's."""
+        """Change some columns; their names come from our code, never from a request."""
         names = ", ".join(f"{name} = ?" for name in changes)
         with self._write() as file:
             file.execute(f"UPDATE runs SET {names} WHERE id = ?", [*changes.values(), run_id])

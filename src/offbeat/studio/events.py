@@ -1,4 +1,4 @@
-"""What happens, told to the tabs of a session as server-sent events.
+"""Server-sent events: tell all tabs of a session what happens.
 
 Each session has a channel with its last events, bounded; a stream reads it from where it stands.
 So a slow or forgotten stream costs a place in the channel and no memory of its own.
@@ -33,7 +33,7 @@ class Channel:
 
 
 class TooManyStreams(Exception):
-    """A session, or all of them, have as many streams as there may be."""
+    """A session, an address, or the server has as many streams as allowed."""
 
 
 class Events:
@@ -98,7 +98,7 @@ class Events:
 
 
 class Stream:
-    """Events of one session as text, until it is closed."""
+    """A stream of one session's events as text, until it is closed."""
 
     def __init__(self, events: Events, channel: Channel, at: int, address: str) -> None:
         self.address, self.wake = address, asyncio.Event()

@@ -1,4 +1,4 @@
-"""What leaves a run: its concept for other tools, and a request that goes on from it."""
+"""Export a run's concept for other tools, and build a request that continues a run."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ def exported(folder: Path, style: str, token: str | None, index: int | None) -> 
 
 
 def continued(folder: Path, row: Row, wish: requests.Continue) -> Any:
-    """Return the request of an exploration that goes on from a kept step of another.
+    """Return the request of an exploration that continues from a kept step of another run.
 
     Raises:
-        ConfigError: If the run is none that searches, or a change cannot be.
+        ConfigError: If the run is no search, or a change is not possible.
     """
     if row["verb"] != "explore" or not (folder / "request.json").exists():
         raise ConfigError("continue: expected an exploration that has begun")

@@ -1,4 +1,4 @@
-"""Which files of a run the page may ask for, and what a browser is told that they are."""
+"""The files of a run that a browser may read, and their content types."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ALLOWED = re.compile(f"(?:{_PICTURE}|{_STATE}|{_CONCEPT}|{_TOP})")
 
 
 def allowed_file(folder: Path, name: str) -> Path | None:
-    """Return where a file of a run is, or None if it may not be asked for or is not there."""
+    """Return the path of a run's file; None if it is not allowed or absent."""
     if not ALLOWED.fullmatch(name):
         return None
     path = folder / name

@@ -1,4 +1,4 @@
-"""What a browser sees: the page, its files, and the door where a token is needed."""
+"""The page, its static files, and the login form where a token is needed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ STATIC = Path(__file__).parent / "static"
 
 @router.get("/")
 def page(request: Request) -> Response:
-    """Return the page, at one address: a browser keeps a session for each name of this machine."""
+    """Return the page; ``localhost`` leads to 127.0.0.1, since each name has its own session."""
     if request.url.hostname == "localhost" and request.app.state.studio.settings.host in LOOPBACK:
         return RedirectResponse(str(request.url.replace(hostname="127.0.0.1")), 307)
     return FileResponse(STATIC / "index.html", headers={"cache-control": "no-cache"})
@@ -35,7 +35,7 @@ def icon() -> Response:
 
 @router.get("/login")
 def door(request: Request) -> Response:
-    """Return the page that asks for the token; one that comes in the address is taken at once."""
+    """Return the login form."""
     studio = request.app.state.studio
     if studio.settings.token is None:
         return RedirectResponse("/", 303)
@@ -48,7 +48,7 @@ async def enter(
     token: Annotated[str, Form(max_length=500)] = "",
     next: Annotated[str, Form(max_length=500)] = "/",
 ) -> Response:
-    """Take the token, set the cookie of a session, and show the page."""
+    """Check the token, set the session's cookie, and show the page."""
     studio, address = request.app.state.studio, address_of(request.scope)
     if studio.wrong_tokens.is_full(address):
         return _door("Too many wrong tokens from this address: wait a minute.", next, 429)

@@ -1,4 +1,4 @@
-"""The queue: jobs in turn to the worker, what it says to the list and the tabs.
+"""The job queue: give jobs to the worker in turn; pass its messages to the database and tabs.
 
 Everything here happens on the event loop but reading the worker's lines; those are handed over to
 it. The list in sqlite is the truth: a server that starts again reads from it what was under way.
@@ -57,7 +57,7 @@ class Queue:
     # --- from start to end
 
     def start(self, arguments: Any) -> None:
-        """Take up what was under way, and begin; ``arguments`` turns a job into a call."""
+        """Requeue jobs that were running, and begin; ``arguments`` turns a job into a call."""
         self._arguments = arguments
         for row in self.database.rows("SELECT * FROM runs WHERE state = 'running'"):
             if row["attempts"] >= MAX_ATTEMPTS:
@@ -70,7 +70,7 @@ class Queue:
         self.pump()
 
     def close(self) -> None:
-        """End the worker; what it does goes on at the next start."""
+        """End the worker; its job continues at the next start."""
         self._closing = True
         process = self._process
         if process is not None:
@@ -84,7 +84,7 @@ class Queue:
                 process.wait(5)
 
     def spawn(self) -> None:
-        """Start the worker, and have it load its checkpoint."""
+        """Start the worker process and let it load its checkpoint."""
         self._loop = asyncio.get_running_loop()
         env = {**os.environ, "OMP_WAIT_POLICY": os.environ.get("OMP_WAIT_POLICY", "PASSIVE")}
         self._process = subprocess.Popen(
@@ -159,7 +159,7 @@ class Queue:
                 self._loop.call_later(PATIENCE, self._end_by_force, self._running)
 
     def _end_by_force(self, running: Row) -> None:
-        """End the worker if it still does what was cancelled, not what began since."""
+        """End the worker if the cancelled job still runs; a job that began since is left alone."""
         if self._running is running and self._process is not None:
             running["cancelled"] = True
             self._process.kill()
@@ -231,7 +231,7 @@ class Queue:
         self.publish(state, row["id"])
 
     def publish(self, event: str, job: str) -> None:
-        """Tell a job's session what became of it."""
+        """Tell a job's session its new state."""
         row = self.database.run(job)
         if row is None:
             return
@@ -246,7 +246,7 @@ class Queue:
         return order.index(row["id"]) if row["id"] in order else None
 
     def entry(self, row: Row) -> dict[str, Any]:
-        """Return a job as the API has it."""
+        """Return a job in the API's form."""
         now = self.progress.get(row["id"], {})
         return {
             **{name: row[name] for name in _SHOWN},
@@ -267,7 +267,7 @@ _PATH = re.compile(r"(?:~|[A-Za-z]:|(?<![\w.}]))(?:[/\\][^\s/\\:;,'\"()]+){2,}[/
 
 
 def without_paths(text: str) -> str:
-    """Return a message with the last part of every path in it: where this machine keeps things.
+    """Return a message with every path in it cut to its last part.
 
     >>> without_paths("/home/ann/studio/runs/ab/request.json: no such file; see docs/studio.md")
     'request.json: no such file; see docs/studio.md'

@@ -1,4 +1,4 @@
-"""What the API takes: every request checked, bounded and typed before anything else sees it."""
+"""The API's request models: every request is typed, bounded and checked here first."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ Region = Annotated[list[tuple[Coordinate, Coordinate]], Field(min_length=3, max_
 
 
 class _Strict(BaseModel):
-    """A request without a field of this name is a typo, and refused."""
+    """Refuse unknown fields: they are typing errors."""
 
     model_config = ConfigDict(extra="forbid")
 
@@ -42,7 +42,7 @@ class _Strict(BaseModel):
 
 
 class ConceptRef(_Strict):
-    """What a run learned: at its end, at one of its kept steps, or one concept of several."""
+    """A concept of a run: its result, a kept step, or one of several."""
 
     run: Id
     step: Index | None = None
@@ -67,7 +67,7 @@ class PictureRef(_Strict):
 
 
 class AvoidRef(_Strict):
-    """Less of this: a run, one of its steps, or what lies in a region of its map."""
+    """What to avoid: a run, one of its steps, or a region of its map."""
 
     run: Id
     step: Index | None = None
@@ -145,7 +145,7 @@ class FuseJob(_Job):
 
 
 class DreamJob(_Job):
-    """Concepts that nobody named: ``offbeat.dream``."""
+    """Make concepts from noise: ``offbeat.dream``."""
 
     verb: Literal["dream"]
     num: NumImages = 16
@@ -159,7 +159,7 @@ class DreamJob(_Job):
 
 
 class WalkJob(_Job):
-    """Walk between two finds: ``offbeat.walk``."""
+    """Walk between two learned concepts: ``offbeat.walk``."""
 
     verb: Literal["walk"]
     first: ConceptRef
@@ -226,7 +226,7 @@ JobRequest = Annotated[
 
 
 class Continue(_Strict):
-    """Go on with an exploration from a state that it kept, with what is to change."""
+    """Continue an exploration from a kept step, with changes."""
 
     step: Index | None = None
     """None is its end; a step between two kept ones takes the one before."""
@@ -240,7 +240,7 @@ class Continue(_Strict):
 
 
 class MixtureSketch(_Strict):
-    """Words by their shares."""
+    """A mixture of words with shares."""
 
     of: Literal["mixture"]
     sources: Annotated[list[Source], Field(min_length=1, max_length=12)]
@@ -249,7 +249,7 @@ class MixtureSketch(_Strict):
 
 
 class DreamSketch(_Strict):
-    """A concept that nobody named: a throw of the dice."""
+    """A concept made from noise by a seed."""
 
     of: Literal["dream"]
     law: Literal["gaussian", "laplace", "cauchy"] = "gaussian"
@@ -258,7 +258,7 @@ class DreamSketch(_Strict):
 
 
 class WalkSketch(_Strict):
-    """A point on the way between two finds; a find is a run's concept or a throw of the dice."""
+    """A point between two concepts; each is a run's, or made from noise."""
 
     of: Literal["walk"]
     first: ConceptRef | DreamSketch
@@ -273,7 +273,7 @@ SketchRequest = Annotated[MixtureSketch | DreamSketch | WalkSketch, Field(discri
 
 
 class RunChange(_Strict):
-    """What may be changed of a run on the shelf; fields left out stay."""
+    """Changes of a run on the shelf; fields that are left out keep their value."""
 
     title: Title | None = None
     note: Annotated[str, StringConstraints(max_length=5000)] | None = None
@@ -283,7 +283,7 @@ class RunChange(_Strict):
 
 
 class Failure(BaseModel):
-    """What every error answers: a sentence for people, and a word for programs."""
+    """An error: one sentence for people, one word for programs."""
 
     error: str
     """What came, what was expected, what to do."""

@@ -28,13 +28,13 @@ STATES = ("queued", "running", "finished", "failed", "cancelled", "interrupted")
 
 
 def studio_of(request: Request) -> Studio:
-    """Return the studio that this server is."""
+    """Return the studio that the application serves."""
     found: Studio = request.app.state.studio
     return found
 
 
 def session_of(request: Request) -> str:
-    """Return whose request it is, as the guard found."""
+    """Return the session of a request."""
     return str(request.state.session)
 
 
@@ -79,7 +79,7 @@ async def events(
 
 
 class EventResponse(StreamingResponse):
-    """A stream of events, whose place is given back however the answer ends."""
+    """Streams events, and frees the stream's place however the answer ends."""
 
     def __init__(self, stream: Stream) -> None:
         headers = {"cache-control": "no-store", "x-accel-buffering": "no"}
@@ -99,7 +99,7 @@ class EventResponse(StreamingResponse):
 
 @router.post("/jobs", status_code=202)
 async def ask(request: requests.JobRequest, studio: TheStudio, session: Session) -> Found:
-    """Ask for something: it is checked, put at the end of the queue, and done in turn."""
+    """Add a job: it is checked and put at the end of the queue."""
     return _queued(studio, session, request)
 
 
@@ -126,7 +126,7 @@ def job(name: Name, studio: TheStudio, session: Session) -> Found:
 
 @router.delete("/jobs/{name}")
 async def cancel(name: Name, studio: TheStudio, session: Session) -> Found:
-    """Cancel a job: one that runs ends at its next step; what it kept stays."""
+    """Cancel a job. A running job ends at its next step and keeps what it has."""
     row = _own(studio, session, name)
     if row["state"] not in OPEN:
         raise HTTPException(409, f"the job is {row['state']} already")
@@ -179,7 +179,7 @@ def runs(
 def _where(
     session: str, given: dict[str, Any], *, shared: bool | None, deleted: bool
 ) -> tuple[str, list[Any]]:
-    """Return a condition with question marks, and what stands for them."""
+    """Return an SQL condition with placeholders, and their values."""
     parts: list[str] = ["state = 'finished'"]
     values: list[Any] = []
     others = "(session != ? AND shared = 1 AND deleted IS NULL)"
@@ -325,7 +325,7 @@ async def sketch(
     session: Session,
     lane: Annotated[Literal["a", "b", "c", "d"], Query()] = "a",
 ) -> Response:
-    """One quick picture, kept nowhere: what follows a slider."""
+    """Draw one low-step preview without saving it."""
     data = await studio.sketches.draw(request, session, lane)
     return Response(data, media_type="image/png")
 
@@ -335,7 +335,7 @@ async def sketch(
 
 @router.post("/uploads", status_code=201)
 def upload(file: Annotated[UploadFile, File()], studio: TheStudio, session: Session) -> Found:
-    """Bring a picture, or a concept of another tool."""
+    """Upload a picture, or a concept of another tool."""
     studio.check_disk()
     name = file.filename or "unnamed"
     row = uploads.keep(studio.folder, studio.database, session, name, file.file)
@@ -344,7 +344,7 @@ def upload(file: Annotated[UploadFile, File()], studio: TheStudio, session: Sess
 
 @router.get("/uploads")
 def uploaded(studio: TheStudio, session: Session) -> Found:
-    """What this session brought, newest first."""
+    """This session's uploads, newest first."""
     return {"uploads": [_upload(row) for row in studio.database.uploads(session)]}
 
 
@@ -373,7 +373,7 @@ def forget(name: Name, studio: TheStudio, session: Session) -> Response:
 
 @router.post("/recall")
 def recall(file: Annotated[UploadFile, File()], studio: TheStudio, session: Session) -> Found:
-    """What a picture says of how it was made; nothing is kept."""
+    """Read how a picture was made from its metadata; nothing is saved."""
     return uploads.recall_of(studio.folder, file.filename or "the picture", file.file)
 
 

@@ -1,4 +1,4 @@
-"""The guard before every route: who may ask, from where, how much; and what browsers are told.
+"""Access control before every route: hosts, origins, tokens, limits, security headers.
 
 Against another page in the same browser: the host must be one of ours (a name that is rebound to
 this machine is not), an unsafe request must come from our own page, nothing may be read across
@@ -58,7 +58,7 @@ HEADERS = {
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """Who is let in."""
+    """Hosts, token and signing key of a server."""
 
     key: bytes
     """That signs sessions; another token, another key."""
@@ -99,7 +99,7 @@ class Rules:
         return self.addresses and _is_address(name)
 
     def allows_token(self, given: str) -> bool:
-        """Return whether this is the token, in the same time whatever it is."""
+        """Return whether this is the token; the comparison takes constant time."""
         return self.token is not None and hmac.compare_digest(given.encode(), self.token.encode())
 
     def new_cookie(self) -> str:
@@ -174,7 +174,7 @@ def address_of(scope: Scope) -> str:
 
 
 class Guard:
-    """Lets a request through, or answers it; an ASGI middleware."""
+    """ASGI middleware that passes a request on, or refuses it."""
 
     def __init__(self, app: App, rules: Rules, wrong_tokens: Counter) -> None:
         self.app, self.rules = app, rules
@@ -213,7 +213,11 @@ class Guard:
     def _refusal(self, scope: Scope, headers: dict[str, str]) -> tuple[int, str, str] | None:
         host = headers.get("host", "")
         if not self.rules.allows_host(host):
-            return 400, "bad_request", "the host is none of this server's; see --allow-host"
+            return (
+                400,
+                "bad_request",
+                "this server does not answer to that host name; see --allow-host",
+            )
         length = headers.get("content-length", "0")
         if not length.isdigit() or len(length) > 15:
             return 400, "bad_request", "content-length: expected a number"
@@ -233,7 +237,7 @@ class Guard:
         return None
 
     def _session(self, headers: dict[str, str], address: str) -> tuple[str, str | None, bool]:
-        """Return the session, a cookie to set, and whether whoever asks is known."""
+        """Return the session, a cookie to set, and whether the request may pass."""
         session = self.rules.session_of(_cookie(headers.get("cookie", ""), self.rules.cookie))
         if session is not None:
             return session, None, True
@@ -284,7 +288,7 @@ def _is_upload(scope: Scope) -> bool:
 
 
 def _limited(receive: Receive, limit: int) -> Receive:
-    """Return what reads at most ``limit`` bytes of a body, whatever its header says."""
+    """Return a reader of at most ``limit`` bytes of a body, whatever its header says."""
     seen = 0
 
     async def read() -> Message:

@@ -76,7 +76,7 @@ def _serve(settings: Settings, *, show: bool, tell: Callable[[str], None]) -> No
 
 
 class Server(uvicorn.Server):
-    """Says when it listens; ends event streams first when it is stopped, for they never end."""
+    """A server that reports when it listens, and closes event streams before it stops."""
 
     def __init__(self, config: uvicorn.Config, app: FastAPI, ready: Callable[[], None]) -> None:
         super().__init__(config)
@@ -95,7 +95,7 @@ class Server(uvicorn.Server):
 
 
 def named(backbone: str) -> tuple[str, str | None]:
-    """Return a name for the page and where it is: a folder or hub id is shown by its last part."""
+    """Return a checkpoint's name for the page, the last part of a folder or hub id; its source."""
     path = Path(backbone).expanduser()
     if path.exists():
         return _slug(path.name), str(path.resolve())

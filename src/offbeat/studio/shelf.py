@@ -30,7 +30,7 @@ _SHOWN = (
 
 
 def url_of(run: str, name: str) -> str:
-    """Return where a file of a run is to be had."""
+    """Return the URL of a run's file."""
     return f"{API}/runs/{run}/files/{name}"
 
 
@@ -48,7 +48,7 @@ def entry(row: Row, session: str) -> dict[str, Any]:
 
 
 def picture_of(run: str, name: str, step: int | None = None) -> dict[str, Any]:
-    """Return a picture's file as the API has it."""
+    """Return a picture in the API's form."""
     if found := _NUMBERED.fullmatch(name):
         kind, index = found[1], int(found[2])
     elif found := _PREVIEW.fullmatch(name):
@@ -59,7 +59,7 @@ def picture_of(run: str, name: str, step: int | None = None) -> dict[str, Any]:
 
 
 def pictures(folder: Path, run: str) -> list[dict[str, Any]]:
-    """Return the pictures that there are so far."""
+    """Return the pictures drawn so far."""
     names = allowed_names(folder)
     shown = (name for name in names if _NUMBERED.fullmatch(name) or _PREVIEW.fullmatch(name))
     return [picture_of(run, name) for name in shown]
@@ -77,7 +77,7 @@ def picture_file(kind: str, index: int, names: list[str]) -> str | None:
 
 
 def point_of(probe: Mapping[str, Any]) -> dict[str, Any]:
-    """Return where fresh samples are, as a chart draws them."""
+    """Return the centre and spread of fresh samples on the map."""
     points = probe.get("axes") or []
     middle = [median(axis) for axis in zip(*points, strict=True)] if points else None
     names = ("distance_p10", "distance_p90", "quantile")
@@ -90,7 +90,7 @@ def point_of(probe: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def read_json(folder: Path, name: str) -> dict[str, Any]:
-    """Return a JSON file of a run; nothing where there is none yet."""
+    """Return a JSON file of a run; an empty one where it is absent."""
     try:
         found = json.loads((folder / name).read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -1,4 +1,4 @@
-"""Quick pictures that follow a slider: one thread, the newest request of each lane."""
+"""Low-step previews that follow a slider: one thread, the newest request of each lane."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class TooMany(Exception):
 
 
 class Sketches:
-    """Draws one sketch at a time, and none that nobody wants any more."""
+    """Draws one sketch at a time, and skips outdated requests."""
 
     def __init__(self, arguments: Arguments) -> None:
         self.arguments = arguments
@@ -70,7 +70,7 @@ class Sketches:
         self._thread.shutdown(wait=True, cancel_futures=True)
 
     def _drawing(self, request: Any, session: str) -> Callable[[], bytes]:
-        """Return what draws a request; what it refers to is looked up at once."""
+        """Return a function that draws a request; references are looked up now."""
         model = bundled()[BACKBONE]
         work = Translation(self.arguments, session)
 

@@ -30,7 +30,7 @@ DISK_RESERVE = 2**28
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """How a studio is run."""
+    """Settings of a studio."""
 
     folder: Path
     host: str = "127.0.0.1"
@@ -52,7 +52,7 @@ class DiskFull(Exception):
 
 
 class Studio:
-    """Everything that lives as long as the server."""
+    """The parts of a running studio."""
 
     def __init__(self, settings: Settings) -> None:
         self.settings, self.folder = settings, settings.folder.resolve()
@@ -88,7 +88,7 @@ class Studio:
         )
 
     async def start(self) -> None:
-        """Load what requests are checked against; take up what was under way."""
+        """Load the catalogue that requests are checked against, and continue interrupted jobs."""
         self.queue.spawn()  # which loads its checkpoint meanwhile
         source = self.settings.source
         self.catalogue = await asyncio.to_thread(Catalogue, self.settings.backbone, source=source)
@@ -97,7 +97,7 @@ class Studio:
         self.queue.start(self.arguments.of_row)
 
     async def tidy(self) -> None:
-        """Empty the trash of what is old, now and every hour."""
+        """Delete what is old in the trash, now and every hour."""
         while True:
             before = time.time() - TRASH_DAYS * 86_400
             old = "SELECT id FROM runs WHERE deleted < ?"
@@ -107,7 +107,7 @@ class Studio:
             await asyncio.sleep(3600)
 
     def check_disk(self) -> None:
-        """Refuse what would need room if there is none.
+        """Refuse new work where there is no room for it.
 
         Raises:
             DiskFull: If the folder holds as much as it may, or the disk is full.

@@ -1,4 +1,4 @@
-"""What people bring: pictures, decoded once and written anew, and learned tokens of other tools.
+"""Uploads: pictures, decoded once and saved as new PNGs, and concepts of other tools.
 
 Nothing is kept as it came but a concept that our own reader took, and nothing is sent back but a
 PNG that we wrote.
@@ -41,11 +41,11 @@ _decoding = threading.BoundedSemaphore(4)
 
 
 class TooManyUploads(Exception):
-    """The session has as many as there may be."""
+    """The session has as many uploads as allowed."""
 
 
 def keep(folder: Path, database: Database, session: str, name: str, file: BinaryIO) -> Row:
-    """Check and keep what was uploaded.
+    """Check and save an upload.
 
     Args:
         folder: The studio's.
@@ -56,7 +56,7 @@ def keep(folder: Path, database: Database, session: str, name: str, file: Binary
 
     Raises:
         ImageError: If it is no picture that is taken.
-        CorruptRunError: If it is called a concept and is none.
+        CorruptRunError: If a file named as a concept does not hold one.
         TooManyUploads: If there are too many.
     """
     if len(database.uploads(session)) >= MAX_UPLOADS:
@@ -82,7 +82,7 @@ def keep(folder: Path, database: Database, session: str, name: str, file: Binary
 
 
 def file_of(folder: Path, row: Row) -> Path:
-    """Return where an upload is kept."""
+    """Return the path of an upload."""
     ending = CONCEPT if row["kind"] == "concept" else ".png"
     return folder / "uploads" / f"{row['id']}{ending}"
 
@@ -94,7 +94,7 @@ def remove(folder: Path, database: Database, row: Row) -> None:
 
 
 def recall_of(folder: Path, name: str, file: BinaryIO) -> dict[str, Any]:
-    """Return what a picture says of how it was made; keeps nothing."""
+    """Return how a picture was made, by its metadata; nothing is saved."""
     where = folder / "uploads"
     where.mkdir(exist_ok=True)
     with _on_disk(file, where) as path:
@@ -103,7 +103,7 @@ def recall_of(folder: Path, name: str, file: BinaryIO) -> dict[str, Any]:
 
 
 def recall(path: Path, name: str) -> dict[str, Any]:
-    """Return the request that a picture was made by, or what another tool wrote into it."""
+    """Return the request in a picture's metadata, or the text that another tool wrote."""
     found: dict[str, Any] = {
         "request": None, "by": None, "text": None, "prompt": None, "seed": None, "reason": "",
     }  # fmt: skip
@@ -136,11 +136,11 @@ _OF_GENERATE = (
 
 
 def request_of(asked: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the job that a run's request is, checked.
+    """Return the job of a run's request, checked.
 
     Raises:
         ConfigError: If it needs what only the run folder has.
-        ValueError: If it is none that can be asked here.
+        ValueError: If it is no request that the studio can run.
     """
     from pydantic import TypeAdapter
 
@@ -236,7 +236,7 @@ def _clean(path: Path, name: str) -> tuple[bytes, int, int]:
 
 @contextmanager
 def _on_disk(file: BinaryIO, folder: Path) -> Iterator[Path]:
-    """Give the path of a copy of what was uploaded; it is removed after."""
+    """Yield the path of a temporary copy of an upload."""
     handle, name = tempfile.mkstemp(prefix=".upload-", dir=folder)
     path = Path(name)
     try:

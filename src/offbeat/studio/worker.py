@@ -1,4 +1,4 @@
-"""The process that draws: one job after another, told and asked in lines of JSON.
+"""The worker process: draws one job after another; messages are lines of JSON.
 
 A process of its own, so that the server answers while a search runs, a fault of a checkpoint ends a
 job and not the studio, and a job that does not listen can be ended. It lives as long as the server:
@@ -36,11 +36,11 @@ READINGS = ("step", "loss", "distance", "quantile", "anchor_cosine", "branch")
 
 
 class Cancelled(BaseException):
-    """The job was cancelled: raised where it reports, so between two steps."""
+    """The job was cancelled; raised where it reports progress, so between two steps."""
 
 
 class Worker:
-    """Runs jobs with ``offbeat.verbs`` and says how they go."""
+    """Runs jobs with offbeat's public functions and reports progress."""
 
     def __init__(self, out: TextIO, device: str) -> None:
         self.out, self.device = out, device
@@ -66,7 +66,7 @@ class Worker:
         return self.models[source]
 
     def run(self, job: Mapping[str, Any]) -> None:
-        """Do one job and say how it ended."""
+        """Run one job and report how it ended."""
         name = str(job["job"])
         try:
             self.tell(name, "finished", **self._made(job))
@@ -151,7 +151,7 @@ def _plain(value: Any) -> Any:
 
 
 def main() -> None:
-    """Serve the process that started this one, until its pipe closes."""
+    """Serve the parent process until its pipe closes."""
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what a library prints must not be taken for a message
