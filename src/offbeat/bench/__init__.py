@@ -1,1 +1,1 @@
-"""Measure: speed side by side with the plain way, and the papers' claims as programs."""
+"""Benchmarks: speed beside a plain implementation, and the papers' claims."""

@@ -30,45 +30,45 @@ PROGRAMS = {
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """What all ways are tried on: a subject, a pair, a triple."""
+    """One item that every way is tried on: a subject, a pair or a triple."""
 
     name: str
     value: Any
 
 
 class Program(Protocol):
-    """How one kind of table computes its cells."""
+    """Computes the cells of one kind of table."""
 
     def __init__(self, table: Table, lab: Lab) -> None: ...
 
     def items(self) -> Sequence[Item]:
-        """Return what the ways are tried on, in order."""
+        """Return the items in order."""
         ...
 
     def key(self, way: Way) -> Mapping[str, Any]:
-        """Return what a cell depends on beside table, item and seed; JSON values."""
+        """Return a cell's further inputs as JSON values; a change of them computes it anew."""
         ...
 
     def cell(self, way: Way, item: Item, seed: int) -> Outcome:
-        """Compute one cell; way, item and seed alone decide every draw."""
+        """Compute one cell; way, item and seed alone decide every random draw."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Cell:
-    """One place in a table."""
+    """One cell of a table: a way, an item and a seed."""
 
     way: Way
     item: Item
     seed: int
 
     def file(self, out: Path) -> Path:
-        """Where it is kept."""
+        """The file of a cell."""
         return out / self.way.name / f"{self.item.name.replace(' ', '_')}-{self.seed}.json"
 
 
 class TableRun:
-    """One table, its folder and what computes it."""
+    """One table with its folder and its program."""
 
     def __init__(self, table: Table, out: Path) -> None:
         self.table, self.out = table, out
@@ -76,7 +76,7 @@ class TableRun:
         self.program: Program = _program(table.program)(table, self.lab)
 
     def cells(self) -> Iterator[Cell]:
-        """Yield all cells, a way after the other within an item."""
+        """Yield all cells, item by item, and the ways of an item in order."""
         items = list(self.program.items())
         for seed in range(self.table.seeds):
             for number, item in enumerate(items):
@@ -87,7 +87,7 @@ class TableRun:
                         yield Cell(way, item, seed)
 
     def compute(self, part: tuple[int, int], tell: Callable[[str], None]) -> bool:
-        """Compute what is missing of a part, and return whether the whole table is there."""
+        """Compute the missing cells of a part; return whether the whole table is complete."""
         index, count = part
         keys = {name: self._digest(way) for name, way in self.table.ways.items()}
         cells = list(self.cells())
@@ -102,7 +102,7 @@ class TableRun:
         return all(self.kept(cell, keys[cell.way.name]) is not None for cell in cells)
 
     def kept(self, cell: Cell, key: str) -> dict[str, Any] | None:
-        """Return a cell that was computed from the same things, or None."""
+        """Return a saved cell of the same inputs, or None."""
         file = cell.file(self.out)
         try:
             found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
@@ -113,7 +113,7 @@ class TableRun:
         return found if found.get("key") == key else None
 
     def results(self) -> list[tuple[Cell, dict[str, Any]]]:
-        """Return all cells that are there, with their readings."""
+        """Return all saved cells with their readings."""
         keys = {name: self._digest(way) for name, way in self.table.ways.items()}
         found = [(cell, self.kept(cell, keys[cell.way.name])) for cell in self.cells()]
         return [(cell, kept) for cell, kept in found if kept is not None]

@@ -1,4 +1,4 @@
-"""What the cells of a table share: checkpoints, judges, metrics, ordinary pictures."""
+"""Shared by the cells of a table: checkpoints, judges, metrics, ordinary pictures."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ NUM_ORDINARY = 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What one cell gave."""
+    """The result of one cell."""
 
     readings: Mapping[str, float]
     images: Tensor
@@ -48,13 +48,13 @@ class Outcome:
 
 @contextmanager
 def spending(backbone: object) -> Iterator[Evaluations]:
-    """Count a block's network evaluations; they stay 0 where a checkpoint cannot count."""
+    """Count a block's network evaluations; 0 where a checkpoint cannot count."""
     with counted(backbone) as found:
         yield Evaluations() if found is None else found
 
 
 class Lab:
-    """Everything that is loaded once."""
+    """Loads checkpoints, judges and metrics once."""
 
     def __init__(self, table: Table) -> None:
         self.table = table
@@ -76,7 +76,7 @@ class Lab:
 
     @functools.cached_property
     def reader(self) -> ReadsClasses:
-        """Who reads classes in pictures; no method asks it.
+        """The classifier that reads pictures; no method uses it.
 
         Raises:
             ConfigError: If there is none.
@@ -91,7 +91,7 @@ class Lab:
 
     @functools.cached_property
     def towers(self) -> Any:
-        """The checkpoint whose CLIP towers read pictures: the table's, if it has them."""
+        """The checkpoint whose CLIP towers read pictures: the table's own, if it has them."""
         return self.backbone
 
     def _ordinary(self, word: str, num: int = NUM_ORDINARY, checkpoint: str = "") -> Tensor:
@@ -118,6 +118,6 @@ class Lab:
 
     @torch.no_grad()
     def embeds(self, images: Tensor) -> Tensor:
-        """Return what the image tower reads, ``[N, D]``, on the CPU."""
+        """Return CLIP image embeddings, ``[N, D]``, on the CPU."""
         found: Tensor = self.towers.encode_image(images).cpu()
         return found

@@ -1,4 +1,4 @@
-"""The papers' claims as programs: tables of cells, computed once and kept, then judged.
+"""The papers' claims: tables of cells, computed once, saved, then tested.
 
 A cell is one way on one item with one seed. It is a file under ``FOLDER/TABLE/WAY/``, with the
 picture that it drew beside it, and is computed again only if something that it depends on changed.
@@ -29,7 +29,7 @@ def run(
     backbone: str | None = None,
     tell: Callable[[str], None] = print,
 ) -> list[Path]:
-    """Compute what is missing of tables, and write each one's ``results.json`` and sheet.
+    """Compute missing cells of tables; write ``results.json`` and a sheet for each.
 
     Args:
         tables: Names of bundled tables, or YAML files; none is all bundled ones.
@@ -75,7 +75,7 @@ def part_of(text: str) -> tuple[int, int]:
 
 
 def write_report(folders: Sequence[Path], file: Path) -> None:
-    """Write finished tables as one page, and copy their sheets to a folder of its name."""
+    """Write finished tables as one page, with their sheets in a folder of its name."""
     sheets = file.with_suffix("")
     sheets.mkdir(parents=True, exist_ok=True)
     for folder in folders:

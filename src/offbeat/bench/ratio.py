@@ -24,7 +24,7 @@ class Ratio:
 
     @property
     def ratios(self) -> list[float]:
-        """Of each pair of runs."""
+        """The ratio of each pair of runs."""
         return [plain / ours for ours, plain in zip(self.ours, self.plain, strict=True)]
 
 
@@ -34,7 +34,7 @@ def pair(
     plain: Callable[[], Tensor],
     runs: int,
 ) -> Ratio:
-    """Time two ways to one result in turn, after a run of each that is not counted."""
+    """Time two ways to one result in turn, after one warm-up run of each."""
     result, expected = ours(), plain()  # a warm-up, and the comparison
     gap = float((result - expected).abs().max() / expected.abs().max())
     times: tuple[list[float], list[float]] = ([], [])

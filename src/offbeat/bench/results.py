@@ -73,7 +73,7 @@ def summary(table: Table, rows: Sequence[tuple[Cell, Mapping[str, Any]]]) -> dic
 
 
 def by_item(rows: Sequence[tuple[Cell, Mapping[str, Any]]]) -> Values:
-    """Return the mean over seeds of every reading, by way and item: what tests pair."""
+    """Return the mean of every reading over seeds, by way and item, for paired tests."""
     lists: dict[tuple[str, str], dict[str, list[float]]] = {}
     for cell, found in rows:
         for reading, value in found["readings"].items():

@@ -1,4 +1,4 @@
-"""A table of claims as a YAML file says it: what is compared, on what, and what a paper says of it.
+"""Read a table of claims from YAML: what is compared, on which items, and the paper's claim.
 
 One file is one table, and every field below is an entry of it; ``offbeat bench papers MY.yaml``
 runs any. What its entry ``quick`` says replaces the rest under ``--quick``; ``only`` there keeps
@@ -22,7 +22,7 @@ DIRECTIONS = ("higher", "lower")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Way:
-    """One row: how pictures are made."""
+    """One row: a way to make pictures."""
 
     name: str
     label: str
@@ -52,7 +52,7 @@ class Way:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Claim:
-    """What a paper says, as a comparison of two rows or of two readings of one."""
+    """A claim: a comparison of two rows, or of two readings of one row."""
 
     says: str
     way: str
@@ -98,7 +98,7 @@ class Table:
 
 
 def read_table(path: str | Path, *, quick: bool = False) -> Table:
-    """Read one table; ``quick`` puts what its entry ``quick`` says in place of the rest.
+    """Read one table; with ``quick``, its entry ``quick`` replaces other entries.
 
     Raises:
         ConfigError: If the file is no table: with its name, the entry, and what was expected.
@@ -165,5 +165,5 @@ def _known(where: str, names: Any, known: Any) -> None:
 
 
 def bundled(names: Sequence[str] = ()) -> list[str]:
-    """Return the names of the bundled tables, or what was asked for."""
+    """Return the requested tables, or the names of all bundled ones."""
     return list(names) or sorted(file.stem for file in TABLES.glob("*.yaml"))

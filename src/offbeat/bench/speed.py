@@ -1,4 +1,4 @@
-"""Speed as ratios: ours against the plain way, in turn, in one process, on the same weights."""
+"""Speed ratios: our code and a plain implementation in turn, same process and weights."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SUBJECT = "handbag"
 
 
 def report(*, runs: int, threads: int) -> str:
-    """Return every comparison of the library as one table, with the machine's description."""
+    """Return all comparisons as one table, with a description of the machine."""
     parts = (
         speed_cretok.ratios,
         speed_distok.ratios,
@@ -52,7 +52,7 @@ def measure(*, runs: int, threads: int) -> list[Ratio]:
 def measure_steps(
     parts: Sequence[Callable[[UnclipBackbone, int], list[Ratio]]], *, runs: int
 ) -> list[Ratio]:
-    """Return the comparisons of methods' own steps, on one thread, as commands run them."""
+    """Return the comparisons of the methods' steps, on one thread, as commands run them."""
     before = torch.get_num_threads()
     torch.set_num_threads(1)
     backbone = UnclipBackbone.load("pocket")
@@ -62,7 +62,7 @@ def measure_steps(
 
 
 def table(ratios: list[Ratio]) -> str:
-    """Return a Markdown table, and the machine that it was measured on."""
+    """Return a Markdown table and a description of the machine."""
     rows = [
         "| what | ours, ms | plain, ms | ratio, median (min to max) | difference |",
         "| --- | --- | --- | --- | --- |",
@@ -212,7 +212,7 @@ class _PlainPrior:
     def _padded(
         self, prompts: list[str], tokens: dict[str, Tensor]
     ) -> tuple[Tensor, Tensor, Tensor]:
-        """Encode as the pipeline does, padded to all positions."""
+        """Encode as the pipeline does, padded to full length."""
         text = self.backbone.encode_text(prompts, tokens=tokens)
         extra = self.backbone.fast_prior.num_text - text.text_mask.shape[1]
         states = torch.nn.functional.pad(text.text_encoder_hidden_states, (0, 0, 0, extra))
@@ -221,7 +221,7 @@ class _PlainPrior:
 
 
 def _warm_start(backbone: Any) -> Ratio:
-    """A baseline from the cache against measuring it; the cache gives the same tensors."""
+    """Compare a cached baseline with a measured one; both give the same tensors."""
     import os
     import tempfile
 

@@ -54,7 +54,7 @@ def gradient(terms: Callable[[], tuple[Tensor, Tensor, Tensor]], row: Tensor) ->
 
 
 class FastStep:
-    """As the method does: a table of class prompts, and the fast prior."""
+    """Our step: cached class prompts and the fast prior."""
 
     def __init__(self, backbone: UnclipBackbone, row: Tensor) -> None:
         self.backbone, self.row = backbone, row
@@ -76,7 +76,7 @@ class FastStep:
 
 
 class PlainStep:
-    """As the official loop does, with the modules that the pipeline runs."""
+    """The official loop's step, with the pipeline's modules."""
 
     def __init__(self, backbone: UnclipBackbone, row: Tensor) -> None:
         self.backbone, self.row = backbone, row
@@ -124,7 +124,7 @@ class PlainStep:
         return embeds
 
     def _padded(self, prompt: str, tokens: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """Encode as the pipeline does, padded to all positions."""
+        """Encode as the pipeline does, padded to full length."""
         text = self.backbone.encode_text([prompt], tokens=tokens)
         extra = self.fast.num_text - text.text_mask.shape[1]
         states = torch.nn.functional.pad(text.text_encoder_hidden_states, (0, 0, 0, extra))

@@ -1,4 +1,4 @@
-"""One CreTok update, ours against the paper's own loop: a pair, an order, a prompt at a time."""
+"""One CreTok update: ours, and the paper's loop (one pair, order and prompt at a time)."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One DisTok update against the paper's own way, and what a fused token takes.
+"""One DisTok update beside the paper's loop, and the time of one fused token.
 
 The paper's way, as its batch of 1 with accumulation says it: each sample by itself, with its
 prompts encoded one at a time, the frozen ones too, for both orders of the pair.
@@ -27,7 +27,7 @@ NUM_WORDS = 24
 
 
 def ratios(backbone: TextBackbone, runs: int) -> list[Ratio]:
-    """Return both comparisons: an update by its gradient, a fused token by itself."""
+    """Return both comparisons: an update, checked by its gradient, and a fused token."""
     words = check_words(list(backbone.card["concepts"])[:NUM_WORDS])
     training = Training(DisTokConfig(), backbone, words, 0, None)
     return [_update(training, runs), _fused(training, runs)]
@@ -95,7 +95,7 @@ class _PlainUpdate:
 
 
 def _fused(training: Training, runs: int) -> Ratio:
-    """A mixture of three words as a token: from the space, against from words every time."""
+    """Compare a token for three words from the learned space with one from words each time."""
     words, backbone = training.words, training.backbone
     trained = training.trained()
     weights = ((words[0], 0.55), (words[1], 0.25), (words[2], 0.2))
@@ -107,7 +107,7 @@ def _fused(training: Training, runs: int) -> Ratio:
 
     @torch.no_grad()
     def plain() -> Tensor:
-        """Look every class token up anew, as training does."""
+        """Look up every class token again, as training does."""
         table = torch.stack([backbone.token_embed(word) for word in words])
         mixture = torch.stack([share * table[words.index(word)] for word, share in weights])
         scale = float(table.norm(dim=-1).mean())

@@ -1,4 +1,4 @@
-"""What painting costs beside plain generation of the same steps, in time and in memory.
+"""Time and memory of painting beside plain generation with the same steps.
 
 Here "plain" is another thing than "ours": a picture drawn without an artwork. So the ratio is no
 gain; 0.4 means that painting takes two and a half times as long.
@@ -53,7 +53,7 @@ def ratios(backbone: object, runs: int) -> list[Ratio]:
 
 
 class _Work:
-    """An artwork, a content, and what is done with them."""
+    """An artwork, a content picture, and the runs to time."""
 
     def __init__(self, backbone: StableDiffusionBackbone) -> None:
         self.backbone = backbone
@@ -64,12 +64,12 @@ class _Work:
 
     @classmethod
     def load(cls) -> _Work:
-        """Return work on pocket."""
+        """Return the runs on pocket."""
         return cls(StableDiffusionBackbone.load("pocket-sd"))
 
     @torch.no_grad()
     def plain(self, num: int) -> Tensor:
-        """Return so many pictures of a prompt, drawn side by side."""
+        """Return pictures of a prompt, drawn in one batch."""
         cfg, noise = self.method.config, streams(0, "bench", num=num)
         steps: dict[str, Any] = {"num_inference_steps": cfg.num_inference_steps}
         latents = self.backbone.denoise(
@@ -83,14 +83,14 @@ class _Work:
 
     @torch.no_grad()
     def first(self, num: int) -> Tensor:
-        """Do what ``offbeat.paint`` does with an artwork that it has not seen."""
+        """Paint with an artwork whose inversion is not cached."""
         way = self.method.invert(self.backbone, self.art)
         self.method.reconstruct(self.backbone, way)
         self.backbone.decode(self.backbone.encode_latents(self.art[None]))
         return self._painted(num, way)
 
     def again(self, num: int) -> Tensor:
-        """Do what it does with one whose inversion is in the cache."""
+        """Paint with an artwork whose inversion is cached."""
         if self.way is None:
             self.way = self.method.invert(self.backbone, self.art)
         return self._painted(num, self.way)
@@ -101,7 +101,7 @@ class _Work:
 
 
 def _pair(what: str, ours: Callable[[], Tensor], plain: Callable[[], Tensor], runs: int) -> Ratio:
-    """Time two different works in turn, after a run of each that is not counted."""
+    """Time two different runs in turn, after one warm-up of each."""
     times: tuple[list[float], list[float]] = ([], [])
     for run in range(runs + 1):
         for side, call in zip(times, (ours, plain), strict=True):
@@ -113,7 +113,7 @@ def _pair(what: str, ours: Callable[[], Tensor], plain: Callable[[], Tensor], ru
 
 
 def memory() -> str:
-    """Return the most memory that a process of painting holds, beside one of generation."""
+    """Return the peak memory of a painting process beside that of a generating one."""
     command = [sys.executable, "-m", "offbeat.bench.speed_paint"]
     idle, plain, ours = (
         float(subprocess.run([*command, one], check=True, capture_output=True, text=True).stdout)
@@ -126,7 +126,7 @@ def memory() -> str:
 
 
 def _peak() -> float:
-    """Return the most memory that this process has held, MB."""
+    """Return this process's peak memory, MB."""
     status = Path("/proc/self/status")
     if status.exists():  # on Linux the other counter starts from what the parent held
         (line,) = (line for line in status.read_text().splitlines() if line.startswith("VmHWM:"))

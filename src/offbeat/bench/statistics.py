@@ -51,7 +51,7 @@ def sign_flip_p(differences: Sequence[float]) -> float:
 
 
 def verdict(differences: Sequence[float], *, within: float | None = None) -> Verdict:
-    """Return what paired differences, larger in the paper's favour, say of a claim.
+    """Return the verdict on a claim from paired differences; positive ones support the paper.
 
     Args:
         differences: One a pair: an item, mean over its seeds.

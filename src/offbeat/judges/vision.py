@@ -120,15 +120,15 @@ class VisionJudge(ABC):
     @classmethod
     @abstractmethod
     def _model_class(cls) -> str:
-        """Return the name of its class in transformers."""
+        """Return the model's class name in transformers."""
 
     @abstractmethod
     def _load_parts(self, folder: Path) -> None:
-        """Set ``tokenizer``, ``ends``, and what makes pixels of pictures."""
+        """Set ``tokenizer``, ``ends`` and the picture processor."""
 
     @abstractmethod
     def _start(self, pictures: list[Image.Image], question: str) -> tuple[Tensor, Any]:
-        """Return logits of an answer's first token, ``[B, V]``, and what the model has read."""
+        """Return logits of an answer's first token, ``[B, V]``, and the model's state."""
 
     @abstractmethod
     def _go_on(self, state: Any, input_ids: Tensor) -> tuple[Tensor, Any]:
@@ -136,7 +136,7 @@ class VisionJudge(ABC):
 
     @abstractmethod
     def _repeat(self, state: Any, num: int) -> Any:
-        """Return a copy of what the model has read of one picture, for ``num`` answers."""
+        """Return the model's state for one picture, repeated for ``num`` answers."""
 
     @abstractmethod
     def _spell(self, question: str, answer: str) -> list[list[int]]:

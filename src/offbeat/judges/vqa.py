@@ -1,4 +1,4 @@
-"""Judges that answer in a word: BLIP-VQA, which DisTok reads, and BLIP-2, which ConceptLab asks."""
+"""Judges that answer in a word: BLIP-VQA (used by DisTok) and BLIP-2 (used by ConceptLab)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from offbeat.judges.vision import VisionJudge
 
 
 class _Blip(VisionJudge):
-    """Both take pixels of the same form."""
+    """Shared pixel processing of both BLIP models."""
 
     def _load_parts(self, folder: Path) -> None:
         from transformers import AutoTokenizer
@@ -130,7 +130,7 @@ class Blip2Judge(_Blip):
 
 
 def prompt(question: str) -> str:
-    """Return the form that BLIP-2 was taught to answer.
+    """Return the prompt format that BLIP-2 was trained on.
 
     >>> prompt("Is it red?")
     'Question: Is it red? Answer:'

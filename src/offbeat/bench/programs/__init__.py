@@ -1,1 +1,1 @@
-"""Programs: how the cells of one kind of table are computed."""
+"""Programs: each computes the cells of one kind of table."""

@@ -1,4 +1,4 @@
-"""How interesting a search's pictures are on its way: rising, then falling.
+"""Arousal along a search: interest should rise, then fall.
 
 The paper asked people. Where nobody rates, ``stand_in`` does, from what is measured; its shape is
 part of the claim's wording, so the page names it a stand-in wherever it is shown.
@@ -21,10 +21,10 @@ FARTHEST = 3.0
 
 
 class Arousal(Explore):
-    """Cells of one search, read as a curve."""
+    """Cells of one search, each a curve over steps."""
 
     def cell(self, way: Way, item: Item, seed: int) -> Outcome:
-        """Search, look, and read the curve."""
+        """Search, judge pictures along the way, and return the curve."""
         found = super().cell(way, item, seed)
         steps = self.table.looks if way.looks is None else way.looks
         last = int(self.table.options["num_steps"])
@@ -53,7 +53,7 @@ class Arousal(Explore):
 
 
 def stand_in(times: float, valid: float) -> float:
-    """Return a rating from 0 to 5 where no person gave one.
+    """Return a stand-in rating, 0 to 5; it replaces the rating of a person.
 
     1 is the ordinary picture and 0 no longer the subject, as in the paper's study; between them it
     grows with the distance up to three times the ordinary.

@@ -1,4 +1,4 @@
-"""Concepts that nobody named: how many different things are drawn, and how fast.
+"""Dreams: how many different things are drawn, and how fast.
 
 Source: DisTok, arXiv:2505.03667, its unconditional space against repeated ConceptLab searches.
 """
@@ -34,7 +34,7 @@ class Dream:
         return [Item(subject, subject) for subject in self.table.items]
 
     def key(self, way: Way) -> Mapping[str, Any]:
-        """Return the method's settings, and what it learned."""
+        """Return the method's settings and its trained weights."""
         method = make_method(way.method, self.lab.backbone_for(way), dict(way.set))
         digest = find_trained(method, self.lab.backbone_for(way), None)[1]
         return {"config": config_of(method), "trained": digest}

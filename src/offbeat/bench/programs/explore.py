@@ -1,4 +1,4 @@
-"""One subject, made unusual: searches looked at on their way, prompts, and plain rivals.
+"""Explore one subject: searches with readings along the way, prompts, plain rivals.
 
 Distance is measured in the prior's own space, for ways that learn a concept or say a prompt;
 novelty in the picture itself, for all ways: one less the cosine to the nearest of 16 ordinary ones.
@@ -39,7 +39,7 @@ NUM_VARIETY = 16
 
 
 class _SpentError(Exception):
-    """The budget is spent: this is the concept by then."""
+    """The budget is spent; carries the concept found so far."""
 
     def __init__(self, concept: Concept) -> None:
         super().__init__()
@@ -61,13 +61,13 @@ class Explore:
         return [Item(subject, subject) for subject in self.table.items]
 
     def key(self, way: Way) -> Mapping[str, Any]:
-        """Return the method's settings, and those of the baseline."""
+        """Return the settings of the method and of the baseline."""
         own = config_of(self._method(way)) if way.method else {}
         avoided = dict(self.key(self.table.ways[way.avoids])) if way.avoids else {}
         return {"config": own, "shared": asdict(self.shared), "avoided": avoided}
 
     def cell(self, way: Way, item: Item, seed: int) -> Outcome:
-        """Learn or draw, look, and measure."""
+        """Search or draw, judge, and measure."""
         request = Request(subject=item.value, num_images=self.table.num_images, seed=seed)
         method = self._method(way) if way.method else None
         backbone, looks = self.lab.backbone_for(way), _Looks(self, request)
@@ -86,7 +86,7 @@ class Explore:
         return self._outcome(way, request, images, readings, total, seconds)
 
     def _given(self, way: Way, method: Any, request: Request) -> dict[str, Any]:
-        """Return what is there before a search, and is not counted: judge, baseline, clusters.
+        """Return judge, baseline and clusters; they exist before a search and are not counted.
 
         A baseline and a calibrated judge are made once for a subject and kept for every search.
         """
@@ -108,7 +108,7 @@ class Explore:
         spent: Evaluations,
         given: Mapping[str, Any],
     ) -> Concept:
-        """Return what a way learns, or the prompt that it says."""
+        """Return the concept of a way, learned or from its prompt."""
         backbone = self.lab.backbone_for(way)
         if method is None:
             template = fill(str(backbone.card["prompt_template"]), subject="{concept}")
@@ -132,7 +132,7 @@ class Explore:
         return found
 
     def _avoided(self, other: Way, request: Request) -> Tensor:
-        """Return samples of another way's result for the same request."""
+        """Return samples of another way's concept for the same request."""
         method = self._method(other)
         given = self._given(other, method, request)
         with spending(self.lab.backbone_for(other)) as spent:
@@ -174,7 +174,7 @@ class Explore:
 
     @torch.no_grad()
     def in_prior(self, concept: Concept, request: Request) -> dict[str, float]:
-        """Return what fresh embeddings of a concept are like, beside ordinary ones."""
+        """Return readings of fresh embeddings of a concept beside ordinary ones."""
         if not hasattr(self.lab.backbone, "sample_prior"):
             return {}
         samples = self.samples(concept, request, NUM_SAMPLES, "probe")
@@ -219,7 +219,7 @@ class Explore:
         return self._judges[subject]
 
     def _asked(self, way: Way, subject: str) -> Any:
-        """Return the judge that a method itself asks, of its own choice; None is none."""
+        """Return the judge that the method uses; None for no judge."""
         if not way.judge:
             return None
         backbone = self.lab.backbone_for(way)
@@ -237,7 +237,7 @@ class Explore:
 
 
 class _Looks:
-    """What is read on a search's way; neither its time nor its evaluations are the search's."""
+    """Reads a search along the way; its own time and evaluations are not counted."""
 
     def __init__(self, program: Explore, request: Request) -> None:
         self.program, self.request = program, request
@@ -246,7 +246,7 @@ class _Looks:
         self.evaluations = 0
 
     def __call__(self, step: int, concept: Concept, spent: Evaluations) -> None:
-        """Look at a concept after so many steps."""
+        """Read a concept after a number of steps."""
         started, before = time.perf_counter(), spent.total
         program, request = self.program, self.request
         readings = program.in_prior(concept, request)

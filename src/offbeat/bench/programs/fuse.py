@@ -1,4 +1,4 @@
-"""Words, mixed: pairs and weightings, by prompts and by every method that mixes.
+"""Mix words: pairs and weightings, by prompts and by every method that mixes.
 
 Classes are read by a judge that no method asks. Sources: CreTok, arXiv:2410.24160; DisTok,
 arXiv:2505.03667; ConceptLab, arXiv:2308.02669; the balance reward: RMLer, with its a = 5.
@@ -43,7 +43,7 @@ class Fuse:
         self.table, self.lab = table, lab
 
     def items(self) -> list[Item]:
-        """Return ``{pairs: N}`` or ``{weightings: N}``, of the checkpoint's words, or a list."""
+        """Return items: a list, or ``{pairs: N}``, ``{weightings: N}`` of the checkpoint's words."""
         asked, words = self.table.items, list(self.lab.backbone.card["concepts"])
         found: Sequence[Shares]
         if isinstance(asked, Mapping) and "pairs" in asked:
@@ -56,7 +56,7 @@ class Fuse:
         return [Item(" + ".join(word for word, _ in shares), shares) for shares in found]
 
     def key(self, way: Way) -> Mapping[str, Any]:
-        """Return the method's settings, and which training it uses."""
+        """Return the method's settings and its training."""
         if not way.method:
             return {"prompt": way.prompt}
         method = make_method(way.method, self.lab.backbone_for(way), self._settings(way))
@@ -110,7 +110,7 @@ class Fuse:
         return Concept(template="{concept}", subject=request.subject, word=word)
 
     def _learned(self, way: Way, method: Any, seed: int) -> Trained | None:
-        """Return what a method learned once: of the checkpoint, or made for this row and seed."""
+        """Return a method's training: the bundled one, or one made for this row and seed."""
         backbone = self.lab.backbone_for(way)
         if way.train is None:
             return find_trained(method, backbone, None)[0]
@@ -135,7 +135,7 @@ class Fuse:
 
     @torch.no_grad()
     def _read(self, way: Way, images: Tensor, shares: Shares) -> dict[str, float]:
-        """Return what the judge reads, and how near the pictures are to each word's own."""
+        """Return the judge's reading, and the similarity to each word's own pictures."""
         reader, words = self.lab.reader, [word for word, _ in shares]
         read, labels = reader.class_probabilities(images), list(reader.labels)
         found: dict[str, float] = {}

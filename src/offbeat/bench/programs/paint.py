@@ -1,4 +1,4 @@
-"""Real content in an artwork: each part of a method switched off, beside plain ways.
+"""Paint content into an artwork: ablations of the method beside plain ways.
 
 The artworks are drawn by the checkpoint itself, in several manners. Style is read by the features
 of a judge that no method has seen; the cosines are of a CLIP pair of towers, which the image
@@ -45,7 +45,7 @@ CONTENT_WORDS = ("strawberry", "owl", "car", "cat", "teapot", "pizza", "rocket",
 
 @dataclass(frozen=True, slots=True)
 class Triple:
-    """What is painted into what; its number seeds both."""
+    """An artwork, a content and a text; its number seeds both pictures."""
 
     number: int
     art_prompt: str
@@ -53,7 +53,7 @@ class Triple:
 
     @property
     def text(self) -> str:
-        """What is said of the picture; the content is drawn from it too."""
+        """The prompt; the content picture is drawn from it too."""
         return f"a picture of {article(self.word)} {self.word}"
 
 
@@ -164,7 +164,7 @@ class Paint:
         return found
 
     def _img2img(self, way: Way, triple: Triple, art: Tensor, content: Tensor) -> Tensor:
-        """Return the artwork with noise on it, denoised under the text."""
+        """Return the artwork after image-to-image with the text."""
         backbone, own = self.lab.backbone, self._own()
         noise = stream(triple.number, "image", 0)
         steps = {"num_inference_steps": own["num_inference_steps"]}
@@ -183,7 +183,7 @@ class Paint:
         return found
 
     def _ip_adapter(self, way: Way, triple: Triple, art: Tensor, content: Tensor) -> Tensor:
-        """Return the plain pipeline's picture of text and content; the artwork has no say."""
+        """Return the plain pipeline's picture of text and content, without the artwork."""
         backbone = self.lab.backbone
         found: Tensor = backbone.draw_text(
             backbone.encode_text([triple.text]),
@@ -195,7 +195,7 @@ class Paint:
         return found
 
     def _own(self) -> dict[str, Any]:
-        """Return CreativeSynth's steps and guidance, for the plain ways too."""
+        """Return CreativeSynth's steps and guidance, which the plain ways use too."""
         config = make_method("creativesynth", self.lab.backbone, {}).config
         return {name: getattr(config, name) for name in ("num_inference_steps", "guidance_scale")}
 
