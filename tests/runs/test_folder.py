@@ -178,7 +178,7 @@ def test_what_a_killed_run_left_and_cannot_be_removed_does_no_harm(run, monkeypa
 
 HOLDS = """
     import sys
-    from offbeat.store import RunFolder
+    from offbeat.runs.folder import RunFolder
     run = RunFolder.create(sys.argv[1], {"seed": 1}, resume=True)
     print("held", flush=True)
     sys.stdin.readline()
@@ -348,7 +348,7 @@ KILLED = """
     import os, random, signal, sys, time
     import torch
     from offbeat.errors import StoreError
-    from offbeat.store import RunFolder
+    from offbeat.runs.folder import RunFolder
 
     out, last = sys.argv[1], 0
     for trial in range(500):

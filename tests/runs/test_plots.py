@@ -179,7 +179,7 @@ def test_the_same_values_give_the_same_bytes():
 def test_importing_the_plots_loads_no_matplotlib_and_drawing_no_pyplot():
     code = """
 import sys
-from offbeat import plots
+from offbeat.runs import plots
 assert "matplotlib" not in sys.modules
 plots.curves([], target=None, anchor_threshold=None, num_components=2)
 assert "matplotlib.pyplot" not in sys.modules

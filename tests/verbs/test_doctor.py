@@ -6,8 +6,9 @@ from importlib import metadata
 
 from typer.testing import CliRunner
 
-from offbeat import cli, doctor
+from offbeat import cli
 from offbeat.checkpoints import placement
+from offbeat.verbs import doctor
 
 
 def level_of(findings, what):

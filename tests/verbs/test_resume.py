@@ -45,11 +45,12 @@ KILLED = """
     import os, shutil, signal, sys
     import matplotlib.figure, torch
     torch.set_num_threads(1)
-    from offbeat import run, store
-    from offbeat.methods.low_probability import LowProbabilityConfig
+    import offbeat
+    from offbeat import LowProbabilityConfig
+    from offbeat.runs import folder as run_folder
 
     root, kills, config, settings = sys.argv[1], *map(eval, sys.argv[2:])
-    pocket = run.load_backbone("pocket")
+    pocket = offbeat.load_backbone("pocket")
     pocket._card["num_inference_steps"] = 2  # how well it draws is not the matter here
 
     def die_before(wanted, number, out):
@@ -65,10 +66,10 @@ KILLED = """
         def inside(path, *_):
             return os.path.relpath(path, out)
 
-        store.write_atomic = guarded(store.write_atomic, inside)
+        run_folder.write_atomic = guarded(run_folder.write_atomic, inside)
         shutil.rmtree = guarded(shutil.rmtree, inside)
-        append = store.RunFolder.append_trace
-        store.RunFolder.append_trace = guarded(append, lambda *_: "trace.jsonl")
+        append = run_folder.RunFolder.append_trace
+        run_folder.RunFolder.append_trace = guarded(append, lambda *_: "trace.jsonl")
 
     for name, points in kills.items():
         settings |= {"out": os.path.join(root, name), "config": config, "backbone": pocket}
@@ -76,7 +77,7 @@ KILLED = """
             child = os.fork()  # one torch for all of them; it has started no threads yet
             if child == 0:
                 die_before(*point, settings["out"])
-                run.explore("handbag", resume=True, **settings)
+                offbeat.explore("handbag", resume=True, **settings)
                 os._exit(0)
             _, status = os.waitpid(child, 0)
             assert os.WIFSIGNALED(status), (name, point, status)
