@@ -43,7 +43,7 @@ class Fuse:
         self.table, self.lab = table, lab
 
     def items(self) -> list[Item]:
-        """Return items: a list, or ``{pairs: N}``, ``{weightings: N}`` of the checkpoint's words."""
+        """Return items: a list, ``{pairs: N}`` or ``{weightings: N}`` of the checkpoint's words."""
         asked, words = self.table.items, list(self.lab.backbone.card["concepts"])
         found: Sequence[Shares]
         if isinstance(asked, Mapping) and "pairs" in asked:
