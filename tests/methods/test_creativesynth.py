@@ -237,7 +237,7 @@ def test_a_trajectory_of_other_settings_is_refused(backbone, art, content):
         ({"art_bn_direction": "up"}, ConfigError, "as_printed"),
         ({"layers": ["down", "top"]}, ConfigError, "layers"),
         ({"share_from": 0.5, "share_until": 0.4}, ConfigError, "share_from"),
-        ({"semantic_scale": "much"}, ConfigError, "creativesynth"),
+        ({"semantic_scale": "much"}, ConfigError, "semantic_scale: expected a number"),
         ({"strenght": 1}, ConfigError, "strenght"),
     ],
 )

@@ -246,7 +246,7 @@ def test_a_card_may_hold_what_suits_it():
     assert CreTokConfig.for_card(card) == CreTokConfig(theta_quantile=0.9, num_steps=5)
     assert CreTokConfig.for_card(card, theta=0.3) == CreTokConfig(theta=0.3, num_steps=5)
     for bad in ({"thet": 0.3}, {"theta": "high"}, {"phrase": 3}):
-        with pytest.raises(ConfigError, match="cretok"):
+        with pytest.raises(ConfigError, match=next(iter(bad))):
             CreTokConfig.for_card({"methods": {"cretok": bad}})
 
 

@@ -112,7 +112,7 @@ def test_image_embeddings_need_a_prior(tiny_only):
     method = Interpolation(InterpolationConfig(space="image"))
     with pytest.raises(CapabilityError, match="sample_prior"):
         method.mix(tiny_only, REQUEST, ("owl", "pig"))
-    with pytest.raises(ConfigError, match="text or image"):
+    with pytest.raises(ConfigError, match="one of text, image"):
         InterpolationConfig(space="pixels")
 
 

@@ -220,7 +220,7 @@ def test_what_there_is_is_listed(browser):
     assert "pig" in methods["distok"]["words"]
     law = methods["distok"]["settings"]["properties"]["law"]
     assert law["enum"] == ["gaussian", "laplace", "cauchy"]
-    assert law["description"].startswith("Of dreams")
+    assert law["description"].startswith("Distribution of dreams")
     novelty = methods["low-probability"]["settings"]["properties"]["num_steps"]
     assert (novelty["minimum"], novelty["maximum"]) == (1, 1_000_000)
     pocket = about["backbones"][0]

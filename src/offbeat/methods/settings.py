@@ -1,16 +1,282 @@
-"""Settings of a method on a checkpoint: its defaults, the checkpoint's card, what was asked."""
+"""Settings that declare themselves, and the base class of methods.
+
+A setting states its default, range, choices and help once, in its field. The base class checks
+them; ``--set``, the studio and the docs read the same fields, those of a plug-in too.
+"""
 
 from __future__ import annotations
 
+import types
 from collections.abc import Mapping
-from dataclasses import asdict, fields, is_dataclass
-from typing import Any, TypeVar
+from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from functools import cache
+from typing import (
+    Any,
+    ClassVar,
+    Generic,
+    Literal,
+    TypeVar,
+    Union,
+    cast,
+    get_args,
+    get_origin,
+    get_type_hints,
+)
 
 from offbeat import registry
+from offbeat.core.checks import check_range
 from offbeat.errors import ConfigError
 from offbeat.protocols import HasCard, TextBackbone
+from offbeat.protocols.methods import Takes
 
 Config = TypeVar("Config")
+INF = float("inf")
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """What a setting may be, and what it does."""
+
+    at_least: float | None = None
+    at_most: float | None = None
+    above: float | None = None
+    """A lower limit that is itself not allowed."""
+    below: float | None = None
+    """An upper limit that is itself not allowed."""
+    choices: tuple[Any, ...] = ()
+    help: str = ""
+
+    def check_number(self, name: str, value: float) -> None:
+        """Raise unless a number lies in the range; NaN never does.
+
+        Raises:
+            RangeError: With the number and the range.
+        """
+        low = self.above if self.above is not None else self.at_least
+        high = self.below if self.below is not None else self.at_most
+        check_range(
+            name,
+            value,
+            -INF if low is None else low,
+            INF if high is None else high,
+            open_low=self.above is not None,
+            open_high=self.below is not None,
+        )
+
+
+def setting(
+    default: Any,
+    at_least: float | None = None,
+    at_most: float | None = None,
+    *,
+    above: float | None = None,
+    below: float | None = None,
+    choices: tuple[Any, ...] = (),
+    help: str = "",
+) -> Any:
+    """Return a field of a ``Settings`` class: its default, its limits, and one line of help.
+
+    >>> @dataclass(frozen=True)
+    ... class Mine(Settings):
+    ...     num_steps: int = setting(2500, at_least=1, help="Optimizer steps.")
+    """
+    rule = Rule(at_least, at_most, above, below, choices, help)
+    return field(default=default, metadata={"setting": rule})
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """Base class of a method's settings: a frozen dataclass that checks itself."""
+
+    method: ClassVar[str] = ""
+    """The method's name in the registry."""
+
+    def __post_init__(self) -> None:
+        hints = _hints(cast(Any, type(self)))
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if isinstance(value, list) and get_origin(hints[item.name]) is tuple:
+                value = tuple(value)  # JSON and --set have lists only
+                object.__setattr__(self, item.name, value)
+            check_value(item.name, value, hints[item.name], rule_of(item))
+        self.check()
+
+    def check(self) -> None:
+        """Raise if settings do not fit each other; called after each is checked alone."""
+
+    @classmethod
+    def of(cls: type[Config], given: Mapping[str, Any]) -> Config:
+        """Return settings by name, as a file or a command gives them.
+
+        Raises:
+            ConfigError: If one is unknown, or of another kind.
+            RangeError: If one is out of its range.
+        """
+        return configured(cls, cast(Any, cls).method, given)
+
+    @classmethod
+    def for_card(cls: type[Config], card: Mapping[str, Any], **given: Any) -> Config:
+        """Return what suits a checkpoint by its card; ``given`` settings go before that.
+
+        Raises:
+            ConfigError: If one is unknown, or of another kind.
+            RangeError: If one is out of its range.
+        """
+        own = cast(Any, cls)
+        return cast(Config, own.of({**own.card_settings(card, given), **given}))
+
+    @classmethod
+    def card_settings(cls, card: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what a card says of the method; ``given`` is what will go before that."""
+        return on_card(card, cls.method)
+
+
+class Method(Generic[Config]):
+    """Base class of methods: it holds the settings and declares what a method can do."""
+
+    name: str
+    """The name in the registry."""
+    config_class: type[Config]
+    needs: type
+    """The protocol that a checkpoint must fulfil."""
+    verbs: frozenset[str]
+    """The commands that it serves: see ``VERBS``."""
+    result: Literal["concept", "pictures"] = "concept"
+    """What it finds: a concept that prompts can use, or pictures only."""
+    takes_weights = False
+    """Whether the shares of what is fused matter."""
+    takes: Takes = (("word",), ("word",))
+    """What the first and the second source may be."""
+    from_one_pool = False
+    """Whether all pictures are chosen from one pool, so that each call costs the whole pool."""
+
+    def __init__(self, config: Config | None = None) -> None:
+        self.config = self.config_class() if config is None else config
+
+
+VERBS = ("explore", "fuse", "sweep", "grid", "evolve", "dream", "paint", "train")
+
+
+def verbs_of(method: Any) -> frozenset[str]:
+    """Return the commands that a method serves, from its class or an object of it.
+
+    A plug-in that declares none is read by its functions.
+    """
+    declared = getattr(method, "verbs", None)
+    if declared is not None:
+        return frozenset(declared)
+    weights = bool(getattr(method, "takes_weights", False))
+    able = {
+        "explore": hasattr(method, "draw"),
+        "fuse": hasattr(method, "fuse") or hasattr(method, "mix"),
+        "sweep": hasattr(method, "mix") or (weights and hasattr(method, "fuse")),
+        "grid": weights and hasattr(method, "fuse"),
+        **{verb: hasattr(method, verb) for verb in ("evolve", "dream", "paint", "train")},
+    }
+    return frozenset(verb for verb, can in able.items() if can)
+
+
+def result_of(method: Any) -> str:
+    """Return whether a method finds a ``concept`` or only ``pictures``."""
+    return str(getattr(method, "result", "pictures" if hasattr(method, "mix") else "concept"))
+
+
+def rule_of(item: Any) -> Rule:
+    """Return what a dataclass field declares; nothing if it is no ``setting``."""
+    return cast(Rule, item.metadata.get("setting", Rule()))
+
+
+@cache
+def _hints(cls: Any) -> dict[str, Any]:
+    return get_type_hints(cls)
+
+
+def check_value(name: str, value: Any, hint: Any, rule: Rule) -> None:
+    """Raise unless a value is of a field's type and inside its rule.
+
+    Raises:
+        ConfigError: If it is of another type, or none of the choices.
+        RangeError: If a number is out of its range.
+    """
+    kinds = _kinds(hint)
+    if value is None and type(None) in kinds:
+        return
+    choices = rule.choices or tuple(
+        choice for kind in kinds if get_origin(kind) is Literal for choice in get_args(kind)
+    )
+    if choices:
+        if value not in choices:
+            known = ", ".join(map(str, choices))
+            raise ConfigError(f"{name}: expected one of {known}, got {value!r}")
+        return
+    for kind, expected, fits in _KINDS:
+        if kind in [get_origin(one) or one for one in kinds]:
+            if not fits(value):
+                raise ConfigError(f"{name}: expected {expected}, got {value!r}")
+            if kind in (int, float):
+                rule.check_number(name, value)
+            return
+
+
+def _kinds(hint: Any) -> tuple[Any, ...]:
+    """Return the members of a union, or the type itself."""
+    return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+_KINDS: tuple[tuple[type, str, Any], ...] = (
+    (float, "a number", _is_number),
+    (int, "a whole number", lambda value: isinstance(value, int) and not isinstance(value, bool)),
+    (bool, "true or false", lambda value: isinstance(value, bool)),
+    (str, "a text", lambda value: isinstance(value, str)),
+    (
+        tuple,
+        "a list of texts",
+        lambda value: isinstance(value, tuple) and all(isinstance(one, str) for one in value),
+    ),
+)
+"""Each type of a setting, in words, and its test."""
+
+
+def schema_of(cls: type, card: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings as a JSON schema, with the defaults that suit a checkpoint's card.
+
+    It reads the fields of any dataclass, so a plug-in's settings show like those of Offbeat.
+    """
+    own = cast(Any, cls).for_card(card) if hasattr(cls, "for_card") else cls()
+    hints = _hints(cls)
+    properties: dict[str, Any] = {}
+    for item in fields(cls):
+        rule, kinds = rule_of(item), _kinds(hints[item.name])
+        choices = rule.choices or tuple(
+            choice for kind in kinds if get_origin(kind) is Literal for choice in get_args(kind)
+        )
+        about: dict[str, Any] = {
+            "minimum": rule.at_least,
+            "maximum": rule.at_most,
+            "exclusiveMinimum": rule.above,
+            "exclusiveMaximum": rule.below,
+            "enum": list(choices) or None,
+        }
+        about = {name: value for name, value in about.items() if value is not None}
+        names = [_JSON[base] for kind in kinds if (base := get_origin(kind) or kind) in _JSON]
+        each = [{"type": name, **about} for name in names if name != "null"]
+        shape = each[0] if len(each) == 1 else {}
+        if type(None) in kinds:
+            shape = {"anyOf": [*each, {"type": "null"}]}
+        properties[item.name] = {**shape, "default": getattr(own, item.name)}
+        if rule.help:
+            properties[item.name]["description"] = rule.help
+    return {"type": "object", "properties": properties}
+
+
+_JSON: dict[Any, str] = {
+    bool: "boolean", int: "integer", float: "number", str: "string", Literal: "string",
+    tuple: "array", list: "array", type(None): "null",
+}  # fmt: skip
 
 
 def on_card(card: Mapping[str, Any], name: str) -> dict[str, Any]:
@@ -18,18 +284,17 @@ def on_card(card: Mapping[str, Any], name: str) -> dict[str, Any]:
     return dict(card.get("methods", {}).get(name, {}))
 
 
-def configured(cls: type[Config], name: str, settings: Mapping[str, Any]) -> Config:
-    """Return a config of class ``cls``, of settings that may come from a file or a command.
+def configured(cls: type[Config], name: str, given: Mapping[str, Any]) -> Config:
+    """Return settings of class ``cls`` by name, as a file or a command gives them.
 
     Raises:
         ConfigError: If a setting is unknown, or of another kind.
     """
-    known = [field.name for field in fields(cls)]  # type: ignore[arg-type]
-    for one in settings:
-        if one not in known:
-            raise ConfigError(f"{one}: expected a setting of {name}, one of {known}")
+    known = [item.name for item in fields(cls)]  # type: ignore[arg-type]
+    for unknown in given.keys() - set(known):
+        raise ConfigError(f"{unknown}: expected a setting of {name}, one of {known}")
     try:
-        return cls(**settings)
+        return cls(**given)
     except (TypeError, AttributeError) as error:
         raise ConfigError(f"settings of {name}: {error}") from error
 
@@ -55,16 +320,21 @@ def make_method(name: str, backbone: HasCard, settings: dict[str, Any] | None) -
         UnknownNameError: If there is no such method.
         ConfigError: If it has no such setting, or one is out of its range.
     """
-    found = registry.find("method", name)
-    config = getattr(found, "config_class", None)
+    method = registry.find("method", name)
+    config = getattr(method, "config_class", None)
     if config is None:
         if settings:
             raise ConfigError(f"settings: {name} takes none, got {', '.join(settings)}")
-        return found()
-    return found(config.for_card(backbone.card, **(settings or {})))
+        return method()
+    return method(config.for_card(backbone.card, **(settings or {})))
 
 
 def config_of(method: Any) -> dict[str, Any]:
     """Return a method's settings as a run keeps them; none of a plug-in that has none."""
     config = getattr(method, "config", None)
     return asdict(config) if is_dataclass(config) else {}  # type: ignore[arg-type]
+
+
+def steps_of(method: Any) -> int:
+    """Return how many optimizer steps a method takes at most; 1 if it says none."""
+    return int(getattr(getattr(method, "config", None), "num_steps", 1))

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import ast
 import inspect
 import logging
 import sys
-import textwrap
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields, is_dataclass, replace
+from dataclasses import dataclass, field, is_dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -17,8 +15,8 @@ from offbeat import registry
 from offbeat.checkpoints.open import adapter_of
 from offbeat.errors import OffbeatError
 from offbeat.files.labels import versions
-from offbeat.methods.low_probability.config import LowProbabilityConfig
-from offbeat.methods.settings import make_method
+from offbeat.methods.settings import make_method, schema_of
+from offbeat.methods.settings import verbs_of as declared_verbs
 from offbeat.protocols.capabilities import offers
 from offbeat.runs.trained import find_trained
 
@@ -27,6 +25,8 @@ BUNDLED = ("pocket", "pocket-sd")
 SEARCH = "low-probability"
 JUDGES = ("auto", "none", "clip", "classifier")
 """Those that need no weights but the checkpoint's own."""
+JOBS = ("explore", "fuse", "sweep", "grid", "dream", "paint")
+"""Commands that a browser may ask a method for."""
 FORMATS = ("diffusers", "a1111", "comfyui", "sdxl", "kohya")
 
 
@@ -74,17 +74,8 @@ class Catalogue:
     def verbs_of(self, method: str) -> list[str]:
         """Return what a method can be asked for."""
         found = self.methods.get(method)
-        if found is None:
-            return []
-        able = {
-            "explore": method == SEARCH or hasattr(found, "draw"),
-            "fuse": hasattr(found, "fuse") or hasattr(found, "mix"),
-            "sweep": getattr(found, "takes_weights", False) or hasattr(found, "mix"),
-            "grid": hasattr(found, "fuse") and getattr(found, "takes_weights", False),
-            "dream": hasattr(found, "dream"),
-            "paint": hasattr(found, "paint"),
-        }
-        return [verb for verb, can in able.items() if can]
+        able = frozenset() if found is None else declared_verbs(found)
+        return [verb for verb in JOBS if verb in able]
 
     def checkpoints_of(self, method: str) -> list[str]:
         """Return the checkpoints that a method works on; the server's own first."""
@@ -95,7 +86,7 @@ class Catalogue:
             name
             for name in names
             if (needs is None or offers(self.checkpoints[name].kind, needs))
-            and (not hasattr(found, "train") or method in self.checkpoints[name].words)
+            and ("train" not in declared_verbs(found) or method in self.checkpoints[name].words)
         ]
 
     def as_json(self, limits: Mapping[str, int]) -> dict[str, Any]:
@@ -140,61 +131,21 @@ class Catalogue:
             "summary": _summary(found),
             "backbones": works,
             "words": list(words),
-            "settings": settings_of(name, found, card),
+            "settings": settings_of(found, card),
         }
 
 
-def config_of(method: str, found: Any) -> type | None:
+def config_of(method: Any) -> type | None:
     """Return the class of a method's settings."""
-    if method == SEARCH:
-        return LowProbabilityConfig
-    return getattr(found, "config_class", None)
+    return getattr(method, "config_class", None)
 
 
-def settings_of(method: str, found: Any, card: Mapping[str, Any]) -> dict[str, Any]:
+def settings_of(method: Any, card: Mapping[str, Any]) -> dict[str, Any]:
     """Return a method's settings as a JSON schema, with defaults as they suit a checkpoint."""
-    from pydantic import TypeAdapter
-    from pydantic.errors import PydanticUserError
-
-    config = config_of(method, found)
+    config = config_of(method)
     if config is None or not is_dataclass(config):
         return {"type": "object", "properties": {}}
-    try:
-        schema = TypeAdapter(config).json_schema()
-    except PydanticUserError:
-        return {"type": "object", "properties": {}}
-    module = sys.modules[config.__module__]
-    own = config()
-    if hasattr(config, "for_card"):
-        own = config.for_card(card)
-    said = _docstrings(config)
-    properties = schema.get("properties", {})
-    for one in fields(config):
-        about = properties.setdefault(one.name, {})
-        about["default"] = getattr(own, one.name)
-        if one.name in said:
-            about["description"] = said[one.name]
-        if one.name in (ranges := getattr(module, "_RANGES", {})):
-            about["minimum"], about["maximum"] = ranges[one.name]
-        if one.name in (choices := getattr(module, "_CHOICES", {})):
-            about["enum"] = list(choices[one.name])
-    return {"type": "object", "properties": properties}
-
-
-def _docstrings(config: type) -> dict[str, str]:
-    """Return the docstring under each field in the source."""
-    try:
-        (tree,) = ast.parse(textwrap.dedent(inspect.getsource(config))).body
-    except (OSError, TypeError, SyntaxError, ValueError):
-        return {}
-    found, last = {}, ""
-    for node in getattr(tree, "body", []):
-        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name):
-            last = node.target.id
-        elif isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and last:
-            found[last] = " ".join(str(node.value.value).replace("``", "").split())
-            last = ""
-    return found
+    return schema_of(config, card)
 
 
 def _summary(found: Any) -> str:
@@ -205,7 +156,7 @@ def _summary(found: Any) -> str:
 
 def _takes(found: Any) -> list[str]:
     kinds = {kind for part in getattr(found, "takes", ()) for kind in part}
-    if hasattr(found, "evolve"):
+    if "evolve" in declared_verbs(found):
         kinds |= {"word", "picture"}
     return [name for kind, name in (("word", "words"), ("picture", "pictures"))
             if kind in (kinds or {"word"})]  # fmt: skip

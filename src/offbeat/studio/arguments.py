@@ -14,8 +14,6 @@ from pydantic import TypeAdapter
 
 from offbeat.errors import ConfigError, StoreError, VocabularyError
 from offbeat.files.pictures import is_picture
-from offbeat.methods.low_probability.config import LowProbabilityConfig
-from offbeat.methods.settings import configured
 from offbeat.runs.folder import RunFolder
 from offbeat.runs.map import kept_steps
 from offbeat.studio import requests, shelf
@@ -208,11 +206,9 @@ class Translation:
             if isinstance(value, str) and ("/" in value or "\\" in value):
                 raise ConfigError(f"{name}: expected a word or a text, got what could be a path")
         found = self.catalogue.methods[method]
-        cls = config_of(method, found)
+        cls = config_of(found)
         card = self.catalogue.checkpoints[self.backbone].card
-        if method == SEARCH:
-            configured(LowProbabilityConfig, SEARCH, config)
-        elif cls is not None and hasattr(cls, "for_card"):
+        if cls is not None and hasattr(cls, "for_card"):
             cls.for_card(card, **config)
         elif config:
             raise ConfigError(f"config: {method} takes none, got {', '.join(config)}")

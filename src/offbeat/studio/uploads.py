@@ -188,7 +188,7 @@ def _of_fusion(asked: Mapping[str, Any]) -> dict[str, Any]:
 
 def _changed(method: str, config: Mapping[str, Any], but: Sequence[str] = ()) -> dict[str, Any]:
     """Return the settings that are not the method's own."""
-    cls = config_of(method, registry.find("method", method))
+    cls = config_of(registry.find("method", method))
     if cls is None:
         return {}
     plain = cls()

@@ -21,7 +21,7 @@ from offbeat.files.concept import CONCEPT_FILE
 from offbeat.files.labels import versions
 from offbeat.files.png import to_pil
 from offbeat.judges.choose import _asker, choose_reader, problems_of
-from offbeat.methods.settings import config_of, make_method
+from offbeat.methods.settings import config_of, make_method, steps_of
 from offbeat.metrics.fusion import vendi_score
 from offbeat.protocols import TextBackbone
 from offbeat.protocols.methods import DreamsConcepts
@@ -194,7 +194,7 @@ def _dreamt(
         keeper.reread()
         return read_concept(folder, where)[0]
     state = keeper.resume(index)
-    total = int(getattr(method.config, "num_steps", 1))
+    total = steps_of(method)
     before = len(keeper.rows)
     with few_threads(backbone):
         concept: Concept = method.dream(

@@ -24,7 +24,7 @@ from offbeat.errors import ConfigError
 from offbeat.files.labels import versions
 from offbeat.files.png import to_pil
 from offbeat.judges.choose import _judge_of
-from offbeat.methods.settings import config_of, make_method, with_metric
+from offbeat.methods.settings import config_of, make_method, verbs_of, with_metric
 from offbeat.protocols import CalibratedJudge, EncodesImage, TextBackbone
 from offbeat.runs.folder import RunFolder
 from offbeat.runs.images import BY_METHOD, png_files, sheet
@@ -99,7 +99,7 @@ def explore_by_drawing(
         CapabilityError: If the checkpoint lacks what the method needs.
     """
     found = registry.find("method", method)
-    if not hasattr(found, "draw"):
+    if "explore" not in verbs_of(found):
         raise ConfigError(f"method: {method} explores no subject; it is one for other commands")
     model = loaded(default_backbone(method) if backbone is None else backbone, device)
     chosen = make_method(method, model, dict(config))

@@ -24,7 +24,7 @@ from offbeat.files.labels import versions
 from offbeat.files.pictures import has_suffix, is_picture
 from offbeat.files.png import to_pil
 from offbeat.judges.choose import choose_reader
-from offbeat.methods.settings import config_of, make_method
+from offbeat.methods.settings import config_of, make_method, steps_of, verbs_of
 from offbeat.protocols import TextBackbone
 from offbeat.protocols.methods import FusesConcepts
 from offbeat.runs import readings
@@ -74,7 +74,7 @@ def fuse(weights: Weights, *, num_images: int = 8, **settings: Any) -> Run:
     point = vocab.shares(_pairs_of(weights))
     if mix.draws_mixtures(settings.setdefault("method", METHOD)):
         return mix.mix("fuse", [point], num_images, **settings)
-    evolves = hasattr(registry.find("method", settings["method"]), "evolve")
+    evolves = "evolve" in verbs_of(registry.find("method", settings["method"]))
     if evolves and all(is_picture(name) for name, _ in point):
         return evolve(point, num_images, **settings)
     return _prepared("fuse", [point], num_images, **settings)
@@ -319,7 +319,7 @@ class Fusion:
             self.keeper.reread()
             return self._in_prompt(read_concept(folder, where)[0])
         state = self.keeper.resume(number)
-        total = int(getattr(getattr(job.method, "config", None), "num_steps", 1))
+        total = steps_of(job.method)
         with few_threads(job.backbone):
             concept: Concept = job.method.fuse(
                 job.backbone,

@@ -26,7 +26,7 @@ from offbeat.files.labels import versions
 from offbeat.files.pictures import is_picture, read_picture
 from offbeat.files.png import to_pil
 from offbeat.judges.choose import choose_reader
-from offbeat.methods.settings import config_of, make_method, with_metric
+from offbeat.methods.settings import config_of, make_method, result_of, verbs_of, with_metric
 from offbeat.protocols import EncodesImage, TextBackbone
 from offbeat.protocols.methods import MorphsSources, Takes
 from offbeat.runs import animation, readings
@@ -52,7 +52,8 @@ def draws_mixtures(method: str) -> bool:
     Raises:
         UnknownNameError: If there is no such method.
     """
-    return hasattr(registry.find("method", method), "mix")
+    found = registry.find("method", method)
+    return "fuse" in verbs_of(found) and result_of(found) == "pictures"
 
 
 def mix(

@@ -15,7 +15,7 @@ from offbeat.core.drawing import draw, plain_concept_of
 from offbeat.core.templates import fill
 from offbeat.errors import ConfigError
 from offbeat.files.png import to_pil
-from offbeat.methods.settings import make_method
+from offbeat.methods.settings import make_method, verbs_of
 from offbeat.protocols import TextBackbone
 from offbeat.runs.recorder import few_threads
 from offbeat.runs.result import Source, learned_of
@@ -88,7 +88,7 @@ def mixture(
         return plain_concept_of(parts[0][0], model)
     chosen = make_method(method, model, None)
     found, _ = find_trained(chosen, model, None)
-    if found is None or not hasattr(chosen, "fuse"):
+    if found is None or "fuse" not in verbs_of(chosen):
         raise ConfigError(f"method: {method} makes no mixture at once; choose {METHOD}")
     point = vocab.shares(parts)
     request = Request(subject=" + ".join(word for word, _ in point), weights=point)
@@ -116,7 +116,7 @@ def dreamt(
     model = loaded(backbone, device)
     chosen = make_method(method, model, None if law is None else {"law": law})
     found, _ = find_trained(chosen, model, None)
-    if found is None or not hasattr(chosen, "dream"):
+    if found is None or "dream" not in verbs_of(chosen):
         raise ConfigError(f"method: {method} dreams nothing at once; choose {METHOD}")
     made: Concept = chosen.dream(model, Request(subject="dream", seed=seed), index=0, trained=found)
     return made

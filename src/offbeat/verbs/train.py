@@ -17,7 +17,7 @@ from offbeat.files.disk import json_bytes
 from offbeat.files.labels import versions
 from offbeat.files.png import to_pil
 from offbeat.judges.choose import _reader
-from offbeat.methods.settings import config_of, make_method
+from offbeat.methods.settings import config_of, make_method, steps_of
 from offbeat.protocols import TextBackbone
 from offbeat.protocols.methods import FusesConcepts, TrainsOnce
 from offbeat.runs.folder import RunFolder
@@ -77,7 +77,6 @@ def train(
     if not isinstance(chosen, TrainsOnce):
         raise ConfigError(f"method: {method} trains nothing; it learns each concept anew")
     words = words_of(vocabulary, model)
-    own = getattr(chosen, "config", None)
     reader = _reader(judge, model, words)
     asked = {
         "verb": "train",
@@ -105,7 +104,7 @@ def train(
         checkpoint_every=CHECKPOINT_EVERY,
     )
     state = keeper.resume(0)
-    total = int(getattr(own, "num_steps", 1))
+    total = steps_of(chosen)
     done = 0 if not keeper.rows else int(keeper.rows[-1]["step"]) + 1
     with few_threads(model):
         trained: Trained = chosen.train(

@@ -6,86 +6,72 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from offbeat.core.checks import check_range
 from offbeat.errors import ConfigError
 from offbeat.methods.conceptlab.prompts import check_template
-from offbeat.methods.settings import configured, on_card
+from offbeat.methods.settings import Settings, on_card, setting
 
 NAME = "conceptlab"
 
-_RANGES: dict[str, tuple[float, float]] = {
-    "num_steps": (1, 10_000_000),
-    "learning_rate": (1e-12, 100),
-    "weight_decay": (0, 100),
-    "max_cosine": (-1, 1),
-    "min_cosine": (-1, 1),
-    "positive_weight": (0, 1e6),
-    "judge_every": (0, 10_000_000),
-    "prior_num_inference_steps": (2, 1000),
-    "prior_guidance_scale": (0, 100),
-    "gradient_steps": (1, 1000),
-}
-"""What every number must lie in; NaN lies in none."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ConceptLabConfig:
+class ConceptLabConfig(Settings):
     """Settings of one search, saved as they were asked; defaults as published, for full CLIP."""
 
-    num_steps: int = 2500
-    learning_rate: float = 1e-4
-    weight_decay: float = 1e-2
-    max_cosine: float = 0.28
-    """A positive stops pulling above this cosine."""
-    min_cosine: float = 0.20
-    """A negative stops pushing below this cosine."""
-    positive_weight: float = 1.0
-    """lambda: of the pull, beside the push."""
-    judge_every: int = 250
-    """Steps between two new negatives, the first before training; 0 never asks."""
-    keep_duplicates: bool = True
-    """Whether an answer that is known already counts again, as published."""
-    gradual_negatives: bool = False
-    """Take the request's negatives, shuffled, one at a time in place of the judge's answers."""
-    style: bool = False
-    """Learn an art style: positives are the same prompts without the style."""
-    space: str = "image"
-    """Where cosines are taken: ``image``, the prior's output, or ``text``, as CLIP-ConceptLab."""
-    initial_word: str | None = None
-    """What the token starts from; None is the subject, or the mean of the words of a mixture."""
-    templates: tuple[str, ...] = ()
-    """Prompts with ``{article}`` and ``{word}``, drawn as often as listed; none: the method's."""
-    prior_num_inference_steps: int = 5
-    prior_guidance_scale: float | None = 4.0
-    """None is the checkpoint's own."""
-    gradient_steps: int | None = None
-    """Last denoising steps that the gradient passes; None is all: exact."""
+    method = NAME
 
-    def __post_init__(self) -> None:
-        for name, (low, high) in _RANGES.items():
-            if (value := getattr(self, name)) is not None:
-                check_range(name, value, low, high)
+    num_steps: int = setting(2500, 1, 10_000_000, help="Optimizer steps.")
+    learning_rate: float = setting(1e-4, 1e-12, 100, help="Of AdamW.")
+    weight_decay: float = setting(1e-2, 0, 100, help="Of AdamW.")
+    max_cosine: float = setting(0.28, -1, 1, help="A positive stops pulling above this cosine.")
+    min_cosine: float = setting(0.20, -1, 1, help="A negative stops pushing below this cosine.")
+    positive_weight: float = setting(
+        1.0, 0, 1_000_000, help="lambda: of the pull, beside the push."
+    )
+    judge_every: int = setting(
+        250, 0, 10_000_000, help="Steps between two new negatives; 0 never asks the judge."
+    )
+    keep_duplicates: bool = setting(
+        True, help="Whether an answer that is known already counts again, as published."
+    )
+    gradual_negatives: bool = setting(
+        False, help="Take the request's negatives one at a time, not the judge's answers."
+    )
+    style: bool = setting(
+        False, help="Learn an art style: positives are the same prompts without the style."
+    )
+    space: str = setting(
+        "image",
+        choices=("image", "text"),
+        help="Where cosines are taken: the image space of the prior, or the text space.",
+    )
+    initial_word: str | None = setting(
+        None, help="The word the token starts from; None: the subject, or the mean of the words."
+    )
+    templates: tuple[str, ...] = setting(
+        (), help="Prompts with {article} and {word}; none: those of the method."
+    )
+    prior_num_inference_steps: int = setting(5, 2, 1000, help="Denoising steps of the prior.")
+    prior_guidance_scale: float | None = setting(
+        4.0, 0, 100, help="Guidance of the prior; None: that of the checkpoint."
+    )
+    gradient_steps: int | None = setting(
+        None, 1, 1000, help="The gradient passes the last so many denoising steps; None: all."
+    )
+
+    def check(self) -> None:
+        """Raise if cosines or negatives do not fit each other, or a prompt lacks its place."""
         if self.min_cosine > self.max_cosine:
             got = f"{self.min_cosine!r} and {self.max_cosine!r}"
             raise ConfigError(f"cosines: expected min_cosine <= max_cosine, got {got}")
-        if self.space not in ("image", "text"):
-            raise ConfigError(f"space: expected image or text, got {self.space!r}")
         if self.gradual_negatives and not self.judge_every:
             raise ConfigError("judge_every: expected 1 or more with gradual_negatives, got 0")
         for template in self.templates:
             check_template(template, style=self.style)
 
     @classmethod
-    def for_card(cls, card: Mapping[str, Any], **asked: Any) -> ConceptLabConfig:
-        """Return what suits a checkpoint by its card, with what was ``asked`` before that.
-
-        Raises:
-            ConfigError: If a setting is unknown, or of another kind.
-        """
+    def card_settings(cls, card: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
+        """Return what a card says; its prompts are those of objects, not of styles."""
         own = on_card(card, NAME)
-        if asked.get("style"):  # a card's prompts are those of objects
+        if given.get("style"):
             own.pop("templates", None)
-        settings = {**own, **asked}
-        if "templates" in settings:  # a list in JSON
-            settings["templates"] = tuple(settings["templates"])
-        return configured(cls, NAME, settings)
+        return own

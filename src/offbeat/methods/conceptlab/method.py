@@ -18,20 +18,19 @@ from offbeat.core import vocab
 from offbeat.core.rng import stream
 from offbeat.methods.conceptlab.config import NAME, ConceptLabConfig
 from offbeat.methods.conceptlab.search import Search  # which needs the loss above
+from offbeat.methods.settings import Method
 from offbeat.protocols import PriorBackbone
 from offbeat.types import Concept, OnStep, Request, Trained, ignore_step
 
 
-class ConceptLab:
+class ConceptLab(Method[ConceptLabConfig]):
     """One token, searched by gradient: ``fit``, ``fuse``, ``dream`` and ``evolve``."""
 
     name = NAME
     config_class = ConceptLabConfig
     needs = PriorBackbone
+    verbs = frozenset({"fuse", "sweep", "grid", "evolve", "dream"})
     takes_weights = True
-
-    def __init__(self, config: ConceptLabConfig | None = None) -> None:
-        self.config = config or ConceptLabConfig()
 
     def fit(
         self,

@@ -17,19 +17,19 @@ from offbeat.core.checks import check_shape
 from offbeat.core.rng import stream
 from offbeat.methods.creativesynth.config import NAME, CreativeSynthConfig
 from offbeat.methods.creativesynth.streams import Painting
+from offbeat.methods.settings import Method
 from offbeat.protocols import PaintingBackbone
 from offbeat.types import OnStep, Request, ignore_step
 
 
-class CreativeSynth:
+class CreativeSynth(Method[CreativeSynthConfig]):
     """Paint: a content and a text, in an artwork's hand."""
 
     name = NAME
     config_class = CreativeSynthConfig
     needs = PaintingBackbone
-
-    def __init__(self, config: CreativeSynthConfig | None = None) -> None:
-        self.config = config or CreativeSynthConfig()
+    verbs = frozenset({"paint"})
+    result = "pictures"
 
     def inversion_settings(self) -> dict[str, Any]:
         """Return what ``invert`` depends on beside picture and checkpoint, as JSON values."""

@@ -17,20 +17,18 @@ from offbeat.errors import ConfigError, FingerprintError
 from offbeat.methods.cretok.config import NAME, WORD, CreTokConfig
 from offbeat.methods.cretok.prompts import listed
 from offbeat.methods.cretok.training import Training  # which needs the loss above
+from offbeat.methods.settings import Method
 from offbeat.protocols import ReadsClasses, TextBackbone
 from offbeat.types import Concept, OnStep, Request, Trained, ignore_step
 
 
-class CreTok:
+class CreTok(Method[CreTokConfig]):
     """The token: ``train`` it once on a checkpoint, ``fuse`` any words with it."""
 
     name = NAME
     config_class = CreTokConfig
     needs = TextBackbone
-    takes_weights = False
-
-    def __init__(self, config: CreTokConfig | None = None) -> None:
-        self.config = config or CreTokConfig()
+    verbs = frozenset({"fuse", "train"})
 
     def train(
         self,

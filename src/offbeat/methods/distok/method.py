@@ -14,20 +14,19 @@ from offbeat.core.rng import stream
 from offbeat.methods.distok.config import NAME, DisTokConfig
 from offbeat.methods.distok.space import Space, describe, distribution_of, draw_latent
 from offbeat.methods.distok.training import Training  # which needs the losses above
+from offbeat.methods.settings import Method
 from offbeat.protocols import ReadsClasses, TextBackbone
 from offbeat.types import Concept, OnStep, Request, Trained, ignore_step
 
 
-class DisTok:
+class DisTok(Method[DisTokConfig]):
     """The space: ``train`` it once on a checkpoint, then ``fuse`` and ``dream`` in it."""
 
     name = NAME
     config_class = DisTokConfig
     needs = TextBackbone
+    verbs = frozenset({"fuse", "sweep", "grid", "dream", "train"})
     takes_weights = True
-
-    def __init__(self, config: DisTokConfig | None = None) -> None:
-        self.config = config or DisTokConfig()
 
     def train(
         self,

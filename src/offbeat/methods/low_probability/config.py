@@ -6,10 +6,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from offbeat.core.baseline import Baseline
-from offbeat.core.checks import check_range
 from offbeat.core.density import KernelDensity
 from offbeat.errors import ConfigError
 from offbeat.methods.low_probability.spaces import SPACES
+from offbeat.methods.settings import Settings, setting
 from offbeat.protocols import ExploringBackbone
 
 NAME = "low-probability"
@@ -17,96 +17,69 @@ NAME = "low-probability"
 PRIOR_STEPS = 5
 """Denoising steps of a prior, as published."""
 
-_MANY = 1_000_000
-
-_RANGES: dict[str, tuple[float, float]] = {
-    "num_steps": (1, _MANY),
-    "learning_rate": (1e-12, 1),
-    "lora_rank": (1, 1024),
-    "num_baseline": (2, _MANY),
-    "num_held_out": (1, _MANY),
-    "num_components": (1, 100_000),
-    "prior_num_inference_steps": (1, 1000),
-    "prior_guidance_scale": (0, 100),
-    "gradient_steps": (1, 1000),
-    "num_noises": (1, 10_000),
-    "max_pull_back": (1, _MANY),
-    "avoid_weight": (0, 1e6),
-    "judge_every": (1, _MANY),
-    "num_judged": (1, 1000),
-    "probe_every": (1, _MANY),
-    "num_probes": (2, 10_000),
-    "hold_tolerance": (0, 1),
-    "num_holds": (1, _MANY),
-    "max_grad_norm": (1e-12, 1e12),
-}
-"""What every number must lie in; NaN lies in none."""
+MANY = 1_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LowProbabilityConfig:
+class LowProbabilityConfig(Settings):
     """Settings of one search, saved as they were asked."""
 
-    novelty: float | None = 0.999
-    """Chi-square quantile to reach and hold, inside (0, 1); None runs away as published."""
-    reach: float | None = None
-    """So many times as far as ordinary samples (their median); goes before ``novelty``."""
-    space: str = "token+lora"
-    """What is learned: subject, adjective, lora, token+lora or direct."""
-    num_steps: int = 200
-    """Optimizer steps at most; the paper goes to 1,000."""
-    learning_rate: float = 1e-4
-    lora_rank: int = 10
-    density: str = "gaussian"
-    """``gaussian`` or ``kde``."""
-    num_baseline: int = 5000
-    num_held_out: int = 1000
-    """Further samples, not fitted, to check the Gaussian against."""
-    num_components: int | None = None
-    """PCA axes kept; None is 50, and 8 for ``kde``."""
-    prior_num_inference_steps: int | None = None
-    """None is the checkpoint's own for exploration: 5, and 1 where a picture takes one step."""
-    prior_guidance_scale: float | None = None
-    """Of baseline and search alike; None is the checkpoint's own for exploration."""
-    num_noises: int | None = None
-    """Noises a step; None is 4 where a distance is held and 1, as published, where not."""
-    use_anchor: bool = True
-    rule: str = "alternate"
-    """``alternate`` (appendix S2.4) or ``sum`` (eq. 8, an ablation)."""
-    max_pull_back: int = 20
-    """Anchor steps on one noise before a new one is drawn."""
-    avoid_weight: float = 1.0
-    """alpha of the unwanted clusters."""
-    judge_every: int = 25
-    """Steps between two questions to the judge."""
-    num_judged: int = 4
-    """Pictures a question; half of them must pass."""
-    probe_every: int = 5
-    """Steps between two looks at ``num_probes`` fresh noises."""
-    num_probes: int = 64
-    hold_tolerance: float = 0.03
-    """A probe holds if its median distance is this near the radius, relative."""
-    num_holds: int = 3
-    """Probes in a row that must hold."""
-    max_grad_norm: float = 1.0
-    gradient_steps: int | None = None
-    """Last denoising steps that the gradient passes; None is all: exact."""
+    method = NAME
 
-    def __post_init__(self) -> None:
-        if self.novelty is not None:
-            check_range("novelty", self.novelty, 0, 1, open_low=True, open_high=True)
-        if self.reach is not None:
-            check_range("reach", self.reach, 0, 100, open_low=True)
-        for name, got, known in (
-            ("space", self.space, SPACES),
-            ("rule", self.rule, ("alternate", "sum")),
-            ("density", self.density, ("gaussian", "kde")),
-        ):
-            if got not in known:
-                raise ConfigError(f"{name}: expected one of {', '.join(known)}, got {got!r}")
-        for name, (low, high) in _RANGES.items():
-            if (value := getattr(self, name)) is not None:
-                check_range(name, value, low, high)
+    novelty: float | None = setting(
+        0.999, above=0, below=1, help="Chi-square quantile to hold; None: runs away, as published."
+    )
+    reach: float | None = setting(
+        None, above=0, at_most=100, help="Hold so many times the ordinary distance instead."
+    )
+    space: str = setting("token+lora", choices=SPACES, help="What is learned.")
+    num_steps: int = setting(200, 1, MANY, help="Optimizer steps at most; the paper has 1,000.")
+    learning_rate: float = setting(1e-4, 1e-12, 1, help="Of AdamW.")
+    lora_rank: int = setting(10, 1, 1024, help="Rank of the LoRA factors.")
+    density: str = setting(
+        "gaussian", choices=("gaussian", "kde"), help="Model of the ordinary samples."
+    )
+    num_baseline: int = setting(
+        5000, 2, MANY, help="Ordinary samples that the density is fitted to."
+    )
+    num_held_out: int = setting(
+        1000, 1, MANY, help="Further ordinary samples, to check the density."
+    )
+    num_components: int | None = setting(
+        None, 1, 100_000, help="PCA axes; None: 50, and 8 with kde."
+    )
+    prior_num_inference_steps: int | None = setting(
+        None, 1, 1000, help="Denoising steps of the prior; None: 5, or as the checkpoint says."
+    )
+    prior_guidance_scale: float | None = setting(
+        None, 0, 100, help="Guidance of the prior; None: as the checkpoint says."
+    )
+    num_noises: int | None = setting(
+        None, 1, 10_000, help="Noises in a step; None: 4 to hold a distance, else 1 as published."
+    )
+    use_anchor: bool = setting(True, help="Whether the text pulls back.")
+    rule: str = setting(
+        "alternate",
+        choices=("alternate", "sum"),
+        help="One loss a step (appendix S2.4), or their sum (eq. 8, an ablation).",
+    )
+    max_pull_back: int = setting(20, 1, MANY, help="Anchor steps on one noise before a new one.")
+    avoid_weight: float = setting(1.0, 0, 1e6, help="alpha: weight of the clusters to avoid.")
+    judge_every: int = setting(25, 1, MANY, help="Steps between two questions to the judge.")
+    num_judged: int = setting(4, 1, 1000, help="Pictures in a question; half of them must pass.")
+    probe_every: int = setting(5, 1, MANY, help="Steps between two looks at fresh noises.")
+    num_probes: int = setting(64, 2, 10_000, help="Fresh noises in a look.")
+    hold_tolerance: float = setting(
+        0.03, 0, 1, help="The distance is held if the median is this near, relative."
+    )
+    num_holds: int = setting(3, 1, MANY, help="Looks in a row that must hold the distance.")
+    max_grad_norm: float = setting(1.0, 1e-12, 1e12, help="Gradients are clipped to this norm.")
+    gradient_steps: int | None = setting(
+        None, 1, 1000, help="The gradient passes the last so many denoising steps; None: all."
+    )
+
+    def check(self) -> None:
+        """Raise if the axes do not fit the density or the samples."""
         if self.density == "kde" and self.axes > KernelDensity.MAX_COMPONENTS:
             raise ConfigError(
                 f"num_components: expected at most {KernelDensity.MAX_COMPONENTS} with "

@@ -18,20 +18,20 @@ from offbeat.core.drawing import ordinary_prompt
 from offbeat.core.rng import streams
 from offbeat.methods.low_probability.config import NAME, LowProbabilityConfig
 from offbeat.methods.low_probability.search import Search  # which needs the losses above
+from offbeat.methods.settings import Method
 from offbeat.protocols import ChecksSubject, ExploringBackbone
 from offbeat.types import Concept, OnStep, Request, ignore_step
 
 BASELINE_BATCH = 250
 
 
-class LowProbability:
+class LowProbability(Method[LowProbabilityConfig]):
     """The search: ``measure`` the ordinary once, then ``fit`` from each seed."""
 
     name = NAME
+    config_class = LowProbabilityConfig
     needs = ExploringBackbone
-
-    def __init__(self, config: LowProbabilityConfig | None = None) -> None:
-        self.config = config or LowProbabilityConfig()
+    verbs = frozenset({"explore"})
 
     def measure(
         self,

@@ -9,61 +9,50 @@ to return) is ours, so results of the paper must not be expected of it.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from offbeat.core.checks import check_range
 from offbeat.core.functional import balance_reward, pair_cosine
 from offbeat.core.rng import streams
-from offbeat.errors import ConfigError
 from offbeat.methods.mixing.sources import pictures_of, two_words
 from offbeat.methods.mixing.swaps import Swapping, half_ones, similarities
-from offbeat.methods.settings import configured, on_card
+from offbeat.methods.settings import Method, Settings, setting
 from offbeat.protocols import ComparingBackbone
-from offbeat.protocols.methods import Source, Takes
+from offbeat.protocols.methods import Source
 from offbeat.types import OnStep, Request, Step, ignore_step
 
 NAME = "agswap"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AGSwapConfig:
+class AGSwapConfig(Settings):
     """Settings of our reading of AGSwap, saved as they were asked."""
 
-    num_draws: int = 20
-    """Pictures drawn at most for each that is returned."""
-    tolerance: float = 0.02
-    """A picture that leans less than this is good enough, 0 to 2."""
-    max_share: float = 0.25
-    """Largest group, as a share of the columns, above 0 to 1."""
-    reading: str = "offbeat"
-    """Whose account of the method this is; there is no other."""
-    num_inference_steps: int | None = None
-    guidance_scale: float | None = None
-    """None of these two is the checkpoint's own."""
+    method = NAME
 
-    def __post_init__(self) -> None:
-        for name in ("num_draws", "num_inference_steps"):
-            if not isinstance(value := getattr(self, name), int | None):
-                raise ConfigError(f"{name}: expected a whole number, got {value!r}")
-        check_range("num_draws", self.num_draws, 1, 100_000)
-        check_range("tolerance", self.tolerance, 0, 2)
-        check_range("max_share", self.max_share, 0, 1, open_low=True)
-        if self.reading != "offbeat":
-            raise ConfigError(f"reading: expected offbeat, got {self.reading!r}")
-
-    @classmethod
-    def for_card(cls, card: Mapping[str, Any], **asked: Any) -> AGSwapConfig:
-        """Return what suits a checkpoint by its card, with what was ``asked`` before that.
-
-        Raises:
-            ConfigError: If a setting is unknown, or of another kind.
-        """
-        return configured(cls, NAME, {**on_card(card, NAME), **asked})
+    num_draws: int = setting(
+        20, 1, 100_000, help="Pictures drawn at most for each that is returned."
+    )
+    tolerance: float = setting(
+        0.02, 0, 2, help="A picture that leans less than this is good enough, 0 to 2."
+    )
+    max_share: float = setting(
+        0.25, above=0, at_most=1, help="Largest group, as a share of the columns, above 0 to 1."
+    )
+    reading: str = setting(
+        "offbeat",
+        choices=("offbeat",),
+        help="Whose account of the method this is; there is no other.",
+    )
+    num_inference_steps: int | None = setting(
+        None, 1, 1000, help="Denoising steps; None: those of the checkpoint."
+    )
+    guidance_scale: float | None = setting(
+        None, 0, 1000, help="Guidance; None: that of the checkpoint."
+    )
 
 
 def group_size(lean: float, full_lean: float, width: int, max_share: float) -> int:
@@ -126,17 +115,14 @@ class _Walk:
         return True
 
 
-class AGSwap:
+class AGSwap(Method[AGSwapConfig]):
     """Exchanges of groups of columns, steered by which word the picture leans to."""
 
     name = NAME
     config_class = AGSwapConfig
     needs = ComparingBackbone
-    takes: Takes = (("word",), ("word",))
-    takes_weights = False
-
-    def __init__(self, config: AGSwapConfig | None = None) -> None:
-        self.config = config or AGSwapConfig()
+    verbs = frozenset({"fuse", "sweep"})
+    result = "pictures"
 
     @property
     def num_steps(self) -> int:

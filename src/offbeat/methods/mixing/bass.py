@@ -10,7 +10,7 @@ Anything stands any ``Segments``.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,13 +20,12 @@ from torch import Tensor
 from offbeat.core.checks import check_range
 from offbeat.core.functional import balance_reward, cosine
 from offbeat.core.rng import stream
-from offbeat.errors import ConfigError
 from offbeat.methods.mixing.segments import find_segmenter
 from offbeat.methods.mixing.sources import pictures_of, two_words
 from offbeat.methods.mixing.swaps import Swapping, half_ones, similarities
-from offbeat.methods.settings import configured, on_card
+from offbeat.methods.settings import Method, Settings, setting
 from offbeat.protocols import ComparingBackbone, Segments
-from offbeat.protocols.methods import Source, Takes
+from offbeat.protocols.methods import Source
 from offbeat.types import OnStep, Request, Step, ignore_step
 
 NAME = "bass"
@@ -35,42 +34,31 @@ BATCH = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BassConfig:
+class BassConfig(Settings):
     """Settings of BASS, saved as they were asked; limits and numbers are our reading."""
 
-    num_swaps: int = 200
-    """Exchanges drawn for each picture."""
-    num_pilot: int = 32
-    """Of these, the first so many set ``beta``."""
-    alpha: float = 0.05
-    """Largest difference of the two distances, 0 to 2."""
-    beta: float | None = None
-    """Largest mean of the two distances, 0 to 2; None is the pilot's median."""
-    segmenter: str = "colour"
-    """``colour``, patches of like colour, or ``none``: the picture is one part."""
-    num_inference_steps: int | None = None
-    guidance_scale: float | None = None
-    """None of these two is the checkpoint's own."""
+    method = NAME
 
-    def __post_init__(self) -> None:
-        for name in ("num_swaps", "num_pilot", "num_inference_steps"):
-            if not isinstance(value := getattr(self, name), int | None):
-                raise ConfigError(f"{name}: expected a whole number, got {value!r}")
-        check_range("num_swaps", self.num_swaps, 1, 100_000)
+    num_swaps: int = setting(200, 1, 100_000, help="Exchanges drawn for each picture.")
+    num_pilot: int = setting(32, 1, 100_000, help="Of these, the first so many set beta.")
+    alpha: float = setting(0.05, 0, 2, help="Largest difference of the two distances, 0 to 2.")
+    beta: float | None = setting(
+        None, 0, 2, help="Largest mean of the two distances, 0 to 2; None is the pilot's median."
+    )
+    segmenter: str = setting(
+        "colour", help="colour, patches of like colour, or none: the picture is one part."
+    )
+    num_inference_steps: int | None = setting(
+        None, 1, 1000, help="Denoising steps; None: those of the checkpoint."
+    )
+    guidance_scale: float | None = setting(
+        None, 0, 1000, help="Guidance; None: that of the checkpoint."
+    )
+
+    def check(self) -> None:
+        """Raise if the pilot is longer than the run, or there is no such segmenter."""
         check_range("num_pilot", self.num_pilot, 1, self.num_swaps)
-        check_range("alpha", self.alpha, 0, 2)
-        if self.beta is not None:
-            check_range("beta", self.beta, 0, 2)
         find_segmenter(self.segmenter)
-
-    @classmethod
-    def for_card(cls, card: Mapping[str, Any], **asked: Any) -> BassConfig:
-        """Return what suits a checkpoint by its card, with what was ``asked`` before that.
-
-        Raises:
-            ConfigError: If a setting is unknown, or of another kind.
-        """
-        return configured(cls, NAME, {**on_card(card, NAME), **asked})
 
 
 def in_balance(first: Tensor, second: Tensor, *, alpha: float, beta: float) -> Tensor:
@@ -102,14 +90,14 @@ def segment_score(first: Tensor, second: Tensor) -> Tensor:
     return first.maximum(second).mean() - (first.max() - second.max()).abs()
 
 
-class BASS:
+class BASS(Method[BassConfig]):
     """Random exchanges of columns, sifted by balance and by parts."""
 
     name = NAME
     config_class = BassConfig
     needs = ComparingBackbone
-    takes: Takes = (("word",), ("word",))
-    takes_weights = False
+    verbs = frozenset({"fuse", "sweep"})
+    result = "pictures"
 
     def __init__(
         self, config: BassConfig | None = None, *, segmenter: Segments | None = None

@@ -10,14 +10,12 @@ is given: LPIPS needs weights of its own.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from offbeat.core.checks import check_range
 from offbeat.core.rng import streams
 from offbeat.errors import ConfigError
 from offbeat.methods.mixing.morphing import (
@@ -29,7 +27,7 @@ from offbeat.methods.mixing.morphing import (
     text_rows,
 )
 from offbeat.methods.mixing.sources import pictures_of, prompt_of, share_of
-from offbeat.methods.settings import configured, on_card
+from offbeat.methods.settings import Method, Settings, setting
 from offbeat.protocols import MorphingBackbone
 from offbeat.protocols.methods import Source, Takes
 from offbeat.types import OnStep, Request, ignore_step
@@ -38,71 +36,56 @@ NAME = "diffmorpher"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class DiffMorpherConfig:
+class DiffMorpherConfig(Settings):
     """Settings of DiffMorpher, saved as they were asked; defaults as published, for SD 2.1."""
 
-    rank: int = 16
-    num_steps: int = 200
-    """Optimizer steps of each picture's factors; 0 fits none."""
-    learning_rate: float = 2e-4
-    num_inference_steps: int = 50
-    """Of the inversion, and of drawing."""
-    num_refinements: int = 0
-    """Of the inversion: times that each prediction is made again."""
-    guidance_scale: float = 1.0
-    """Of the inversion and of drawing; 1 is off, and by far the most exact."""
-    attention_share: float = 0.6
-    """lambda: share of the steps, the first ones, in which attention is interpolated, 0 to 1."""
-    own_attention: float = 0.0
-    """beta: what a frame keeps of its own keys and values there, 0 to 1."""
-    adain: bool = True
-    """Whether each channel of the latents gets the interpolated mean and spread of both ends."""
-    reschedule: bool = True
-    """Whether a path is drawn twice, the second time in steps that look equal."""
-    prompts: tuple[str, ...] = ()
-    """Of the two sources; none: a word's own prompt, and of a picture the empty one."""
-    frame_batch_size: int = 8
-    """Frames drawn at once, the two ends among them, 3 or more."""
+    method = NAME
 
-    def __post_init__(self) -> None:
-        for name, (low, high) in _RANGES.items():
-            check_range(name, getattr(self, name), low, high)
-            if isinstance(low, int) and not isinstance(getattr(self, name), int):
-                raise ConfigError(f"{name}: expected a whole number, got {getattr(self, name)!r}")
-        object.__setattr__(self, "prompts", tuple(self.prompts))  # a list, if read from JSON
-        if len(self.prompts) not in (0, 2) or not all(isinstance(p, str) for p in self.prompts):
+    rank: int = setting(16, 1, 1024, help="Rank of the LoRA factors.")
+    num_steps: int = setting(
+        200, 0, 1_000_000, help="Optimizer steps of each picture's factors; 0 fits none."
+    )
+    learning_rate: float = setting(2e-4, 1e-12, 100, help="Of the LoRA factors.")
+    num_inference_steps: int = setting(50, 1, 1000, help="Of the inversion, and of drawing.")
+    num_refinements: int = setting(
+        0, 0, 100, help="Of the inversion: times that each prediction is made again."
+    )
+    guidance_scale: float = setting(
+        1.0, 0, 1000, help="Of inversion and drawing; 1 is off, and the most exact."
+    )
+    attention_share: float = setting(
+        0.6, 0, 1, help="lambda: share of the first steps that interpolate attention."
+    )
+    own_attention: float = setting(
+        0.0, 0, 1, help="beta: what a frame keeps of its own keys and values there, 0 to 1."
+    )
+    adain: bool = setting(
+        True, help="Whether channels of the latents take the mean and spread between both ends."
+    )
+    reschedule: bool = setting(
+        True, help="Whether a path is drawn twice, the second time in steps that look equal."
+    )
+    prompts: tuple[str, ...] = setting(
+        (), help="Of the two sources; none: a word's own prompt, and of a picture the empty one."
+    )
+    frame_batch_size: int = setting(
+        8, 3, 100_000, help="Frames drawn at once, the two ends among them, 3 or more."
+    )
+
+    def check(self) -> None:
+        """Raise unless there are two prompts or none."""
+        if len(self.prompts) not in (0, 2):
             raise ConfigError(f"prompts: expected two texts or none, got {self.prompts!r}")
 
-    @classmethod
-    def for_card(cls, card: Mapping[str, Any], **asked: Any) -> DiffMorpherConfig:
-        """Return what suits a checkpoint by its card, with what was ``asked`` before that.
 
-        Raises:
-            ConfigError: If a setting is unknown, or of another kind.
-        """
-        return configured(cls, NAME, {**on_card(card, NAME), **asked})
-
-
-_RANGES: dict[str, tuple[float, float]] = {
-    "rank": (1, 1024),
-    "num_steps": (0, 1_000_000),
-    "learning_rate": (1e-12, 100.0),
-    "num_inference_steps": (1, 1000),
-    "num_refinements": (0, 100),
-    "guidance_scale": (0.0, 1000.0),
-    "attention_share": (0.0, 1.0),
-    "own_attention": (0.0, 1.0),
-    "frame_batch_size": (3, 100_000),
-}
-"""What every number must lie in; one with whole limits is whole."""
-
-
-class DiffMorpher:
+class DiffMorpher(Method[DiffMorpherConfig]):
     """Paths between two pictures, or words that are drawn first; ``mix`` is one point of a path."""
 
     name = NAME
     config_class = DiffMorpherConfig
     needs = MorphingBackbone
+    verbs = frozenset({"fuse", "sweep"})
+    result = "pictures"
     takes: Takes = (("word", "picture"), ("word", "picture"))
     takes_weights = True
 

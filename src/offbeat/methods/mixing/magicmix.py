@@ -10,9 +10,9 @@ steps from the unmixed ones; ``step_from`` is the switch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -21,7 +21,7 @@ from offbeat.core.checks import check_range
 from offbeat.core.rng import streams
 from offbeat.errors import ConfigError
 from offbeat.methods.mixing.sources import pictures_of, prompt_of, share_of
-from offbeat.methods.settings import configured, on_card
+from offbeat.methods.settings import Method, Settings, setting
 from offbeat.protocols import MixingBackbone
 from offbeat.protocols.methods import Source, Takes
 from offbeat.types import OnStep, Request, ignore_step
@@ -31,40 +31,35 @@ StepFrom = Literal["mixed", "unmixed"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MagicMixConfig:
+class MagicMixConfig(Settings):
     """Settings of MagicMix, saved as they were asked; defaults are the port's, for SD 1."""
 
-    k_min: float = 0.3
-    """Share of the steps, the last ones, that are free of the layout, 0 to ``k_max``."""
-    k_max: float = 0.6
-    """Share of the steps that are run at all: the layout is noised to where they begin, 0 to 1."""
-    mix: float | None = None
-    """nu: the content's part in the steps between, 0 to 1; None is the second source's share."""
-    step_from: StepFrom = "mixed"
-    """Latents that a step goes on from: ``mixed``, as we read the paper, or as in the port."""
-    num_inference_steps: int = 50
-    guidance_scale: float = 7.5
+    method = NAME
 
-    def __post_init__(self) -> None:
-        check_range("k_max", self.k_max, 0, 1)
+    k_min: float = setting(
+        0.3,
+        0,
+        1,
+        help="Share of the steps, the last ones, that are free of the layout, 0 to k_max.",
+    )
+    k_max: float = setting(
+        0.6, 0, 1, help="Share of the steps that are run: the layout is noised to their start."
+    )
+    mix: float | None = setting(
+        None,
+        0,
+        1,
+        help="nu: the content's part in the mixed steps; None: the second source's share.",
+    )
+    step_from: StepFrom = setting(
+        "mixed", help="Latents a step goes on from: mixed, as in the paper, or as in the port."
+    )
+    num_inference_steps: int = setting(50, 1, 1000, help="Denoising steps.")
+    guidance_scale: float = setting(7.5, 0, 1000, help="Guidance of the denoising; 1 is off.")
+
+    def check(self) -> None:
+        """Raise if the free steps are more than those that are run."""
         check_range("k_min", self.k_min, 0, self.k_max)
-        if self.mix is not None:
-            check_range("mix", self.mix, 0, 1)
-        if self.step_from not in get_args(StepFrom):
-            raise ConfigError(f"step_from: expected mixed or unmixed, got {self.step_from!r}")
-        if not isinstance(self.num_inference_steps, int):
-            raise ConfigError(f"num_inference_steps: expected a whole number, got {self}")
-        check_range("num_inference_steps", self.num_inference_steps, 1, 1000)
-        check_range("guidance_scale", self.guidance_scale, 0, 1000)
-
-    @classmethod
-    def for_card(cls, card: Mapping[str, Any], **asked: Any) -> MagicMixConfig:
-        """Return what suits a checkpoint by its card, with what was ``asked`` before that.
-
-        Raises:
-            ConfigError: If a setting is unknown, or of another kind.
-        """
-        return configured(cls, NAME, {**on_card(card, NAME), **asked})
 
     @property
     def window(self) -> tuple[int, int]:
@@ -73,17 +68,16 @@ class MagicMixConfig:
         return steps - int(self.k_max * steps), steps - int(self.k_min * steps)
 
 
-class MagicMix:
+class MagicMix(Method[MagicMixConfig]):
     """A picture, or a word that is drawn first, made into a word's content. Nothing is learned."""
 
     name = NAME
     config_class = MagicMixConfig
     needs = MixingBackbone
+    verbs = frozenset({"fuse", "sweep"})
+    result = "pictures"
     takes: Takes = (("word", "picture"), ("word",))
     takes_weights = True
-
-    def __init__(self, config: MagicMixConfig | None = None) -> None:
-        self.config = config or MagicMixConfig()
 
     @torch.no_grad()
     def mix(

@@ -9,7 +9,6 @@ estimate asks the network once more, so every step with a question costs twice.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,9 +18,9 @@ from torch import Tensor
 from offbeat.core.checks import check_range
 from offbeat.core.templates import fill
 from offbeat.errors import ConfigError
-from offbeat.methods.rivals.denoising import Told, Walk, check_steps
+from offbeat.methods.rivals.denoising import Told, Walk
 from offbeat.methods.rivals.prompts import subject_prompt
-from offbeat.methods.settings import configured, on_card
+from offbeat.methods.settings import Method, Settings, setting
 from offbeat.protocols import LookingBackbone, NamesThings, ReadsClasses
 from offbeat.types import OnStep, Request, Step, TextEmbeds, ignore_step
 
@@ -29,45 +28,39 @@ NAME = "adaptive-negatives"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class AdaptiveNegativesConfig:
+class AdaptiveNegativesConfig(Settings):
     """When the judge is asked and what its answers do, saved as it was asked."""
 
-    query_from: float = 0.0
-    """Share of the steps after which the judge is asked first, 0 to ``query_until``."""
-    query_until: float = 1.0
-    """Share of the steps from which on it is asked no more, to 1."""
-    query_every: int = 1
-    """Steps between two questions."""
-    num_answers: int = 1
-    """Answers that are taken of each look, the judge's likeliest: 1, or more of a classifier's."""
-    keep_after: bool = True
-    """Whether the negatives stay after the last question."""
-    max_negatives: int = 12
-    """The newest so many stay, so that the negative prompt fits."""
-    negative: str = "{words}"
-    """The negative prompt, with ``{words}``, which commas divide."""
-    num_inference_steps: int | None = None
-    guidance_scale: float | None = None
-    """None of these two is the checkpoint's own."""
+    method = NAME
 
-    def __post_init__(self) -> None:
-        check_range("query_until", self.query_until, 0, 1)
+    query_from: float = setting(
+        0.0, 0, 1, help="Share of the steps after which the judge is asked first, 0 to query_until."
+    )
+    query_until: float = setting(
+        1.0, 0, 1, help="Share of the steps from which on it is asked no more, to 1."
+    )
+    query_every: int = setting(1, 1, 1000, help="Steps between two questions.")
+    num_answers: int = setting(
+        1, 1, 1000, help="Likeliest answers taken from each look; more than 1 needs a classifier."
+    )
+    keep_after: bool = setting(True, help="Whether the negatives stay after the last question.")
+    max_negatives: int = setting(
+        12, 1, 1000, help="The newest so many stay, so that the negative prompt fits."
+    )
+    negative: str = setting(
+        "{words}", help="The negative prompt, with {words}, which commas divide."
+    )
+    num_inference_steps: int | None = setting(
+        None, 1, 1000, help="Denoising steps; None: those of the checkpoint."
+    )
+    guidance_scale: float | None = setting(
+        None, 0, 1000, help="Guidance; None: that of the checkpoint."
+    )
+
+    def check(self) -> None:
+        """Raise if questions end before they begin, or the negative prompt lacks its place."""
         check_range("query_from", self.query_from, 0, self.query_until)
-        for name in ("query_every", "num_answers", "max_negatives"):
-            if not isinstance(value := getattr(self, name), int):
-                raise ConfigError(f"{name}: expected a whole number, got {value!r}")
-            check_range(name, value, 1, 1000)
         fill(self.negative, words="")
-        check_steps(self.num_inference_steps, self.guidance_scale)
-
-    @classmethod
-    def for_card(cls, card: Mapping[str, Any], **asked: Any) -> AdaptiveNegativesConfig:
-        """Return what suits a checkpoint by its card, with what was ``asked`` before that.
-
-        Raises:
-            ConfigError: If a setting is unknown, or of another kind.
-        """
-        return configured(cls, NAME, {**on_card(card, NAME), **asked})
 
     def asks(self, step: int, num_inference_steps: int) -> bool:
         """Return whether the judge is asked before a step."""
@@ -85,18 +78,16 @@ def joined(known: tuple[str, ...], answers: list[str], subject: str, most: int) 
     return tuple(found[-most:])
 
 
-class AdaptiveNegatives:
+class AdaptiveNegatives(Method[AdaptiveNegativesConfig]):
     """The subject, led away from what it is about to be."""
 
     name = NAME
     config_class = AdaptiveNegativesConfig
     needs = LookingBackbone
-    from_one_pool = False
+    verbs = frozenset({"explore"})
+    result = "pictures"
     asks_names_only = True
     """The judge need not know the subject: it is asked what it sees, not whether it is one."""
-
-    def __init__(self, config: AdaptiveNegativesConfig | None = None) -> None:
-        self.config = config or AdaptiveNegativesConfig()
 
     @torch.no_grad()
     def draw(

@@ -6,22 +6,22 @@ as much: a method that searches must beat it at its own number of network evalua
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from offbeat.core.checks import check_range, check_shape
+from offbeat.core.checks import check_shape
 from offbeat.core.drawing import Noise, draw_from_text
 from offbeat.core.functional import balance_reward, cosine
 from offbeat.errors import ConfigError
 from offbeat.methods.mixing.sources import prompt_of, two_words
 from offbeat.methods.rivals.prompts import MIXTURE, check_phrases, mixture_prompt, subject_prompt
-from offbeat.methods.settings import configured, on_card
+from offbeat.methods.settings import Method, Settings, setting
 from offbeat.protocols import ChecksSubject, Metric, SeeingBackbone
-from offbeat.protocols.methods import Source, Takes
+from offbeat.protocols.methods import Source
 from offbeat.types import OnStep, Request, Step, TextEmbeds, ignore_step
 
 NAME = "best-of-n"
@@ -31,32 +31,21 @@ Judged = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class BestOfNConfig:
+class BestOfNConfig(Settings):
     """How many, of what, and by what, saved as it was asked."""
 
-    num: int = 8
-    """n: candidates for each picture."""
-    metric: str = OWN
-    """``own``: how unusual among the candidates, or in a pair how balanced; or a metric's name."""
-    phrase: str = "{subject}"
-    """What is drawn of a subject."""
-    mixture: str = MIXTURE
-    """What is drawn of a pair, with ``{first}`` and ``{second}``."""
+    method = NAME
 
-    def __post_init__(self) -> None:
-        if not isinstance(self.num, int):
-            raise ConfigError(f"num: expected a whole number, got {self.num!r}")
-        check_range("num", self.num, 1, 10_000)
+    num: int = setting(8, 1, 10_000, help="n: candidates for each picture.")
+    metric: str = setting(
+        OWN, help="own: most unusual of the candidates, or best balanced; or any metric."
+    )
+    phrase: str = setting("{subject}", help="What is drawn of a subject.")
+    mixture: str = setting(MIXTURE, help="What is drawn of a pair, with {first} and {second}.")
+
+    def check(self) -> None:
+        """Raise if a phrase lacks its place."""
         check_phrases(self.phrase, self.mixture)
-
-    @classmethod
-    def for_card(cls, card: Mapping[str, Any], **asked: Any) -> BestOfNConfig:
-        """Return what suits a checkpoint by its card, with what was ``asked`` before that.
-
-        Raises:
-            ConfigError: If a setting is unknown, or of another kind.
-        """
-        return configured(cls, NAME, {**on_card(card, NAME), **asked})
 
 
 def unusualness(image_embeds: Tensor) -> Tensor:
@@ -64,15 +53,14 @@ def unusualness(image_embeds: Tensor) -> Tensor:
     return 1 - cosine(image_embeds, image_embeds.mean(dim=0, keepdim=True))[:, 0]
 
 
-class BestOfN:
+class BestOfN(Method[BestOfNConfig]):
     """The best candidate of each picture."""
 
     name = NAME
     config_class = BestOfNConfig
     needs = SeeingBackbone
-    takes: Takes = (("word",), ("word",))
-    takes_weights = False
-    from_one_pool = False
+    verbs = frozenset({"explore", "fuse", "sweep"})
+    result = "pictures"
 
     def __init__(
         self, config: BestOfNConfig | None = None, *, metric: Metric | None = None

@@ -10,7 +10,6 @@ share of the denoising steps that is left, 1 at pure noise.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -19,9 +18,9 @@ from torch import Tensor
 
 from offbeat.core.checks import check_range
 from offbeat.core.rng import streams
-from offbeat.methods.rivals.denoising import Told, Walk, check_steps
+from offbeat.methods.rivals.denoising import Told, Walk
 from offbeat.methods.rivals.prompts import subject_prompt
-from offbeat.methods.settings import configured, on_card
+from offbeat.methods.settings import Method, Settings, setting
 from offbeat.protocols import DenoisingBackbone
 from offbeat.types import OnStep, Request, TextEmbeds, ignore_step
 
@@ -29,36 +28,29 @@ NAME = "cads"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class CadsConfig:
+class CadsConfig(Settings):
     """Settings of CADS, saved as they were asked."""
 
-    tau1: float = 0.6
-    """Time below which the condition is clean, 0 to ``tau2``."""
-    tau2: float = 0.9
-    """Time above which it is all noise, to 1."""
-    scale: float = 0.25
-    """s: strength of the noise, 0 or more; 0 draws the ordinary pictures."""
-    mixing: float = 1.0
-    """psi: share of the condition that is rescaled to the clean one's mean and spread, 0 to 1."""
-    num_inference_steps: int | None = None
-    guidance_scale: float | None = None
-    """None of these two is the checkpoint's own."""
+    method = NAME
 
-    def __post_init__(self) -> None:
-        check_range("tau2", self.tau2, 0, 1)
+    tau1: float = setting(0.6, 0, 1, help="Time below which the condition is clean, at most tau2.")
+    tau2: float = setting(0.9, 0, 1, help="Time above which it is all noise, to 1.")
+    scale: float = setting(
+        0.25, 0, 1000, help="s: strength of the noise; 0 draws the ordinary pictures."
+    )
+    mixing: float = setting(
+        1.0, 0, 1, help="psi: share of the condition rescaled to the clean one's mean and spread."
+    )
+    num_inference_steps: int | None = setting(
+        None, 1, 1000, help="Denoising steps; None: those of the checkpoint."
+    )
+    guidance_scale: float | None = setting(
+        None, 0, 1000, help="Guidance; None: that of the checkpoint."
+    )
+
+    def check(self) -> None:
+        """Raise if the times are in the wrong order."""
         check_range("tau1", self.tau1, 0, self.tau2)
-        check_range("scale", self.scale, 0, 1000)
-        check_range("mixing", self.mixing, 0, 1)
-        check_steps(self.num_inference_steps, self.guidance_scale)
-
-    @classmethod
-    def for_card(cls, card: Mapping[str, Any], **asked: Any) -> CadsConfig:
-        """Return what suits a checkpoint by its card, with what was ``asked`` before that.
-
-        Raises:
-            ConfigError: If a setting is unknown, or of another kind.
-        """
-        return configured(cls, NAME, {**on_card(card, NAME), **asked})
 
 
 def annealing(time: float, *, tau1: float, tau2: float) -> float:
@@ -95,16 +87,14 @@ def corrupted(
     return mixing * rescaled + (1 - mixing) * noisy
 
 
-class CADS:
+class CADS(Method[CadsConfig]):
     """The subject, under a condition that clears as the picture does."""
 
     name = NAME
     config_class = CadsConfig
     needs = DenoisingBackbone
-    from_one_pool = False
-
-    def __init__(self, config: CadsConfig | None = None) -> None:
-        self.config = config or CadsConfig()
+    verbs = frozenset({"explore"})
+    result = "pictures"
 
     @torch.no_grad()
     def draw(

@@ -1,4 +1,4 @@
-"""A denoising that is told something else at every step."""
+"""Denoise with a prompt or guidance that changes from step to step."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from offbeat.core.checks import check_range
-from offbeat.errors import ConfigError
 from offbeat.methods.mixing.sources import noises
 from offbeat.protocols import DenoisingBackbone, WalksInPieces
 from offbeat.types import Request, TextEmbeds
@@ -71,15 +69,3 @@ class Walk:
             )
         images: Tensor = self.backbone.decode(latents)
         return images.cpu()
-
-
-def check_steps(num_inference_steps: int | None, guidance_scale: float | None) -> None:
-    """Refuse settings of a walk that no checkpoint can take."""
-    if num_inference_steps is not None:
-        if not isinstance(num_inference_steps, int):
-            raise ConfigError(
-                f"num_inference_steps: expected a whole number, got {num_inference_steps!r}"
-            )
-        check_range("num_inference_steps", num_inference_steps, 1, 1000)
-    if guidance_scale is not None:
-        check_range("guidance_scale", guidance_scale, 0, 1000)

@@ -15,9 +15,9 @@ import torch
 from torch import Tensor
 
 from offbeat.core.checks import check_range
-from offbeat.methods.rivals.denoising import Told, Walk, check_steps
+from offbeat.methods.rivals.denoising import Told, Walk
 from offbeat.methods.rivals.prompts import subject_prompt
-from offbeat.methods.settings import configured, on_card
+from offbeat.methods.settings import Method, Settings, setting
 from offbeat.protocols import SteppedBackbone
 from offbeat.types import OnStep, Request, ignore_step
 
@@ -25,42 +25,38 @@ NAME = "guidance-interval"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GuidanceIntervalConfig:
+class GuidanceIntervalConfig(Settings):
     """The interval and the scale inside it, saved as they were asked."""
 
-    sigma_low: float = 0.28
-    """Noise over signal at and below which there is no guidance, 0 to ``sigma_high``."""
-    sigma_high: float = 5.42
-    """The same above which there is none."""
-    num_inference_steps: int | None = None
-    guidance_scale: float | None = None
-    """None of these two is the checkpoint's own."""
+    method = NAME
 
-    def __post_init__(self) -> None:
+    sigma_low: float = setting(
+        0.28,
+        0,
+        1e9,
+        help="Noise over signal at and below which there is no guidance, 0 to sigma_high.",
+    )
+    sigma_high: float = setting(5.42, 0, 1e9, help="The same above which there is none.")
+    num_inference_steps: int | None = setting(
+        None, 1, 1000, help="Denoising steps; None: those of the checkpoint."
+    )
+    guidance_scale: float | None = setting(
+        None, 0, 1000, help="Guidance; None: that of the checkpoint."
+    )
+
+    def check(self) -> None:
+        """Raise if the interval is upside down."""
         check_range("sigma_low", self.sigma_low, 0, self.sigma_high)
-        check_range("sigma_high", self.sigma_high, 0, 1e9)
-        check_steps(self.num_inference_steps, self.guidance_scale)
-
-    @classmethod
-    def for_card(cls, card: Mapping[str, Any], **asked: Any) -> GuidanceIntervalConfig:
-        """Return what suits a checkpoint by its card, with what was ``asked`` before that.
-
-        Raises:
-            ConfigError: If a setting is unknown, or of another kind.
-        """
-        return configured(cls, NAME, {**on_card(card, NAME), **asked})
 
 
-class GuidanceInterval:
+class GuidanceInterval(Method[GuidanceIntervalConfig]):
     """The subject, guided in the middle of its denoising."""
 
     name = NAME
     config_class = GuidanceIntervalConfig
     needs = SteppedBackbone
-    from_one_pool = False
-
-    def __init__(self, config: GuidanceIntervalConfig | None = None) -> None:
-        self.config = config or GuidanceIntervalConfig()
+    verbs = frozenset({"explore"})
+    result = "pictures"
 
     @torch.no_grad()
     def draw(

@@ -6,16 +6,14 @@ variety for likeness. It makes pictures louder, which raters may take for unusua
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor
 
-from offbeat.core.checks import check_range
 from offbeat.core.drawing import Noise, draw_from_text
 from offbeat.methods.rivals.prompts import subject_prompt
-from offbeat.methods.settings import configured, on_card
+from offbeat.methods.settings import Method, Settings, setting
 from offbeat.protocols import TextBackbone
 from offbeat.types import OnStep, Request, ignore_step
 
@@ -23,35 +21,27 @@ NAME = "high-guidance"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class HighGuidanceConfig:
+class HighGuidanceConfig(Settings):
     """How much harder, saved as it was asked."""
 
-    times: float = 3.0
-    """Multiplies the checkpoint's own guidance scale, and its prior's, above 0 to 100."""
+    method = NAME
 
-    def __post_init__(self) -> None:
-        check_range("times", self.times, 0, 100, open_low=True)
-
-    @classmethod
-    def for_card(cls, card: Mapping[str, Any], **asked: Any) -> HighGuidanceConfig:
-        """Return what suits a checkpoint by its card, with what was ``asked`` before that.
-
-        Raises:
-            ConfigError: If a setting is unknown, or of another kind.
-        """
-        return configured(cls, NAME, {**on_card(card, NAME), **asked})
+    times: float = setting(
+        3.0,
+        above=0,
+        at_most=100,
+        help="Multiplies the checkpoint's own guidance scale, and its prior's, above 0 to 100.",
+    )
 
 
-class HighGuidance:
+class HighGuidance(Method[HighGuidanceConfig]):
     """The ordinary pictures, guided harder."""
 
     name = NAME
     config_class = HighGuidanceConfig
     needs = TextBackbone
-    from_one_pool = False
-
-    def __init__(self, config: HighGuidanceConfig | None = None) -> None:
-        self.config = config or HighGuidanceConfig()
+    verbs = frozenset({"explore"})
+    result = "pictures"
 
     def draw(
         self,

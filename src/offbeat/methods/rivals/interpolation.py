@@ -7,20 +7,20 @@ Source of the great circle: Shoemake, Animating rotation with quaternion curves 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from offbeat.core.drawing import Noise, draw_from_text, embeds_of_text
 from offbeat.core.functional import slerp
-from offbeat.errors import CapabilityError, ConfigError
+from offbeat.errors import CapabilityError
 from offbeat.methods.mixing.sources import prompt_of, share_of, two_words
-from offbeat.methods.settings import configured, on_card
+from offbeat.methods.settings import Method, Settings, setting
 from offbeat.protocols import PriorBackbone, SamplesPrior, TextBackbone
-from offbeat.protocols.methods import Source, Takes
+from offbeat.protocols.methods import Source
 from offbeat.types import OnStep, Request, TextEmbeds, ignore_step
 
 NAME = "interpolation"
@@ -29,27 +29,15 @@ Way = Literal["linear", "spherical"]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class InterpolationConfig:
+class InterpolationConfig(Settings):
     """Where and how, saved as it was asked."""
 
-    space: Space = "text"
-    """``text``: the prompts' embeddings; ``image``: the prior's, where there is one."""
-    way: Way = "spherical"
-    """``linear`` or ``spherical``."""
+    method = NAME
 
-    def __post_init__(self) -> None:
-        for name, known in (("space", Space), ("way", Way)):
-            if (value := getattr(self, name)) not in get_args(known):
-                raise ConfigError(f"{name}: expected {' or '.join(get_args(known))}, got {value!r}")
-
-    @classmethod
-    def for_card(cls, card: Mapping[str, Any], **asked: Any) -> InterpolationConfig:
-        """Return what suits a checkpoint by its card, with what was ``asked`` before that.
-
-        Raises:
-            ConfigError: If a setting is unknown, or of another kind.
-        """
-        return configured(cls, NAME, {**on_card(card, NAME), **asked})
+    space: Space = setting(
+        "text", help="Interpolate the prompts' embeddings, or those of the prior."
+    )
+    way: Way = setting("spherical", help="Along a straight line or a great circle.")
 
 
 def between(first: Tensor, second: Tensor, share: float, way: Way) -> Tensor:
@@ -84,17 +72,15 @@ def texts_between(texts: TextEmbeds, share: float, way: Way) -> TextEmbeds:
     )
 
 
-class Interpolation:
+class Interpolation(Method[InterpolationConfig]):
     """What is drawn from between two words."""
 
     name = NAME
     config_class = InterpolationConfig
     needs = TextBackbone
-    takes: Takes = (("word",), ("word",))
+    verbs = frozenset({"fuse", "sweep"})
+    result = "pictures"
     takes_weights = True
-
-    def __init__(self, config: InterpolationConfig | None = None) -> None:
-        self.config = config or InterpolationConfig()
 
     @torch.no_grad()
     def mix(

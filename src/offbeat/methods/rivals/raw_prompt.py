@@ -5,7 +5,7 @@ Nothing is searched or learned. It is what every method of this library must bea
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,48 +20,38 @@ from offbeat.methods.rivals.prompts import (
     mixture_prompt,
     subject_prompt,
 )
-from offbeat.methods.settings import configured, on_card
+from offbeat.methods.settings import Method, Settings, setting
 from offbeat.protocols import TextBackbone
-from offbeat.protocols.methods import Source, Takes
+from offbeat.protocols.methods import Source
 from offbeat.types import OnStep, Request, ignore_step
 
 NAME = "raw-prompt"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RawPromptConfig:
+class RawPromptConfig(Settings):
     """The words, saved as they were asked; they stand where a subject does in a template."""
 
-    phrase: str = CREATIVE
-    """For a subject, with ``{subject}``."""
-    mixture: str = MIXTURE
-    """For a pair, with ``{first}`` and ``{second}``, which bring their articles."""
+    method = NAME
 
-    def __post_init__(self) -> None:
+    phrase: str = setting(CREATIVE, help="For a subject, with {subject}.")
+    mixture: str = setting(
+        MIXTURE, help="For a pair, with {first} and {second}, which bring their articles."
+    )
+
+    def check(self) -> None:
+        """Raise if a phrase lacks its place."""
         check_phrases(self.phrase, self.mixture)
 
-    @classmethod
-    def for_card(cls, card: Mapping[str, Any], **asked: Any) -> RawPromptConfig:
-        """Return what suits a checkpoint by its card, with what was ``asked`` before that.
 
-        Raises:
-            ConfigError: If a setting is unknown, or of another kind.
-        """
-        return configured(cls, NAME, {**on_card(card, NAME), **asked})
-
-
-class RawPrompt:
+class RawPrompt(Method[RawPromptConfig]):
     """One prompt, drawn from the noise of the ordinary pictures."""
 
     name = NAME
     config_class = RawPromptConfig
     needs = TextBackbone
-    takes: Takes = (("word",), ("word",))
-    takes_weights = False
-    from_one_pool = False
-
-    def __init__(self, config: RawPromptConfig | None = None) -> None:
-        self.config = config or RawPromptConfig()
+    verbs = frozenset({"explore", "fuse", "sweep"})
+    result = "pictures"
 
     def draw(
         self,

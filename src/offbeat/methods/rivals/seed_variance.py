@@ -7,19 +7,17 @@ Source of the order: Gonzalez, Clustering to minimize the maximum intercluster d
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from offbeat.core.checks import check_range
 from offbeat.core.drawing import Noise, draw_from_text
 from offbeat.core.functional import cosine
 from offbeat.errors import ConfigError
 from offbeat.methods.rivals.prompts import subject_prompt
-from offbeat.methods.settings import configured, on_card
+from offbeat.methods.settings import Method, Settings, setting
 from offbeat.protocols import SeeingBackbone
 from offbeat.types import OnStep, Request, Step, ignore_step
 
@@ -27,25 +25,14 @@ NAME = "seed-variance"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class SeedVarianceConfig:
+class SeedVarianceConfig(Settings):
     """Size of the pool, saved as it was asked."""
 
-    num_seeds: int = 32
-    """Ordinary pictures to choose from, however many are kept."""
+    method = NAME
 
-    def __post_init__(self) -> None:
-        if not isinstance(self.num_seeds, int):
-            raise ConfigError(f"num_seeds: expected a whole number, got {self.num_seeds!r}")
-        check_range("num_seeds", self.num_seeds, 1, 10_000)
-
-    @classmethod
-    def for_card(cls, card: Mapping[str, Any], **asked: Any) -> SeedVarianceConfig:
-        """Return what suits a checkpoint by its card, with what was ``asked`` before that.
-
-        Raises:
-            ConfigError: If a setting is unknown, or of another kind.
-        """
-        return configured(cls, NAME, {**on_card(card, NAME), **asked})
+    num_seeds: int = setting(
+        32, 1, 10_000, help="Ordinary pictures to choose from, however many are kept."
+    )
 
 
 def farthest_first(image_embeds: Tensor, num: int) -> tuple[list[int], list[float]]:
@@ -74,16 +61,15 @@ def farthest_first(image_embeds: Tensor, num: int) -> tuple[list[int], list[floa
     return kept, far
 
 
-class SeedVariance:
+class SeedVariance(Method[SeedVarianceConfig]):
     """The most different of many ordinary pictures."""
 
     name = NAME
     config_class = SeedVarianceConfig
     needs = SeeingBackbone
+    verbs = frozenset({"explore"})
+    result = "pictures"
     from_one_pool = True
-
-    def __init__(self, config: SeedVarianceConfig | None = None) -> None:
-        self.config = config or SeedVarianceConfig()
 
     @torch.no_grad()
     def draw(
