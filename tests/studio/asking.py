@@ -6,6 +6,8 @@ SMALL = {
     "num_baseline": 60, "num_held_out": 20, "num_components": 4, "num_probes": 8, "probe_every": 2,
     "judge_every": 4, "num_judged": 1, "lora_rank": 2,
 }  # fmt: skip
+LIMIT = 600
+"""Seconds after which a test gives up: far more than a loaded machine takes."""
 ORIGIN = "http://localhost"
 ENTERED = []
 """The client that started the application."""
@@ -32,7 +34,7 @@ class Waiting:
         assert answer.status_code == expect, answer.text
         return answer.json()
 
-    def end_of(self, job, seconds=120):
+    def end_of(self, job, seconds=LIMIT):
         until = time.monotonic() + seconds
         while time.monotonic() < until:
             found = self.client.get(f"/api/v1/jobs/{job['id']}").json()

@@ -146,10 +146,11 @@ def test_a_sketch_follows_and_an_older_one_is_dropped(explored, dreamt):
 
 
 def test_refused_sketches_cost_no_place(browser):
-    refused = {"kind": "mixture", "sources": [{"word": "no-such-thing", "share": 1}]}
-    for _ in range(70):
+    missing = {"run": "0" * 16}
+    refused = {"of": "walk", "share": 0.5, "first": missing, "second": missing}
+    for _ in range(70):  # more than may wait at once
         answer = browser.client.post("/api/v1/sketch", json=refused)
-        assert answer.status_code == 422
+        assert answer.status_code == 404, answer.text
     assert browser.client.app.state.studio.sketches._waiting == 0
 
 
