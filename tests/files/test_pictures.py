@@ -1,10 +1,14 @@
+import io
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
-from PIL import Image
+from PIL import Image, ImageCms
 
 from offbeat.errors import ConfigError, ImageError
-from offbeat.files.pictures import read_folder, read_picture
+from offbeat.files.pictures import clean_png, read_folder, read_picture, read_whole
+from offbeat.files.png import read_recipe
 
 RED = (255, 0, 0)
 
@@ -127,3 +131,83 @@ def test_folder_without_pictures_is_refused(tmp_path):
         read_folder(tmp_path)
     with pytest.raises(ImageError, match="cannot be listed"):
         read_folder(tmp_path / "absent")
+
+
+CASES = Path(__file__).parent.parent / "fixtures" / "images"
+
+
+def upload(file):
+    """Return what the studio keeps of an upload, as ``read_whole`` gives a file."""
+    data, width, height = clean_png(file)
+    picture = Image.open(io.BytesIO(data))
+    assert (picture.mode, picture.size) == ("RGB", (width, height))
+    assert "icc_profile" not in picture.info
+    return torch.from_numpy(np.array(picture)).permute(2, 0, 1) / 255
+
+
+def reading(file):
+    """Return a picture as the commands read it; the studio's upload must be the same."""
+    images = read_whole(file)
+    torch.testing.assert_close(upload(file), images, atol=0.5 / 255, rtol=0)
+    return images
+
+
+def test_16_bits_of_grey_are_no_white():
+    images = reading(CASES / "gray16.png")
+    plain = np.asarray(Image.open(CASES / "gray16.png"), dtype=np.float32) / 65535
+    assert 0.2 < plain.mean() < 0.8
+    torch.testing.assert_close(images[1], torch.from_numpy(plain))
+
+
+def test_every_reader_applies_rotation_and_transparency(save):
+    assert reading(CASES / "exif6.jpg").shape[1:] == (40, 24)
+    half = save(Image.new("RGBA", (4, 4), (0, 0, 0, 128)))
+    assert reading(half)[0, 0, 0].item() == pytest.approx(0.5, abs=0.01)
+    palette = Image.new("P", (4, 4), 0)
+    palette.putpalette([200, 0, 0])
+    clear = save(palette, "palette.png", transparency=0)
+    assert reading(clear).min().item() == 1.0
+    assert reading(CASES / "rgb16.png").shape[1:] == (24, 40)
+    assert reading(CASES / "cmyk.jpg").shape[1:] == (24, 40)
+    assert reading(CASES / "float.tif").isfinite().all()
+
+
+@pytest.mark.parametrize("mode", ["RGB", "RGBA", "P", "L"])
+def test_a_colour_profile_is_applied(save, mode):
+    """In a profile whose red and blue are swapped, what is stored red is shown blue."""
+    picture = Image.new("RGB", (4, 4), RED)
+    if mode == "L":  # a grey picture with a profile for colours: it says nothing
+        file = save(Image.new("L", (4, 4), 90), icc_profile=swapped_profile())
+        assert corner(reading(file), 1, 1) == [0.35] * 3
+        return
+    file = save(picture.convert(mode), icc_profile=swapped_profile())
+    red, _, blue = corner(reading(file), 1, 1)
+    assert blue > 0.9
+    assert red < 0.1
+    own = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    assert corner(reading(save(picture.convert(mode), icc_profile=own)), 1, 1) == [1, 0, 0]
+    assert corner(reading(save(picture.convert(mode), icc_profile=b"no profile")), 1, 1) == [
+        1,
+        0,
+        0,
+    ]
+
+
+def swapped_profile():
+    """Return sRGB's profile with the places of its red and blue exchanged, and another name."""
+    data = bytearray(ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes())
+    for place in range(132, 132 + 12 * int.from_bytes(data[128:132], "big"), 12):
+        sign = bytes(data[place : place + 4])
+        data[place : place + 4] = {b"rXYZ": b"bXYZ", b"bXYZ": b"rXYZ"}.get(sign, sign)
+    return bytes(data.replace(b"s\0R\0G\0B", b"o\0t\0h\0r"))
+
+
+@pytest.mark.parametrize("name", ["truncated.jpg", "zero.png", "x.svg", "fake.heic"])
+def test_what_is_no_picture_is_one_sentence_for_every_reader(name):
+    for read in (read_whole, read_picture, clean_png):
+        with pytest.raises(ImageError, match=rf"{name}: expected a picture"):
+            read(CASES / name)
+
+
+def test_a_recipe_behind_the_pixels_is_read():
+    assert read_recipe(CASES / "own-text-after-idat.png")["prompt"] == "a red castle"

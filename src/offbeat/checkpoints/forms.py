@@ -6,6 +6,8 @@ import json
 from pathlib import Path
 from typing import Literal
 
+from offbeat.checkpoints.hub import one_file
+
 Form = Literal["unclip", "stable-diffusion", "one-step", "sd3", "flux"]
 
 INDEX = "model_index.json"
@@ -36,10 +38,8 @@ def form_of(source: str | Path) -> Form:
         return "one-step" if form == "stable-diffusion" and _is_one_step(path) else form
     if path.is_absolute() or str(source).startswith((".", "~")) or str(source).count("/") != 1:
         return "unclip"
-    from huggingface_hub import hf_hub_download
-
     try:
-        file = Path(hf_hub_download(str(source), INDEX))
+        file = one_file(str(source), INDEX)
     except Exception:  # offline, absent, gated: loading it meets the same and says it
         return "unclip"
     return _named_in(file)

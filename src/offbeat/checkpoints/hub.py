@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 
 README = "README.md"
+_LOCAL: ContextVar[bool] = ContextVar("local", default=False)
+"""Whether the hub may not be contacted in this context."""
 
 
 def go_offline() -> None:
@@ -18,21 +22,55 @@ def go_offline() -> None:
         constants.HF_HUB_OFFLINE = True  # type: ignore[attr-defined]
 
 
-def on_disk(hub_id: str, patterns: Sequence[str]) -> Path | None:
-    """Return the folder of what came from a repository before; None if nothing did."""
+@contextmanager
+def without_network() -> Iterator[None]:
+    """Contact no hub in this block; what was fetched before is read."""
+    token = _LOCAL.set(True)
+    try:
+        yield
+    finally:
+        _LOCAL.reset(token)
+
+
+def snapshot(hub_id: str, patterns: Sequence[str]) -> Path:
+    """Return the folder of a repository, its files fetched unless the network is off.
+
+    Raises:
+        Exception: One class for each way in which the hub does not give it; see ``why``.
+    """
     from huggingface_hub import snapshot_download
 
-    try:
-        found = snapshot_download(hub_id, allow_patterns=list(patterns), local_files_only=True)
-    except Exception:  # absent, or a cache that is damaged: one class each
-        return None
-    return Path(found)
+    return Path(
+        snapshot_download(hub_id, allow_patterns=list(patterns), local_files_only=_LOCAL.get())
+    )
+
+
+def one_file(hub_id: str, name: str) -> Path:
+    """Return one file of a repository, fetched unless the network is off.
+
+    Raises:
+        Exception: As ``snapshot``.
+    """
+    from huggingface_hub import hf_hub_download
+
+    return Path(hf_hub_download(hub_id, name, local_files_only=_LOCAL.get()))
+
+
+def on_disk(hub_id: str, patterns: Sequence[str]) -> Path | None:
+    """Return the folder of what came from a repository before; None if nothing did."""
+    with without_network():
+        try:
+            return snapshot(hub_id, patterns)
+        except Exception:  # absent, or a cache that is damaged: one class each
+            return None
 
 
 def why(hub_id: str, error: Exception) -> str:
     """Return what an error of the hub means, and what to do."""
     from huggingface_hub import constants, errors
 
+    if _LOCAL.get():
+        return "it is not on this machine, and the network may not be used for it"
     if constants.HF_HUB_OFFLINE:
         return (
             "the hub is switched off (--offline or HF_HUB_OFFLINE), and not all of it lies here; "

@@ -8,11 +8,12 @@ from typing import Any, cast
 from offbeat import registry
 from offbeat.checkpoints.base import Checkpoint
 from offbeat.checkpoints.forms import Form, form_of
+from offbeat.checkpoints.hub import without_network
 from offbeat.checkpoints.known.unclip import is_bundled
 from offbeat.checkpoints.memory import check_fits
 from offbeat.checkpoints.placement import Dtype, Offload, Placement, Where, placement_of
 from offbeat.core.budget import watch
-from offbeat.errors import CapabilityError, ConfigError
+from offbeat.errors import CapabilityError, CheckpointError, ConfigError
 from offbeat.protocols import DrawsText, ExploringBackbone, TextBackbone
 from offbeat.protocols.capabilities import backbones_for, members
 
@@ -102,6 +103,28 @@ def loaded(backbone: str | Path | TextBackbone, device: Where) -> TextBackbone:
         backbone = cast(TextBackbone, load_backbone(backbone, device=device))
     watch(backbone)
     return backbone
+
+
+def loaded_recorded(checkpoint: str, device: Where) -> TextBackbone:
+    """Return the backbone that a run, a picture or a token names as its checkpoint.
+
+    The file may be a stranger's, so it does not choose what is fetched: a name of Offbeat is
+    loaded as usual, and any other checkpoint only if it is on this machine.
+
+    Raises:
+        CheckpointError: If it is neither.
+    """
+    if checkpoint in registry.names("backbone") or Path(checkpoint).expanduser().exists():
+        return loaded(checkpoint, device)
+    with without_network():
+        try:
+            return loaded(checkpoint, device)
+        except CheckpointError as error:
+            raise CheckpointError(
+                f"the file names the checkpoint {checkpoint!r}, which is not on this machine, and "
+                "a file does not decide what is fetched. If you trust that checkpoint, name it "
+                f"with --backbone ({error})"
+            ) from error
 
 
 def default_backbone(method: str) -> str:

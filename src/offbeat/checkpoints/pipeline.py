@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from offbeat.checkpoints.trust import component_class
 from offbeat.checkpoints.weights import (
     ALL_FILES,
     fingerprint,
@@ -75,7 +76,7 @@ class PipelineFolder:
         folder = self.where(name)
         if not folder.is_dir():
             raise CheckpointError(f"{folder}: named in model_index.json, and not there")
-        loader = _component_class(library, class_name)
+        loader = component_class(name, library, class_name)
         load = load_model if issubclass(loader, _module_class()) else load_part
         return load(loader, folder, **kwargs)
 
@@ -85,25 +86,6 @@ def hub_state() -> tuple[bool, Path]:
     from huggingface_hub import constants
 
     return bool(constants.HF_HUB_OFFLINE), Path(constants.HF_HUB_CACHE)
-
-
-def _component_class(library: str, class_name: str) -> Any:
-    """Return a class that a pipeline may name; nothing else is ever imported."""
-    import importlib
-
-    modules = {
-        "diffusers": "diffusers",
-        "transformers": "transformers",
-        "kandinsky": "diffusers.pipelines.kandinsky.text_encoder",
-    }
-    if library not in modules:
-        raise CheckpointError(
-            f"{class_name}: expected a component of {', '.join(modules)}, got one of {library!r}"
-        )
-    found = getattr(importlib.import_module(modules[library]), class_name, None)
-    if found is None or not hasattr(found, "from_pretrained"):
-        raise CheckpointError(f"{library} has no component class {class_name!r}")
-    return found
 
 
 def _module_class() -> type:

@@ -12,11 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from offbeat.checkpoints.pipeline import PipelineFolder, locate
+from offbeat.checkpoints.trust import component_class, refuse_broken, refuse_code
 from offbeat.errors import CheckpointError, UnsafeWeightsError
 
 SUFFIX = ".safetensors"
 SETTINGS = ("model_index.json", "card.json", "*/*.json", "*/*.txt", "*/*.model")
 """What is fetched of the folder that brings the settings: no weights."""
+T5_KEY = "text_encoders.t5xxl.transformer.shared.weight"
+"""A weight that tells a file with SD3's T5 encoder."""
 
 
 def is_single_file(source: str | Path) -> bool:
@@ -39,15 +42,45 @@ class SingleFile(PipelineFolder):
         Raises:
             CheckpointError: If it is in neither the file nor the folder, or is incomplete.
         """
-        from diffusers import pipelines
-        from diffusers.loaders.single_file import load_single_file_sub_model
-        from diffusers.loaders.single_file_utils import SingleFileComponentError
-
         if "dtype" not in kwargs or not self.has(name):  # tokenizers and schedulers
             return PipelineFolder.load(self, name, **kwargs)
+        module = self._from_file(name, kwargs["dtype"])
+        if module is None:
+            try:
+                return PipelineFolder.load(self, name, **kwargs)
+            except UnsafeWeightsError:
+                raise
+            except CheckpointError as error:
+                raise CheckpointError(
+                    f"{self.file}: holds no {name}, and {self.path} has no weights of it; give a "
+                    f"pipeline folder that has, beside the file and named like it without {SUFFIX} "
+                    f"({error})"
+                ) from error
+        absent = [key for key, weight in module.state_dict().items() if weight.is_meta]
+        if absent:
+            raise CheckpointError(
+                f"{self.file}: {len(absent)} weights of {name} are missing, such as {absent[0]}; "
+                "the file is damaged or of another model"
+            )
+        refuse_broken(module, self.file)
+        return module
+
+    def _from_file(self, name: str, dtype: Any) -> Any:
+        """Return a network that the file holds; None if it holds none of this name."""
+        from diffusers import pipelines
+        from diffusers.loaders import single_file_utils
+        from diffusers.loaders.single_file import load_single_file_sub_model
+
         library, class_name = self.index[name]
+        component = component_class(name, library, class_name)
+        refuse_code(self.where(name))
+        if not hasattr(component, "from_single_file"):  # text encoders: the library asks the folder
+            is_clip = single_file_utils.is_clip_model_in_single_file(component, self.weights)
+            is_t5 = class_name == "T5EncoderModel" and T5_KEY in self.weights
+            if not is_clip and not is_t5:
+                return None
         try:
-            module = load_single_file_sub_model(
+            return load_single_file_sub_model(
                 library,
                 class_name,
                 name,
@@ -56,27 +89,15 @@ class SingleFile(PipelineFolder):
                 is_pipeline_module=False,
                 cached_model_config_path=str(self.path),
                 local_files_only=True,
-                torch_dtype=kwargs["dtype"],
+                torch_dtype=dtype,
             )
-        except SingleFileComponentError as error:
-            if any(self.where(name).glob(f"*{SUFFIX}")):
-                return PipelineFolder.load(self, name, **kwargs)
-            raise CheckpointError(
-                f"{self.file}: holds no {name}, and {self.path} has no weights of it; give a "
-                f"pipeline folder that has, beside the file and named like it without {SUFFIX}"
-            ) from error
+        except single_file_utils.SingleFileComponentError:
+            return None
         except Exception as error:  # the libraries raise many kinds; each means the same here
             raise CheckpointError(
                 f"{self.file}: its {name} cannot be read as {class_name} with the settings in "
                 f"{self.path}; a weight is missing, or it is of another model ({error})"
             ) from error
-        absent = [key for key, weight in module.state_dict().items() if weight.is_meta]
-        if absent:
-            raise CheckpointError(
-                f"{self.file}: {len(absent)} weights of {name} are missing, such as {absent[0]}; "
-                "the file is damaged or of another model"
-            )
-        return module
 
     def paths(self) -> list[Path]:
         """Return the file, and the folders of settings and of what is not in the file."""

@@ -10,10 +10,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from offbeat.checkpoints.hub import why
-from offbeat.errors import CheckpointError, MissingExtraError, UnsafeWeightsError
+from offbeat.checkpoints.hub import snapshot, why
+from offbeat.checkpoints.trust import refuse_broken, refuse_code, refuse_pickles
+from offbeat.errors import CheckpointError, MissingExtraError
 
-PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 ALL_FILES = ("*.json", "*.txt", "*.safetensors", "*.model")
 MODEL_FILES = (*ALL_FILES, "*.jinja")
 SMALL_FILES = ("*.json", "*.txt")
@@ -44,10 +44,8 @@ def locate(
         raise CheckpointError(
             f"{source}: expected the name of {what}, its folder, or a hub id OWNER/NAME"
         )
-    from huggingface_hub import snapshot_download
-
     try:
-        return Path(snapshot_download(str(source), allow_patterns=list(only)))
+        return snapshot(str(source), only)
     except Exception as error:  # offline, absent, gated: each with its own class
         raise CheckpointError(
             f"{source}: no such folder, and the hub did not give it: {why(str(source), error)}"
@@ -101,8 +99,8 @@ def load_model(loader: Any, folder: Path, **settings: Any) -> Any:
         **settings: As ``from_pretrained`` takes them, such as ``dtype``.
 
     Raises:
-        CheckpointError: If it is damaged, or a weight is absent or of another shape: the libraries
-            make up what is absent.
+        CheckpointError: If it is damaged, a weight is NaN or infinite, or one is absent or of
+            another shape: the libraries make up what is absent.
         UnsafeWeightsError: If its weights are there only as a pickle.
     """
     refuse_pickles(folder)
@@ -116,6 +114,7 @@ def load_model(loader: Any, folder: Path, **settings: Any) -> Any:
             f"are missing or of another shape, such as {sorted(bad)[0]}; the file is damaged or of "
             "another model"
         )
+    refuse_broken(model, folder)
     return model.eval().requires_grad_(False)
 
 
@@ -123,9 +122,14 @@ def load_part(loader: Any, folder: Path, **settings: Any) -> Any:
     """Return what ``loader.from_pretrained`` makes of a folder: a tokenizer, a scheduler, a model.
 
     Raises:
-        CheckpointError: If it cannot be loaded.
+        CheckpointError: If it cannot be loaded, or its settings name code to be run.
         MissingExtraError: If it is a SentencePiece file, and the package is not installed.
     """
+    from diffusers import ConfigMixin
+
+    refuse_code(folder)
+    if not issubclass(loader, ConfigMixin):  # transformers asks on stdin where this is not said
+        settings["trust_remote_code"] = False
     try:
         with _quiet():
             return loader.from_pretrained(folder, local_files_only=True, **settings)
@@ -151,24 +155,6 @@ def _quiet() -> Iterator[None]:
         logging.set_verbosity(level)
         if shown:
             logging.enable_progress_bar()
-
-
-def refuse_pickles(folder: Path) -> None:
-    """Raise unless a folder has weights in safetensors.
-
-    Raises:
-        CheckpointError: If it has no weights.
-        UnsafeWeightsError: If it has pickled ones alone: with the file, and how to convert it.
-    """
-    if any(folder.glob("*.safetensors")):
-        return
-    pickled = sorted(file for file in folder.iterdir() if file.suffix in PICKLED)
-    if pickled:
-        raise UnsafeWeightsError(
-            f"{pickled[0]}: pickled weights can run code when read, so they are refused. Load them "
-            "once where you trust them and save with safe_serialization=True."
-        )
-    raise CheckpointError(f"{folder}: expected weights in *.safetensors, and found none")
 
 
 def fingerprint(*places: Path, settings: str = "", size: int = 8) -> str:

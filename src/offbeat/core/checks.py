@@ -43,8 +43,13 @@ def check_range(
         raise RangeError(f"{name}: expected a number in {interval}, got {value!r}")
 
 
-def check_finite(name: str, tensor: Tensor) -> None:
+def check_finite(name: str, tensor: Tensor, *, hint: str = "") -> None:
     """Raise if ``tensor`` holds NaN or infinity.
+
+    Args:
+        name: For the error.
+        tensor: Of any shape.
+        hint: What to do, for the error.
 
     Raises:
         NotFiniteError: With the number of bad entries.
@@ -52,4 +57,7 @@ def check_finite(name: str, tensor: Tensor) -> None:
     finite = torch.isfinite(tensor)
     if not bool(finite.all()):
         bad = int((~finite).sum())
-        raise NotFiniteError(f"{name}: expected finite numbers, got {bad} of {tensor.numel()} bad")
+        raise NotFiniteError(
+            f"{name}: expected finite numbers, got NaN or infinity in {bad} of {tensor.numel()}"
+            f"{hint and '; '}{hint}"
+        )

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageCms, ImageOps
 from torch import Tensor
 
 from offbeat.errors import ConfigError, ImageError
@@ -32,8 +32,9 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
 def read_picture(path: str | Path, *, size: int = 256, max_megapixels: float = 64.0) -> Tensor:
     """Read one picture as a square.
 
-    The camera's rotation is applied, grey and palette pictures become RGB, 16 bits become float
-    without loss, and of an animation the first frame counts.
+    The camera's rotation and the colour profile are applied, grey and palette pictures become RGB,
+    16 bits of grey become float without loss, transparent parts are laid over white, and of an
+    animation the first frame counts.
 
     Args:
         path: A PNG, JPEG, WebP, GIF, BMP, TIFF, PPM or AVIF file, known by its content.
@@ -79,32 +80,6 @@ def whole(picture: Image.Image, *, longest: int = 1024) -> Tensor:
     return _to_float(picture, -(-longest // 4)).clamp(0, 1).contiguous()
 
 
-def _decoded(path: str | Path, size: int, max_megapixels: float) -> Tensor:
-    """Return the planes of a file that nobody vouches for, ``[3, H, W]``, not far above 4 sizes."""
-    file = Path(path).expanduser()
-    if not file.is_file():
-        raise ImageError(f"{file}: expected a picture file, and there is none")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # damaged metadata and Pillow's own size limit
-            with Image.open(file, formats=FORMATS) as picture:
-                _check_size(file, picture.size, max_megapixels)
-                return _to_float(picture, size)
-    except ImageError:
-        raise
-    except Image.DecompressionBombError as error:
-        raise ImageError(
-            f"{file}: expected at most {max_megapixels:g} megapixels, got far more; make it smaller"
-        ) from error
-    except PermissionError as error:
-        raise ImageError(f"{file}: cannot be read ({error.strerror}); check its rights") from error
-    except Exception as error:  # each decoder raises its own kinds on damaged data
-        raise ImageError(
-            f"{file}: expected a picture (PNG, JPEG, WebP, GIF, BMP, TIFF, PPM, AVIF), and it "
-            f"cannot be decoded ({error}); save it again or take it out"
-        ) from error
-
-
 def clean_png(
     path: str | Path,
     *,
@@ -115,8 +90,7 @@ def clean_png(
 ) -> tuple[bytes, int, int]:
     """Return a picture as a new PNG without anything else that its file held; width and height.
 
-    The camera's rotation is applied, transparent parts are laid over white, and of an animation
-    the first frame counts.
+    All else is as in ``read_picture``.
 
     Args:
         path: As in ``read_picture``.
@@ -128,38 +102,51 @@ def clean_png(
     Raises:
         ImageError: If the file cannot be read, is no picture, or is too large.
     """
+    planes = _decoded(
+        path, -(-max_side // 4), max_megapixels, formats=formats, longest=longest, shrinks=True
+    )
+    values = (planes.clamp(0, 1) * 255).round().byte().permute(1, 2, 0).contiguous()
+    plain = Image.fromarray(values.numpy())
+    plain.thumbnail((max_side, max_side))
+    data = io.BytesIO()
+    plain.save(data, format="PNG")
+    return data.getvalue(), *plain.size
+
+
+def _decoded(
+    path: str | Path,
+    size: int,
+    max_megapixels: float,
+    *,
+    formats: Sequence[str] = FORMATS,
+    longest: int = 2**16,
+    shrinks: bool = False,
+) -> Tensor:
+    """Return the planes of a stranger's file, ``[3, H, W]``, with sides of less than 8 ``size``."""
     file = Path(path).expanduser()
+    if not file.is_file():
+        raise ImageError(f"{file}: expected a picture file, and there is none")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # damaged metadata and Pillow's own size limit
             with Image.open(file, formats=tuple(formats)) as picture:
-                _check_size(file, picture.size, max_megapixels)
-                if max(picture.size) > longest:
-                    raise ImageError(
-                        f"{file.name}: expected at most {longest} pixels a side, got {picture.size}"
-                    )
-                picture.draft("RGB", (max_side, max_side))  # a JPEG is decoded smaller at once
-                picture.load()
-                picture.thumbnail((max_side, max_side))
-                upright = ImageOps.exif_transpose(picture)
-                if upright.has_transparency_data:
-                    clear = upright.convert("RGBA")
-                    upright = Image.new("RGBA", clear.size, "white")
-                    upright.alpha_composite(clear)
-                plain = upright.convert("RGB")
+                _check_size(file, picture.size, max_megapixels, longest)
+                if shrinks:  # a JPEG is decoded smaller at once
+                    picture.draft("RGB", (4 * size, 4 * size))
+                return _to_float(picture, size)
     except ImageError:
         raise
     except Image.DecompressionBombError as error:
         raise ImageError(
-            f"{file.name}: expected at most {max_megapixels:g} megapixels, got far more"
+            f"{file}: expected at most {max_megapixels:g} megapixels, got far more; make it smaller"
         ) from error
+    except PermissionError as error:
+        raise ImageError(f"{file}: cannot be read ({error.strerror}); check its rights") from error
     except Exception as error:  # each decoder raises its own kinds on damaged data
         raise ImageError(
-            f"{file.name}: expected a picture ({', '.join(formats)}), and it cannot be decoded"
+            f"{file}: expected a picture ({', '.join(formats)}), and it cannot be decoded "
+            f"({error}); save it again or take it out"
         ) from error
-    data = io.BytesIO()
-    Image.frombytes("RGB", plain.size, plain.tobytes()).save(data, format="PNG")
-    return data.getvalue(), *plain.size
 
 
 def read_folder(
@@ -206,27 +193,51 @@ def picture_files(folder: str | Path) -> list[Path]:
     return pictures
 
 
-def _check_size(file: Path, size: tuple[int, int], max_megapixels: float) -> None:
+def _check_size(file: Path, size: tuple[int, int], max_megapixels: float, longest: int) -> None:
     width, height = size
     if width * height > max_megapixels * 1e6:
         raise ImageError(
             f"{file}: expected at most {max_megapixels:g} megapixels, got {width} x {height}; "
             "make it smaller"
         )
+    if max(size) > longest:
+        raise ImageError(f"{file}: expected at most {longest} pixels a side, got {max(size)}")
 
 
 def _to_float(picture: Image.Image, size: int) -> Tensor:
-    """Return ``[3, H, W]``, 0 to 1, upright, over white, not far above ``size``."""
+    """Return ``[3, H, W]``, 0 to 1, upright, in sRGB, over white, not far above ``size``."""
     upright = ImageOps.exif_transpose(picture)
     if upright.mode.startswith("I") or upright.mode == "F":
         return _grey(np.asarray(upright, dtype=np.float32), upright.mode).expand(3, -1, -1)
     clear = upright.has_transparency_data
-    # RGBa is RGBA with the colour times alpha: only so may neighbours be averaged
-    pixels = upright.convert("RGBA").convert("RGBa") if clear else upright.convert("RGB")
+    pixels = _in_srgb(upright)
+    if clear:  # RGBa is RGBA with the colour times alpha: only so may neighbours be averaged
+        pixels.putalpha(upright.convert("RGBA").getchannel("A"))
+        pixels = pixels.convert("RGBa")
     if (factor := max(pixels.size) // (4 * size)) > 1:
         pixels = pixels.reduce(factor)  # floats of the full picture would take a gigabyte
     values = torch.from_numpy(np.asarray(pixels, dtype=np.float32) / 255).permute(2, 0, 1)
     return values[:3] + (1 - values[3:]) if clear else values
+
+
+def _in_srgb(picture: Image.Image) -> Image.Image:
+    """Return a picture in RGB, its colours changed to sRGB if it says which it has.
+
+    A profile that is damaged, or of another kind than the picture, is left out.
+    """
+    data = picture.info.get("icc_profile")
+    plain = picture if picture.mode in ("L", "CMYK") else picture.convert("RGB")
+    if data:
+        try:
+            profile = ImageCms.ImageCmsProfile(io.BytesIO(data))
+            if "sRGB" not in ImageCms.getProfileDescription(profile):
+                changed = ImageCms.profileToProfile(
+                    plain, profile, ImageCms.createProfile("sRGB"), outputMode="RGB"
+                )
+                plain = plain if changed is None else changed
+        except (ImageCms.PyCMSError, OSError, ValueError, TypeError, ImportError):
+            pass
+    return plain.convert("RGB")
 
 
 def _grey(values: np.ndarray[tuple[int, int], np.dtype[np.float32]], mode: str) -> Tensor:

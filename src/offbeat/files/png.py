@@ -8,12 +8,13 @@ import io
 import json
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
-from offbeat.core.checks import check_shape
+from offbeat.core.checks import check_finite, check_shape
 from offbeat.errors import ConfigError, ImageError
 from offbeat.files.disk import plain
 
@@ -43,10 +44,15 @@ _INFOTEXT = {
 
 
 def to_pil(images: Tensor) -> list[Image.Image]:
-    """Return ``images``, ``[B, 3, H, W]``, 0 to 1, as PIL pictures."""
+    """Return ``images``, ``[B, 3, H, W]``, 0 to 1, as PIL pictures.
+
+    Raises:
+        NotFiniteError: If a pixel is NaN or infinite: it would become black without a word.
+    """
     from PIL import Image
 
     check_shape("images", images, None, 3, None, None)
+    check_finite("images", images, hint="weights or settings overflow; try --dtype float32")
     pixels = (images.detach().cpu().float().clamp(0, 1) * 255).round().byte()
     return [Image.fromarray(picture.permute(1, 2, 0).contiguous().numpy()) for picture in pixels]
 
@@ -170,8 +176,7 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
     Raises:
         ImageError: If the file is no picture, or has no recipe: many sites and editors remove it.
     """
-    with _opened(path) as picture:
-        text = picture.info.get(RECIPE_KEY)
+    text = _text(path, RECIPE_KEY)
     if text is None:
         raise ImageError(
             f"{path}: holds no recipe of Offbeat; a site or an editor may have removed it"
@@ -191,8 +196,7 @@ def read_concept_file(path: str | Path) -> bytes | None:
     Raises:
         ImageError: If the file is no picture, or what it keeps is damaged.
     """
-    with _opened(path) as picture:
-        text = picture.info.get(CONCEPT_KEY)
+    text = _text(path, CONCEPT_KEY)
     if text is None:
         return None
     try:
@@ -217,11 +221,22 @@ def read_infotext(path: str | Path) -> str:
     Raises:
         ImageError: If the file is no picture, or keeps nothing.
     """
-    with _opened(path) as picture:
-        text = picture.info.get(PARAMETERS_KEY)
+    text = _text(path, PARAMETERS_KEY)
     if not text:
         raise ImageError(f"{path}: holds no settings; a site or an editor may have removed them")
     return str(text)
+
+
+def _text(path: str | Path, key: str) -> Any:
+    """Return what a picture keeps under a key, before its pixels or behind them; None if nothing.
+
+    Some tools write text behind the pixels: only then are these decoded.
+    """
+    with _opened(path) as picture:
+        if key not in picture.info and picture.format == "PNG":
+            with suppress(Exception):  # damaged pixels: what stands before them is known already
+                picture.load()
+        return picture.info.get(key)
 
 
 def _opened(path: str | Path) -> Image.Image:

@@ -12,7 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from offbeat.errors import CheckpointError, PromptError, UnsafeWeightsError
+from offbeat.checkpoints.trust import refuse_pickles
+from offbeat.checkpoints.weights import load_model
+from offbeat.errors import CheckpointError, PromptError
 from offbeat.judges import rule
 from offbeat.types import Verdict
 
@@ -128,6 +130,8 @@ class ClassifierJudge:
             CheckpointError: If it is no such folder, or damaged.
             UnsafeWeightsError: If the weights are there only as a pickle.
         """
+        from transformers import AutoModelForImageClassification
+
         path = Path(folder).expanduser()
         config = path / "config.json"
         if not config.is_file():
@@ -136,19 +140,15 @@ class ClassifierJudge:
                 "writes it, and found none"
             )
         weights = sorted(path.glob("*.safetensors"))
-        if not weights:
-            kind = UnsafeWeightsError if list(path.glob("*.bin")) else CheckpointError
-            raise kind(
-                f"{path}: expected *.safetensors, and found none. Pickled weights can run code "
-                "when read, so they are refused; convert them where you trust them."
-            )
+        refuse_pickles(path)
         pixels = PixelSettings.read(path / "preprocessor_config.json")
         coarse = _read_json(path / COARSE) if (path / COARSE).exists() else {}
         digest = hashlib.blake2b(digest_size=4)
         for file in (config, *weights):
             digest.update(file.read_bytes())
+        model = load_model(AutoModelForImageClassification, path, dtype=torch.float32)
         return cls(
-            _load_model(path).to(device),
+            model.to(device),
             pixels,
             name=f"classifier:{path.name}@{digest.hexdigest()}",
             coarse=coarse,
@@ -235,23 +235,6 @@ class ClassifierJudge:
             judge=self.name,
             note=self._note,
         )
-
-
-def _load_model(path: Path) -> Any:
-    from transformers import AutoModelForImageClassification
-    from transformers.utils import logging
-
-    shown = logging.is_progress_bar_enabled()
-    logging.disable_progress_bar()
-    try:
-        return AutoModelForImageClassification.from_pretrained(
-            path, local_files_only=True, use_safetensors=True, dtype=torch.float32
-        )
-    except Exception as error:  # transformers raises many kinds; each means the same here
-        raise CheckpointError(f"{path}: cannot be loaded as a classifier ({error})") from error
-    finally:
-        if shown:
-            logging.enable_progress_bar()
 
 
 def _describe(file: Path) -> str:

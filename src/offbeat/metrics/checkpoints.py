@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from offbeat.checkpoints.weights import SMALL_FILES, locate, model_folder, refuse_pickles
+from offbeat.checkpoints.trust import refuse_broken, refuse_pickles
+from offbeat.checkpoints.weights import SMALL_FILES, locate, model_folder
 from offbeat.errors import CheckpointError
 
 
@@ -108,6 +109,7 @@ def fill(
                 f"{where}: expected the weights of this very model, and {len(names)} are {fault}, "
                 f"such as {names[0]}"
             )
+    refuse_broken(module, where)
     module.eval().requires_grad_(False)
 
 

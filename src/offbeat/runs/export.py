@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from offbeat.checkpoints.open import loaded
+from offbeat.checkpoints.open import loaded, loaded_recorded
 from offbeat.checkpoints.placement import Where
 from offbeat.errors import ConfigError, StoreError
 from offbeat.files.concept import layout_of, made_on
@@ -37,7 +37,10 @@ def export_learned(
     concept = _renamed(learned.concept, named)
     layout = layout_of(learned.about)
     if not layout and concept.token_embeds and learned.checkpoint:
-        model = loaded(learned.checkpoint if backbone is None else backbone, device)
+        is_given = backbone is not None
+        model = (
+            loaded(backbone, device) if is_given else loaded_recorded(learned.checkpoint, device)
+        )
         check_fingerprint(learned, model)
         layout = made_on(model)["layout"]
     files = encode_export(concept, learned.about, style=format, layout=layout)

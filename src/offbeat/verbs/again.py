@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from offbeat.checkpoints.open import loaded
+from offbeat.checkpoints.open import loaded, loaded_recorded
 from offbeat.checkpoints.placement import Placement, Where
 from offbeat.core.drawing import draw, draw_embeds
 from offbeat.errors import FingerprintError, ImageError, OffbeatError, StoreError
@@ -86,8 +86,11 @@ def again(
     target = None if out is None else Path(out).expanduser()
     if target is not None and target.exists():
         raise StoreError(f"{target}: is there already; choose another --out")
-    model = loaded(str(recipe["checkpoint"]) if backbone is None else backbone,
-                   _place(recipe) if device is None else device)  # fmt: skip
+    where = _place(recipe) if device is None else device
+    if backbone is None:
+        model = loaded_recorded(str(recipe["checkpoint"]), where)
+    else:
+        model = loaded(backbone, where)
     if model.fingerprint != recipe["fingerprint"]:
         raise FingerprintError(
             f"{path.name}: was drawn by {recipe['checkpoint']} ({recipe['fingerprint']}), and "

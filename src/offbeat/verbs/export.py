@@ -7,7 +7,7 @@ from pathlib import Path
 
 import torch
 
-from offbeat.checkpoints.open import loaded
+from offbeat.checkpoints.open import loaded, loaded_recorded
 from offbeat.checkpoints.placement import Where
 from offbeat.files.disk import digest_of
 from offbeat.files.labels import versions
@@ -88,7 +88,7 @@ def import_concept(
     paths = [Path(one).expanduser() for one in given]
     model = None if backbone is None else loaded(backbone, device)
     learned = of_files(paths, model, word=word, prompt=prompt)
-    model = loaded(learned.checkpoint, device) if model is None else model
+    model = loaded_recorded(learned.checkpoint, device) if model is None else model
     check_fingerprint(learned, model)
     concept = learned.concept
     check_lora(concept.lora, model)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from offbeat.checkpoints.open import loaded
+from offbeat.checkpoints.open import loaded, loaded_recorded
 from offbeat.checkpoints.placement import Where
 from offbeat.core.drawing import draw, prior_settings
 from offbeat.errors import ConfigError, PromptError, StoreError
@@ -62,7 +62,7 @@ def render(
     learned = [learned_of(one, given) for one in sources]
     concept = joined([one.concept for one in learned], prompt)
     first = learned[0]
-    model = loaded(first.checkpoint, device) if given is None else given
+    model = loaded_recorded(first.checkpoint, device) if given is None else given
     for one in learned:
         check_fingerprint(one, model)
     request = {

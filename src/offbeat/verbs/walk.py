@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from offbeat.checkpoints.open import loaded
+from offbeat.checkpoints.open import loaded, loaded_recorded
 from offbeat.checkpoints.placement import Where
 from offbeat.core.drawing import draw
 from offbeat.core.templates import fill
@@ -72,7 +72,7 @@ def walk(
         fill(prompt, concept="")  # a prompt without its place fails first
     given = None if backbone is None else loaded(backbone, device)
     ends = [learned_of(one, given) for one in (first, second)]
-    model = loaded(ends[0].checkpoint, device) if given is None else given
+    model = loaded_recorded(ends[0].checkpoint, device) if given is None else given
     for one in ends:
         check_fingerprint(one, model)
     shares = [index / (num - 1) for index in range(num)]

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from offbeat.checkpoints.offload import runs_on, uncompiled
+from offbeat.checkpoints.trust import refuse_broken
 from offbeat.core.checks import check_range, check_shape
 from offbeat.errors import CheckpointError
 
@@ -48,6 +49,7 @@ class IpAdapter:
                 f"{file}: expected a plain IP-Adapter, which reads pooled image embeddings, got "
                 f"one with {type(projection).__name__}"
             )
+        refuse_broken(self.modules, file)
         self.width: int = embeds.in_features
         """Width D of the image embeddings that it reads."""
 

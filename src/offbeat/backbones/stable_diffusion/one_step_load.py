@@ -13,6 +13,8 @@ from offbeat.checkpoints.known import stable_diffusion
 from offbeat.checkpoints.known.one_step import BASE, CLIP, CLIP_FILES, LORA, NAME, ONE_STEP
 from offbeat.checkpoints.known.unclip import drawing_settings
 from offbeat.checkpoints.pipeline import PipelineFolder, cell_of, fingerprint, locate
+from offbeat.checkpoints.trust import refuse_broken
+from offbeat.checkpoints.weights import load_model
 from offbeat.errors import CheckpointError
 
 
@@ -78,6 +80,7 @@ def merge_lora(unet: Any, file: Path) -> None:
         raise CheckpointError(
             f"{file}: cannot be merged as the LoRA of this U-Net ({error})"
         ) from error
+    refuse_broken(unet, file)
 
 
 def _for_one_step(scheduler: Any) -> Any:
@@ -113,6 +116,8 @@ def _towers(
     Raises:
         CheckpointError: If they are of different widths.
     """
+    from transformers import CLIPVisionModelWithProjection
+
     text = parts["texts"][0][1]
     parts["text_projection"] = None
     projects = hasattr(text, "text_projection")
@@ -120,9 +125,7 @@ def _towers(
     if clip is not None or "image_encoder" not in parts or not projects:
         place = locate(CLIP if clip is None else clip, only=CLIP_FILES)
         used = [place / name for name in CLIP_FILES if (place / name).is_file()]
-        index = {place.name: ["transformers", "CLIPVisionModelWithProjection"]}
-        model = PipelineFolder(place.parent, index)
-        parts["image_encoder"] = model.load(place.name, dtype=dtype)
+        parts["image_encoder"] = load_model(CLIPVisionModelWithProjection, place, dtype=dtype)
         parts["pixels"] = CLIP_PIXELS
         if (place / "preprocessor_config.json").is_file():
             parts["pixels"] = read_pixel_stats(place)
@@ -157,4 +160,5 @@ def _projection(file: Path, dtype: torch.dtype) -> torch.nn.Linear:
     projection = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=False, dtype=dtype)
     with torch.no_grad():
         projection.weight.copy_(weight)
+    refuse_broken(projection, file)
     return projection
