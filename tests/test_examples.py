@@ -11,7 +11,12 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 SETTINGS = {
     "low_probability": {
         "config": LowProbabilityConfig(
-            num_baseline=60, num_held_out=20, num_components=4, num_steps=2, lora_rank=2
+            num_baseline=60,
+            num_held_out=20,
+            num_components=4,
+            num_steps=2,
+            lora_rank=2,
+            use_support=False,
         )
     },
     "conceptlab": {"config": {"num_steps": 4}},

@@ -92,6 +92,7 @@ BUILT_IN: dict[Kind, dict[str, str]] = {
         "precision": "offbeat.metrics.diversity:Precision",
         "recall": "offbeat.metrics.diversity:Recall",
         "rubric": "offbeat.metrics.rubric:Rubric",
+        "seen_novelty": "offbeat.metrics.seen:SeenNovelty",
         "validity": "offbeat.metrics.judged:Validity",
         "vendi": "offbeat.metrics.diversity:Vendi",
         "vqascore": "offbeat.metrics.judged:VqaScore",

@@ -332,7 +332,9 @@ VERBS = {
         "pig",
         num_steps=2,
         num_images=1,
-        config=LowProbabilityConfig(num_baseline=60, num_components=4),
+        directions=1,
+        candidates=1,
+        config=LowProbabilityConfig(num_baseline=60, num_components=4, use_support=False),
         backbone=backbone,
     ),
     "conceptlab": lambda backbone, art: offbeat.fuse(

@@ -33,8 +33,15 @@ def test_help_loads_no_torch():
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["explore", "handbag", "--novelty", "2"], "novelty: expected a number in (0, 1), got 2.0"),
-        (["explore", "handbag", "--baseline", "40"], "more samples than the 50 PCA axes"),
+        (
+            ["explore", "handbag", "--quantile", "2"],
+            "quantile: expected a number in (0, 1), got 2.0",
+        ),
+        (
+            ["explore", "handbag", "--baseline", "40", "--axes", "50"],
+            "more samples than the 50 PCA",
+        ),
+        (["explore", "handbag", "--novelty", "2", "--reach", "2"], "novelty, reach: expected one"),
         (["explore", " "], "expected a word"),
         (["explore", "handbag", "--backbone", "nowhere"], "nowhere"),
         (["explore", "hand\udcffbag"], r"expected UTF-8 text, got 'hand\udcffbag'"),

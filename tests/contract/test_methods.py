@@ -20,7 +20,7 @@ from offbeat.types import Request
 CASES = {
     "low-probability": LowProbabilityConfig(
         num_baseline=60, num_held_out=20, num_components=4, num_steps=8, num_probes=16,
-        probe_every=2, judge_every=4, lora_rank=2, novelty=0.9999, learning_rate=1e-3,
+        probe_every=2, judge_every=4, lora_rank=2, quantile=0.9999, learning_rate=1e-3,
     ),
     "conceptlab": ConceptLabConfig(
         num_steps=16, learning_rate=0.02, max_cosine=1.0, judge_every=0, initial_word="castle",

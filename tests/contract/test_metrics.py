@@ -75,6 +75,7 @@ CASES = {
     "imagereward": of(tiny_metrics.build_imagereward, "a b c"),
     "nima": of(tiny_metrics.build_nima),
     "novelty_nn": on_pocket(),
+    "seen_novelty": on_pocket(),
     "novelty_quantile": on_pocket(),
     "pickscore": on_pocket(TEXT),
     "precision": on_pocket(),

@@ -18,7 +18,8 @@ from offbeat.metrics.rubric import CRITERIA
 
 SMALL = LowProbabilityConfig(
     num_baseline=60, num_held_out=20, num_components=4, num_steps=6, num_probes=8, probe_every=3,
-    judge_every=2, num_judged=1, lora_rank=2,
+    judge_every=2, num_judged=1, lora_rank=2, quantile=0.999,
+    use_support=False,
 )  # fmt: skip
 
 
@@ -55,8 +56,9 @@ def _quick(init):
 
 def explore(pocket, judge, out=None):
     return offbeat.explore(
-        "handbag", config=SMALL, num_images=2, judge=judge, backbone=pocket, out=out
-    )
+        "handbag", config=SMALL, num_images=2, judge=judge, backbone=pocket, out=out,
+        directions=1, candidates=1,
+    )  # fmt: skip
 
 
 def test_a_run_survives_a_server_that_fails_each_way_and_says_so(pocket, server, tmp_path):

@@ -265,17 +265,19 @@ def test_a_baseline_packed_and_unpacked_is_the_same(baseline):
     again = Baseline.unpack(*baseline.pack())
     samples = baseline.density.sample(5, generator=stream(0, "pack"))
     assert torch.equal(again.density.log_prob(samples), baseline.density.log_prob(samples))
-    assert again.anchor_threshold == baseline.anchor_threshold
+    assert again.anchor_threshold(4) == baseline.anchor_threshold(4)
 
 
 @pytest.mark.parametrize(
     ("settings", "error"),
     [
         ({"novelty": 0.0}, RangeError),
-        ({"novelty": 1.0}, RangeError),
+        ({"novelty": 101.0}, RangeError),
+        ({"quantile": 1.0}, RangeError),
+        ({"quantile": 0.9, "reach": 2.0}, ConfigError),
         ({"novelty": float("nan")}, RangeError),
         ({"reach": -1.0}, RangeError),
-        ({"num_baseline": 50}, ConfigError),
+        ({"num_baseline": 50, "num_components": 50}, ConfigError),
         ({"num_baseline": 8, "density": "kde"}, ConfigError),
         ({"space": "soul"}, ConfigError),
         ({"rule": "both"}, ConfigError),

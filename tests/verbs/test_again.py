@@ -19,7 +19,8 @@ from offbeat.runs import images
 
 SMALL = LowProbabilityConfig(
     num_baseline=40, num_held_out=10, num_components=3, num_steps=2, num_probes=4, probe_every=1,
-    judge_every=1, num_judged=1, lora_rank=2,
+    judge_every=1, num_judged=1, lora_rank=2, quantile=0.999,
+    use_support=False,
 )  # fmt: skip
 MIX = {"num_inference_steps": 3, "k_min": 0.3, "k_max": 0.8}
 PAINT = {"num_inference_steps": 3, "guidance_scale": 3.0}
@@ -80,7 +81,7 @@ def test_generated(pocket, tmp_path):
 
 def test_explored(prior, tmp_path):
     offbeat.explore("handbag", config=SMALL, num_trials=2, num_images=2, judge="none",
-                    backbone=prior, out=tmp_path / "run")  # fmt: skip
+                    directions=2, candidates=2, backbone=prior, out=tmp_path / "run")  # fmt: skip
     remade(tmp_path / "run/images/0001.png", prior)
     remade(tmp_path / "run/ordinary/0001.png", prior)
     far = alone(tmp_path / "run/images/0001.png", tmp_path)
@@ -99,7 +100,7 @@ def test_drawn_another_way(prior, tmp_path):
 @pytest.mark.parametrize("space", ["adjective", "direct"])
 def test_explored_in_another_space(prior, tmp_path, space):
     offbeat.explore("pet", config=SMALL, space=space, num_images=1, judge="none",
-                    backbone=prior, out=tmp_path / "run")  # fmt: skip
+                    directions=1, candidates=1, backbone=prior, out=tmp_path / "run")  # fmt: skip
     remade(alone(tmp_path / "run/images/0000.png", tmp_path), prior)
 
 

@@ -14,9 +14,12 @@ from offbeat.runs.folder import RunFolder
 
 SMALL = LowProbabilityConfig(
     num_baseline=60, num_held_out=20, num_components=4, num_steps=10, num_probes=8, probe_every=5,
-    judge_every=5, num_judged=1, lora_rank=2,
+    judge_every=5, num_judged=1, lora_rank=2, quantile=0.999,
+    use_support=False,
 )  # fmt: skip
-SETTINGS = {"num_images": 1, "num_trials": 2, "judge": "none"}
+SETTINGS = {
+    "num_images": 1, "num_trials": 1, "judge": "none", "directions": 2, "candidates": 2,
+}  # fmt: skip
 
 STATE = "checkpoint/state.safetensors"
 KILLS = {
@@ -32,7 +35,7 @@ KILLS = {
         ("trials/1/concept.safetensors", 1),
     ],
     "writing": [
-        ("concept.safetensors", 1),
+        ("concepts/0000/concept.safetensors", 1),
         ("images/0000.png", 1),
         ("done.json", 1),
         ("checkpoint", 1),  # finished, and the checkpoint is left

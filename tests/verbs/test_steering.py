@@ -9,12 +9,13 @@ from offbeat.errors import ConfigError, StoreError, VocabularyError
 from offbeat.methods.low_probability.config import LowProbabilityConfig
 from offbeat.runs.folder import RunFolder
 from offbeat.runs.map import Region
-from offbeat.verbs import walk
 from offbeat.verbs.sketch import concept_of, dreamt, mixture, sketch
+from offbeat.verbs.walk import walk
 
 SMALL = LowProbabilityConfig(
     num_baseline=60, num_held_out=20, num_components=4, num_steps=6, num_probes=8, probe_every=3,
-    judge_every=6, num_judged=1, lora_rank=2, learning_rate=1e-3,
+    judge_every=6, num_judged=1, lora_rank=2, learning_rate=1e-3, quantile=0.999,
+    use_support=False,
 )  # fmt: skip
 
 
@@ -27,7 +28,8 @@ def own_cache(tmp_path_factory):
 
 
 def explore(pocket, **kwargs):
-    settings = {"config": SMALL, "num_images": 1, "judge": "none", "backbone": pocket, **kwargs}
+    settings = {"config": SMALL, "num_images": 1, "judge": "none", "backbone": pocket,
+                "directions": 1, "candidates": 1, **kwargs}  # fmt: skip
     return offbeat.explore("handbag", **settings)
 
 

@@ -43,17 +43,25 @@ def explore(
     novelty: Annotated[
         Optional[float],  # noqa: UP045 - typer reads it at run time on Python 3.10
         typer.Option(
-            help="How unusual, inside (0, 1): the search goes to the distance that this share of "
-            "a Gaussian fitted to the ordinary lies within, and holds it. "
-            "**0.999** if neither this, `--reach` nor `--steps` is given.",
+            help="How many times as different as another ordinary picture they shall look, to an "
+            "encoder that the search does not use; 1 is just another one. **2** if neither this, "
+            "`--quantile`, `--reach` nor `--steps` is given. Below 1 it is read as `--quantile`.",
+            rich_help_panel=FAR,
+        ),
+    ] = None,
+    quantile: Annotated[
+        Optional[float],  # noqa: UP045
+        typer.Option(
+            help="Or: hold the distance that this share of a Gaussian fitted to ordinary samples "
+            "lies within, inside (0, 1).",
             rich_help_panel=FAR,
         ),
     ] = None,
     reach: Annotated[
         Optional[float],  # noqa: UP045
         typer.Option(
-            help="Or: so many times as far as an ordinary picture. 1 is ordinary; 2 is beyond "
-            "what any quantile can say, and shows.",
+            help="Or: hold so many times the distance of an ordinary embedding. 1 is ordinary; "
+            "2 is beyond what any quantile can say.",
             rich_help_panel=FAR,
         ),
     ] = None,
@@ -84,7 +92,9 @@ def explore(
     ] = None,
     num_images: Annotated[
         int,
-        typer.Option("--num-images", "-n", min=1, help="Pictures.", rich_help_panel=ASK),
+        typer.Option(
+            "--num-images", "-n", min=1, help="Pictures of each direction.", rich_help_panel=ASK
+        ),
     ] = 8,
     template: Annotated[
         Optional[str],  # noqa: UP045
@@ -96,11 +106,29 @@ def explore(
     seed: Annotated[
         int, typer.Option(min=0, help="Same seed, same pictures.", rich_help_panel=ASK)
     ] = 0,
+    directions: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(
+            min=1,
+            help="Searches that keep away from each other, each with pictures of its own: **4** "
+            "if not given.",
+            rich_help_panel=FIND,
+        ),
+    ] = None,
+    candidates: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="Draw so many times as many pictures, and show those that the judge passes and "
+            "that differ most; 1 chooses none.",
+            rich_help_panel=FIND,
+        ),
+    ] = 3,
     trials: Annotated[
         int,
         typer.Option(
             min=1,
-            help="Searches from this seed on; the best is kept, by validity, then by novelty.",
+            help="Searches for each direction; the best is kept, by validity, then by novelty.",
             rich_help_panel=FIND,
         ),
     ] = 1,
@@ -135,7 +163,12 @@ def explore(
     components: Annotated[
         Optional[int],  # noqa: UP045
         typer.Option(
-            min=1, help="PCA axes kept: 50, and 8 for kde, if not given.", rich_help_panel=FIND
+            "--axes",
+            "--components",
+            min=1,
+            help="PCA axes that distances are measured in, the paper's are 50; those that hold "
+            "80 % of the variance (8 for kde) if not given.",
+            rich_help_panel=FIND,
         ),
     ] = None,
     anchor: Annotated[
@@ -177,9 +210,9 @@ def explore(
 
     **Examples**
 
-    `offbeat explore handbag` draws eight, at the 99.9 % quantile.
+    `offbeat explore handbag` finds four directions, with eight pictures of each.
 
-    `offbeat explore castle --reach 2.5 --trials 3 -n 16` goes farther, three times, keeps the best.
+    `offbeat explore castle --novelty 3 --directions 2 -n 16` goes farther, in two directions.
 
     `offbeat explore chair --avoid runs/chair-0 --unlike my-chairs/` goes elsewhere than before.
 
@@ -198,24 +231,23 @@ def explore(
 
         check_text("subject", subject)
         searches = method == "low-probability"
-        if searches and novelty is None and reach is None and steps is None:
-            novelty = 0.999
         flags = {
-            "novelty": novelty if searches else None,
             "density": density,
             "num_baseline": baseline,
             "num_components": components,
             "use_anchor": None if anchor else False,
             "rule": rule,
         }
+        far = {"novelty": novelty, "quantile": quantile, "directions": directions}
         given = {name: value for name, value in flags.items() if value is not None}
-        if given and not searches:
+        steered = [*given, *(name for name, value in far.items() if value is not None)]
+        if steered and not searches:
             raise ConfigError(
-                f"{', '.join(given)}: of the search of low-probability, and {method} draws without "
-                "one; leave it out"
+                f"{', '.join(steered)}: only for the search of low-probability, and {method} draws "
+                "without one; leave it out"
             )
         own = settings_of(settings)
-        if searches and (twice := own.keys() & {*flags, "reach", "num_steps", "space"}):
+        if searches and (twice := own.keys() & {*flags, *far, "reach", "num_steps", "space"}):
             raise ConfigError(f"--set: {', '.join(sorted(twice))} has an option of its own")
         config = {**given, **own}
         folder = out or folder_for(subject, seed, resume=resume)
@@ -224,11 +256,14 @@ def explore(
                 subject,
                 method=method,
                 novelty=novelty,
+                quantile=quantile,
                 reach=reach,
                 num_steps=steps,
                 space=space,
                 num_images=num_images,
                 seed=seed,
+                directions=directions or 4,
+                candidates=candidates,
                 num_trials=trials,
                 avoid=tuple(avoid or ()),
                 unlike=tuple(unlike or ()),

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from offbeat.core.density import (
+    VISIBLE_SHARE,
     AvoidCluster,
     Density,
     GaussianDensity,
@@ -54,17 +55,20 @@ class Baseline:
         held_out: Tensor,
         text_embeds: Tensor,
         *,
-        num_components: int,
+        num_components: int | None = None,
+        share: float = VISIBLE_SHARE,
         kind: str = "gaussian",
     ) -> Baseline:
         """Fit to ``samples``, ``[N, D]``; calibrate on ``held_out``, ``[M, D]``.
+
+        ``num_components`` and ``share`` choose the axes: see ``PcaSpace.fit``.
 
         Raises:
             ConfigError: If there are too few samples, or ``kind`` is unknown.
         """
         if kind not in ("gaussian", "kde"):
             raise ConfigError(f"density: expected 'gaussian' or 'kde', got {kind!r}")
-        space = PcaSpace.fit(samples, num_components)
+        space = PcaSpace.fit(samples, num_components, share=share)
         anchor = 1 - cosine(samples, text_embeds)[:, 0]
         return cls(
             prompt=prompt,
@@ -85,10 +89,12 @@ class Baseline:
             return KernelDensity(self.space, self.coordinates / self.space.variances.sqrt())
         return GaussianDensity(self.space)
 
-    @property
-    def anchor_threshold(self) -> float:
-        """tau_a: mean and two standard deviations of the ordinary anchor loss."""
-        return self.anchor_mean + 2 * self.anchor_std
+    def anchor_threshold(self, num_noises: int = 1) -> float:
+        """Return tau_a: mean and two standard deviations of the ordinary anchor loss.
+
+        The deviation is that of a mean over ``num_noises`` samples, which a step takes.
+        """
+        return self.anchor_mean + 2 * self.anchor_std / math.sqrt(num_noises)
 
     @property
     def ordinary_distance(self) -> float:

@@ -7,6 +7,7 @@ shrinkage: Ledoit and Wolf, A well-conditioned estimator for large-dimensional c
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -18,6 +19,10 @@ from offbeat.errors import ConfigError, ShapeError
 
 RIDGE = 1e-6
 """Added to every variance, as a share of their mean: keeps the inverse finite."""
+
+
+VISIBLE_SHARE, MIN_AXES, MAX_AXES = 0.8, 4, 50
+"""Axes kept by default: those that hold this share of the variance, within these limits."""
 
 
 class Density(Protocol):
@@ -41,6 +46,21 @@ class Density(Protocol):
         ...
 
 
+def visible_axes(variances: Tensor, share: float = VISIBLE_SHARE) -> int:
+    """Return how many leading axes hold a share of the variance: at least 4, at most 50.
+
+    Motion along axes of small variance costs as much whitened distance as along the leading ones,
+    and changes the picture much less.
+
+    Args:
+        variances: Along each axis, falling, ``[D]``.
+        share: Of their sum, above 0 to 1.
+    """
+    held = variances.double().clamp_min(0).cumsum(0)
+    needed = int((held < share * held[-1]).sum()) + 1
+    return min(max(needed, MIN_AXES), MAX_AXES, len(variances))
+
+
 @dataclass(frozen=True, slots=True)
 class PcaSpace:
     """The first k principal axes of a set of embeddings.
@@ -59,8 +79,15 @@ class PcaSpace:
     """Of all D directions."""
 
     @classmethod
-    def fit(cls, samples: Tensor, num_components: int) -> PcaSpace:
+    def fit(
+        cls, samples: Tensor, num_components: int | None, *, share: float = VISIBLE_SHARE
+    ) -> PcaSpace:
         """Fit to ``samples``, ``[N, D]``.
+
+        Args:
+            samples: N embeddings.
+            num_components: Axes, k; None keeps the leading ones, ``visible_axes`` of them.
+            share: Of the variance that these hold, above 0 to 1.
 
         Raises:
             ConfigError: If there are fewer samples than axes, or fewer dimensions.
@@ -69,14 +96,17 @@ class PcaSpace:
         check_shape("samples", samples, None, None)
         check_finite("samples", samples)
         count, width = samples.shape
-        if num_components < 1 or num_components >= count or num_components > width:
+        most = min(count - 1, width)
+        if num_components is not None and not 1 <= num_components <= most:
             raise ConfigError(
-                f"num_components: expected 1 to {min(count - 1, width)} for {count} samples of "
+                f"num_components: expected 1 to {most} for {count} samples of "
                 f"width {width}, got {num_components}; draw more samples or keep fewer axes"
             )
         points = samples.double()
         mean = points.mean(dim=0)
         values, vectors = torch.linalg.eigh(torch.cov(points.T))
+        if num_components is None:
+            num_components = min(visible_axes(values.flip(0), share), max(1, most))
         axes = vectors.T.flip(0)[:num_components]
         variances = values.flip(0)[:num_components]
         largest = axes.gather(1, axes.abs().argmax(dim=1, keepdim=True))
@@ -206,8 +236,9 @@ def ledoit_wolf(points: Tensor) -> Tensor:
 class AvoidCluster:
     """A Gaussian around embeddings that are not wanted, in the baseline's whitened axes.
 
-    ``floor`` is the 1 % quantile of its log density over its own samples: a sample below it has
-    left the cluster, and the loss stops pushing it.
+    ``floor`` is the log density below which a sample has left the cluster, and the loss stops
+    pushing it: the 1 % quantile over its own samples, or, if that is lower, the density at the
+    ordinary mean. A sample as far out as the cluster has left it at an angle of about 60 degrees.
     """
 
     space: PcaSpace
@@ -232,13 +263,16 @@ class AvoidCluster:
         check_finite("samples", samples)
         white = space.whiten(samples)
         identity = torch.eye(space.num_components)
-        cholesky = torch.linalg.cholesky(ledoit_wolf(white) + cls.MIN_STD**2 * identity)
+        # more samples than axes say themselves how wide the cluster is
+        widening = cls.MIN_STD**2 if len(samples) <= space.num_components else RIDGE
+        cholesky = torch.linalg.cholesky(ledoit_wolf(white) + widening * identity)
         cluster = cls(space, white.mean(dim=0), cholesky, -math.inf)
         own = cluster.log_prob(samples)
         # few samples have no 1 % quantile of their own: take the Gaussian's
         limit = chi_square_quantile(0.99, space.num_components)
         centre = float(cluster.log_prob(space.lift(cluster.mean * space.variances.sqrt())[None])[0])
-        floor = min(float(own.quantile(0.01)), centre - 0.5 * limit)
+        ordinary = float(cluster.squared_distance(space.mean[None])[0])
+        floor = min(float(own.quantile(0.01)), centre - 0.5 * limit, centre - 0.5 * ordinary)
         return cls(space, cluster.mean, cholesky, floor)
 
     def squared_distance(self, image_embeds: Tensor) -> Tensor:
@@ -252,6 +286,42 @@ class AvoidCluster:
         k = len(self.mean)
         normaliser = 2 * self.cholesky.diagonal().log().sum() + k * math.log(2 * math.pi)
         return -0.5 * (self.squared_distance(image_embeds) + normaliser)
+
+
+@dataclass(frozen=True, slots=True)
+class Support:
+    """Where a checkpoint draws something: a Gaussian over its samples of many prompts."""
+
+    space: PcaSpace
+    radius: float
+    """Mahalanobis distance that 95 % of held-out samples lie within."""
+
+    @classmethod
+    def fit(cls, samples: Tensor) -> Support:
+        """Fit to every second of ``samples``, ``[N, D]``, and calibrate on the others."""
+        fitted, held_out = samples[0::2], samples[1::2]
+        most = max(1, min(MAX_AXES, len(fitted) // 4, samples.shape[1]))
+        space = PcaSpace.fit(fitted, most)
+        return cls(space, float(space.whiten(held_out).norm(dim=1).quantile(0.95)))
+
+    def excess(self, image_embeds: Tensor) -> Tensor:
+        """Return how far ``[B, D]`` lie beyond the radius, ``[B]``, 0 inside; differentiable."""
+        squared = self.space.whiten(image_embeds).square().sum(dim=-1)
+        return (squared.clamp_min(1e-12).sqrt() - self.radius).clamp_min(0)
+
+    def pack(self) -> dict[str, Tensor]:
+        """Return tensors that ``unpack`` makes the same support of."""
+        space = self.space
+        values = torch.tensor([space.total_variance, self.radius], dtype=torch.float64)
+        return {
+            "mean": space.mean, "axes": space.axes, "variances": space.variances, "values": values,
+        }  # fmt: skip
+
+    @classmethod
+    def unpack(cls, tensors: Mapping[str, Tensor]) -> Support:
+        """Return what ``pack`` was given."""
+        total, radius = tensors["values"].tolist()
+        return cls(PcaSpace(tensors["mean"], tensors["axes"], tensors["variances"], total), radius)
 
 
 def chi_square_cdf(squared_distance: Tensor, num_components: int) -> Tensor:

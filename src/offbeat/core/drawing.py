@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from offbeat.core.rng import streams
+from offbeat.core.rng import stream, streams
 from offbeat.core.templates import fill
 from offbeat.errors import CapabilityError, PromptError
 from offbeat.protocols import (
@@ -120,6 +120,7 @@ def draw(
     seed: int,
     num: int,
     purpose: str = "image",
+    rows: Sequence[int] | None = None,
     template: str | None = None,
     negative_prompt: str = "",
     decoding: Mapping[str, Any] | None = None,
@@ -136,6 +137,7 @@ def draw(
         seed: Of all noise.
         num: Pictures.
         purpose: Name of the streams.
+        rows: Numbers of the pictures to draw; None draws the first ``num``.
         template: Another prompt with ``{concept}``.
         negative_prompt: What guidance steers from, in the prior too where there is one.
         decoding: Steps and guidance of the decoder; None is the checkpoint's own.
@@ -149,6 +151,7 @@ def draw(
         "seed": seed,
         "num": num,
         "purpose": purpose,
+        "rows": rows,
         "template": template,
         "negative_prompt": negative_prompt,
         "decoding": decoding,
@@ -179,6 +182,7 @@ def draw_embeds(
     seed: int,
     num: int,
     purpose: str = "image",
+    rows: Sequence[int] | None = None,
     template: str | None = None,
     negative_prompt: str = "",
     decoding: Mapping[str, Any] | None = None,
@@ -190,6 +194,7 @@ def draw_embeds(
     Where embeddings are readings of pictures, they are those of the pictures that are drawn.
     """
     settings = prior_settings(concept)
+    numbers = range(num) if rows is None else rows
     if not isinstance(backbone, DecodesEmbeds):
         steps, scale = settings.get("num_inference_steps"), settings.get("prior_guidance_scale")
         images = draw(
@@ -198,6 +203,7 @@ def draw_embeds(
             seed=seed,
             num=num,
             purpose=purpose,
+            rows=rows,
             template=template,
             negative_prompt=negative_prompt,
             decoding={"num_inference_steps": steps, "guidance_scale": scale, **(decoding or {})},
@@ -219,7 +225,7 @@ def draw_embeds(
         image_embeds = sample_concept(
             backbone,
             concept,
-            streams(seed, purpose, "prior", num=num),
+            [stream(seed, purpose, "prior", row) for row in numbers],
             template=template,
             **settings,
         )
@@ -228,7 +234,7 @@ def draw_embeds(
             chunk = image_embeds[start : start + len(noise)].to(backbone.device)
             return backbone.decode_embeds(chunk, generator=noise, **(decoding or {}), **steering)
 
-        images = _in_chunks(decode, seed, num, purpose, observe, stage)
+        images = _in_chunks(decode, seed, numbers, purpose, observe, stage)
     return image_embeds, images
 
 
@@ -239,6 +245,7 @@ def _draw_text(
     seed: int,
     num: int,
     purpose: str,
+    rows: Sequence[int] | None,
     template: str | None,
     negative_prompt: str,
     decoding: Mapping[str, Any] | None,
@@ -256,24 +263,24 @@ def _draw_text(
         def drawn(start: int, noise: list[torch.Generator]) -> Tensor:
             return backbone.draw_text(text, generator=noise, negative=negative, **(decoding or {}))
 
-        return _in_chunks(drawn, seed, num, purpose, observe, stage)
+        numbers = range(num) if rows is None else rows
+        return _in_chunks(drawn, seed, numbers, purpose, observe, stage)
 
 
 def _in_chunks(
     drawn: Callable[[int, list[torch.Generator]], Tensor],
     seed: int,
-    num: int,
+    numbers: Sequence[int],
     purpose: str,
     observe: Observe,
     stage: str,
 ) -> Tensor:
-    """Return ``num`` images; ``drawn`` is given the first's number and a stream for each."""
+    """Return the images of these numbers; ``drawn`` is given a place in them and its streams."""
     parts = []
-    for start in range(0, num, DRAW_BATCH):
-        size = min(DRAW_BATCH, num - start)
-        noise = streams(seed, purpose, "decoder", num=size, start=start)
-        parts.append(drawn(start, noise).cpu())
-        observe(stage, start + size, num, {})
+    for start in range(0, len(numbers), DRAW_BATCH):
+        chunk = numbers[start : start + DRAW_BATCH]
+        parts.append(drawn(start, [stream(seed, purpose, "decoder", row) for row in chunk]).cpu())
+        observe(stage, start + len(chunk), len(numbers), {})
     return torch.cat(parts)
 
 

@@ -125,3 +125,32 @@ def distribution_kl(asked: Tensor, read: Tensor) -> Tensor:
     )
     # rounding can leave a -0
     return (wanted * (wanted.log() - found.log())).sum(dim=-1).clamp_min(0).float()
+
+
+def farthest_first(
+    features: Tensor, num: int, *, nearest: Tensor | None = None
+) -> tuple[list[int], list[float]]:
+    """Return rows, each the farthest from those before it, and how far it is.
+
+    The order does not depend on ``num``, so that a longer list only goes on.
+
+    Args:
+        features: ``[N, D]``.
+        num: Rows to keep, 1 to N.
+        nearest: Distance, 1 - cosine, of each row to the nearest of what is kept already, ``[N]``;
+            None keeps row 0 first, at distance 2, the largest there is.
+
+    Source: Gonzalez, Clustering to minimize the maximum intercluster distance (1985).
+    """
+    distances = 1 - cosine(features, features)
+    kept: list[int] = []
+    far: list[float] = []
+    # equal distances: argmax takes the first row
+    nearest = features.new_full((len(features),), 2.0) if nearest is None else nearest.clone()
+    while len(kept) < num:
+        row = int(nearest.argmax())
+        kept.append(row)
+        far.append(float(nearest[row]))
+        nearest = nearest.minimum(distances[row])
+        nearest[kept] = -1.0
+    return kept, far

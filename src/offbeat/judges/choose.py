@@ -114,6 +114,19 @@ def names_things(judge: Any, name: str) -> NamesThings:
     return judge
 
 
+def own_reader(judge: Any, backbone: HasCard) -> Any:
+    """Return whose stages look at pictures: the judge's if it has any, else the checkpoint's own.
+
+    None where the checkpoint brings no classifier.
+    """
+    if hasattr(judge, "features"):
+        return judge
+    own = backbone.card.get("judge")
+    if own is None:
+        return None
+    return ClassifierJudge.load(own, device=backbone.device, subjects=backbone.card["subjects"])
+
+
 def problems_of(judge: Any) -> list[str]:
     """Return what a judge could not answer and why; only one that can be out of reach has any."""
     return list(getattr(judge, "problems", ()))

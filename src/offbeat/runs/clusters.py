@@ -11,12 +11,11 @@ from torch import Tensor
 from offbeat.core.drawing import prior_settings, sample_concept
 from offbeat.core.rng import streams
 from offbeat.errors import ConfigError, FingerprintError, StoreError
-from offbeat.files.concept import decode_concept
 from offbeat.files.pictures import picture_files, read_picture
 from offbeat.protocols import ExploringBackbone
 from offbeat.runs.folder import RunFolder
 from offbeat.runs.map import Region, baseline_of, inside, kept_steps
-from offbeat.runs.result import read_concept
+from offbeat.runs.result import best_direction, concept_folders, read_concept
 from offbeat.types import Concept
 
 NUM_SAMPLES = 256
@@ -51,20 +50,17 @@ def avoid_clusters(sources: Sequence[str | Region], backbone: ExploringBackbone)
                 f"{source}: the run is not finished; finish it with --resume, or name one of its "
                 f"kept steps as {source}:STEP"
             )
-        where = _state_of(run, step)
-        concept, about = decode_concept(
-            lambda name, run=run, where=where: (  # type: ignore[misc]
-                run.read(where + name) if run.exists(where + name) else None
-            )
-        )
-        if about["fingerprint"] != backbone.fingerprint:
-            raise FingerprintError(
-                f"{source}: was drawn by {about['checkpoint']} ({about['fingerprint']}), and this "
-                f"is {backbone.name} ({backbone.fingerprint}): their spaces differ"
-            )
-        with torch.no_grad():
-            noise = streams(0, "avoid", num=NUM_CLUSTER)
-            clusters.append(sample_concept(backbone, concept, noise, **prior_settings(concept)))
+        for where in [_state_of(run, step)] if step else concept_folders(run):
+            concept, about = read_concept(run, where)
+            if about["fingerprint"] != backbone.fingerprint:
+                raise FingerprintError(
+                    f"{source}: was drawn by {about['checkpoint']} ({about['fingerprint']}), and "
+                    f"this is {backbone.name} ({backbone.fingerprint}): their spaces differ"
+                )
+            with torch.no_grad():
+                noise = streams(0, "avoid", num=NUM_CLUSTER)
+                sampled = sample_concept(backbone, concept, noise, **prior_settings(concept))
+            clusters.append(sampled)
     return clusters
 
 
@@ -92,7 +88,11 @@ def start_concept(source: str | None, backbone: ExploringBackbone) -> Concept | 
     if not folder or not step.isdigit():
         folder, step = source, ""
     run = RunFolder.open(folder)
-    concept, about = read_concept(run, _state_of(run, step))
+    where = _state_of(run, step)
+    if not where and run.is_finished:
+        best = best_direction(run.request, run.read_json("summary.json"))
+        where = concept_folders(run)[best or 0]
+    concept, about = read_concept(run, where)
     if about["fingerprint"] != backbone.fingerprint:
         raise FingerprintError(
             f"{source}: was learned on {about['checkpoint']} ({about['fingerprint']}), and this is "

@@ -96,9 +96,10 @@ def source_files(files: Sequence[Path]) -> dict[str, bytes]:
 def _dial(request: Mapping[str, Any]) -> str | None:
     """Return how far was asked for, in one word."""
     config = request.get("config") or {}
-    if config.get("reach") is not None:
-        return f"{config['reach']:g}x"
-    return None if config.get("novelty") is None else f"{config['novelty']:g}"
+    for name, unit in (("reach", "x"), ("quantile", ""), ("novelty", "")):
+        if config.get(name) is not None:
+            return f"{config[name]:g}{unit}"
+    return None
 
 
 def sheet(

@@ -29,12 +29,15 @@ MAX_SIDE = 256
 class ReportPicture:
     """One picture of the report beside the ordinary one of the same noise."""
 
-    ordinary: Image.Image
+    ordinary: Image.Image | None
+    """Of the same noise; None if the picture was chosen from many."""
     unusual: Image.Image
     distance: float
     """Mahalanobis distance of its embedding."""
     quantile: float
     """The chi-square quantile of that, 0 to 1."""
+    seen: float | None = None
+    """Seen novelty: 1 is just another ordinary picture."""
     verdict: Verdict | None = None
     file: str = ""
     """Its path in the run folder."""
@@ -67,6 +70,8 @@ def report_html(
     calibration: Sequence[CalibrationRow],
     settings: Mapping[str, Any],
     warnings: Sequence[str] = (),
+    lead: str = "",
+    sheet_png: bytes | None = None,
 ) -> str:
     """Return the report as one HTML file.
 
@@ -82,9 +87,12 @@ def report_html(
         calibration: One row for each quantile shown.
         settings: JSON values, everything that the run depends on; folded away.
         warnings: What a reader must know first.
+        lead: The finding in a sentence, before the distances.
+        sheet_png: The contact sheet, where directions stand in rows.
     """
     sections = [
         _warning_list(warnings),
+        _section("Ordinary and unusual", _chart(sheet_png, f"{subject}, ordinary and unusual")),
         _section("Pictures", _gallery(subject, pictures) + _judge_note(pictures)),
         _section("What was asked", _pairs(asked)),
         _section("What was found", _pairs({**_findings(pictures, probe), **found})),
@@ -93,7 +101,8 @@ def report_html(
         _section("What a quantile is worth", _calibration(calibration)),
         _section("Settings", _settings(settings)),
     ]
-    return _page(f"Unusual {subject}", _lead(subject, pictures, probe, target), sections)
+    finding = f"{_text(lead)} {_lead(subject, pictures, probe, target)}".strip()
+    return _page(f"Unusual {subject}", finding, sections)
 
 
 def concept_report(
@@ -211,18 +220,28 @@ def _gallery(subject: str, pictures: Sequence[ReportPicture]) -> str:
             kind = verdict.answer
             passed = f'<br><span class="{kind}">{kind}</span>'
             passed += f" {verdict.probability:.2f}" if verdict.answered else ""
+        seen = "" if picture.seen is None else f"<br>{picture.seen:.1f} times as different"
         figures.append(
             "<figure>"
-            + _image(_picture_png(picture.ordinary), f"ordinary {subject}, noise {number}")
+            + (
+                _image(_picture_png(picture.ordinary), f"ordinary {subject}, noise {number}")
+                if picture.ordinary
+                else ""
+            )
             + _image(_picture_png(picture.unusual), f"unusual {subject}, noise {number}")
             + f'<figcaption title="{_text(picture.file)}"><b>{percent(picture.quantile)}</b>'
-            + f" · {picture.distance:.2f}{passed}</figcaption></figure>"
+            + f" · {picture.distance:.2f}{seen}{passed}</figcaption></figure>"
         )
     what = _text(f"{article(subject)} {subject}")
+    paired = any(picture.ordinary for picture in pictures)
+    where = (
+        "Above, what the checkpoint usually draws; below, the learned concept from the same noise."
+        if paired
+        else "Chosen from many that the learned concepts draw."
+    )
     text = (
-        "Above, what the checkpoint usually draws; below, the learned concept from the same noise. "
-        "Under each: the share of the ordinary that lies nearer, as a Gaussian has it, the "
-        f"distance, and whether the judge finds it still {what}."
+        f"{where} Under each: the share of the ordinary that lies nearer, as a Gaussian has it, "
+        f"the distance, and whether the judge finds it still {what}."
     )
     return f'<p>{text}</p>\n<div class="gallery">{"".join(figures)}</div>'
 

@@ -119,6 +119,14 @@ def concept_folders(run: RunFolder) -> list[str]:
     return [f"{where}/" for where in sorted(found) if not where.endswith("/lora")] or [""]
 
 
+def best_direction(request: Mapping[str, Any], summary: Mapping[str, Any]) -> int | None:
+    """Return which direction of an exploration is the best; None of any other run."""
+    if request.get("verb") != "explore":
+        return None
+    trials = [one["trial"] for one in summary.get("directions", ())]
+    return trials.index(summary["trial"]) if summary.get("trial") in trials else 0
+
+
 def read_concept(run: RunFolder, where: str) -> tuple[Concept, dict[str, Any]]:
     """Return a concept of a run and what its file says of it."""
     return decode_concept(lambda name: run.read(where + name) if run.exists(where + name) else None)
@@ -240,7 +248,7 @@ def learned_of(source: Source, model: TextBackbone | None = None) -> Learned:
         ConfigError: If the file of another tool needs a checkpoint, and none was given.
     """
     if isinstance(source, Run):
-        return _of_run(source, "", 0)
+        return _of_run(source, "", best_direction(source.request, source.summary) or 0)
     path = Path(source).expanduser()
     if path.is_file():
         return of_files([path], model)
@@ -248,12 +256,13 @@ def learned_of(source: Source, model: TextBackbone | None = None) -> Learned:
     if folder and index.isdigit() and not path.exists():
         return _of_run(load_run(folder), folder, int(index))
     run = load_run(path)
-    if len(run.concepts) > 1:
+    best = best_direction(run.request, run.summary)
+    if len(run.concepts) > 1 and best is None:
         raise StoreError(
             f"{source}: holds {len(run.concepts)} concepts; name one, from {source}:0 to "
             f"{source}:{len(run.concepts) - 1}"
         )
-    return _of_run(run, str(source), 0)
+    return _of_run(run, str(source), best or 0)
 
 
 def _of_run(run: Run, name: str, index: int) -> Learned:

@@ -257,6 +257,7 @@ def _explore(work: Translation, request: requests.ExploreJob) -> Call:
         raise ConfigError(f"config: {', '.join(sorted(twice))} has a field of its own")
     names = ("novelty", "reach", "num_steps", "space", "num_trials", "preview_every")
     given |= {name: getattr(request, name) for name in names}
+    given |= {"directions": 1, "candidates": 1}  # the room shows the way of one search
     if request.novelty is not None and request.reach is not None:
         raise ConfigError("novelty, reach: expected one of them, got both")
     given["avoid"] = [_avoided(work, one) for one in request.avoid]

@@ -159,6 +159,7 @@ def _drawn(
         "seed": int(recipe["seed"]),
         "num": int(how["num"]),
         "purpose": str(how["purpose"]),
+        "rows": how.get("rows"),
         "observe": observe,
         **told,
     }
@@ -170,7 +171,7 @@ def _drawn(
             images = draw_embeds(model, concept, **settings)[1]  # type: ignore[arg-type]
         else:
             images = draw(model, concept, **settings)
-    return images[int(recipe["index"])]
+    return images[int(how.get("at", recipe["index"]))]
 
 
 def _concept_of(path: Path, digest: str, run: Path) -> Concept:

@@ -14,6 +14,7 @@ from offbeat import registry
 from offbeat.checkpoints.open import loaded_prior
 from offbeat.checkpoints.placement import Where
 from offbeat.core.baseline import Baseline
+from offbeat.core.density import AvoidCluster, Support
 from offbeat.core.drawing import draw_embeds, prior_settings, sample_concept
 from offbeat.core.rng import streams
 from offbeat.errors import ConfigError, PromptError
@@ -22,10 +23,12 @@ from offbeat.files.concept import CONCEPT_FILE
 from offbeat.files.disk import digest_of, pack_tensors
 from offbeat.files.labels import versions
 from offbeat.files.png import encode_png, to_pil
-from offbeat.judges.choose import choose_judge
+from offbeat.judges.choose import choose_judge, own_reader
+from offbeat.methods.low_probability.choosing import Eye, choose
 from offbeat.methods.low_probability.config import NAME, LowProbabilityConfig
 from offbeat.methods.low_probability.method import LowProbability
 from offbeat.methods.settings import configured
+from offbeat.metrics.seen import eye_of
 from offbeat.protocols import CalibratedJudge, ExploringBackbone, TextBackbone
 from offbeat.runs.clusters import avoid_clusters, start_concept, unlike_clusters
 from offbeat.runs.folder import RunFolder
@@ -35,13 +38,14 @@ from offbeat.runs.recorder import Keeper, OnKept, few_threads
 from offbeat.runs.result import Run, concept_files, costed, load_run, numerics_of, read_concept
 from offbeat.types import Concept, Observe, Step, ignore
 from offbeat.verbs.explore_draw import explore_by_drawing
-from offbeat.verbs.explore_report import NUM_FRESH, Outcome, Plan, Trial
+from offbeat.verbs.explore_report import NUM_FRESH, NUM_REFERENCES, Outcome, Plan, Trial
 
 MAX_STEPS = 8
 """Denoising steps of a preview: enough to see where a search goes."""
 
 
 NUM_CALIBRATION = 16
+"""Ordinary pictures that a judge sees first, to know what a good one gets."""
 
 
 class Exploration:
@@ -65,11 +69,11 @@ class Exploration:
         self.judge = choose_judge(plan.judge, backbone, plan.subject)
         self.avoid = avoid_clusters(plan.avoid, backbone) + unlike_clusters(plan.unlike, backbone)
         self.start = start_concept(plan.start, backbone)
-        width = self.ordinary_width()
-        if plan.config.axes > width:
+        width, axes = self.ordinary_width(), plan.config.axes
+        if axes is not None and axes > width:
             raise ConfigError(
                 f"num_components: expected at most {width}, the width of {backbone.name}'s "
-                f"embeddings, got {plan.config.axes}"
+                f"embeddings, got {axes}"
             )
         self.asked = {
             **plan.as_json(backbone),
@@ -94,15 +98,23 @@ class Exploration:
         if self.folder is not None and self.folder.is_finished:
             return self._finished()
         if self.previews.every:  # something to see before anything is known
-            first = self.ordinary if self.start is None else self.start
-            self.previews.draw(first, seed=self.plan.seed, trial=0, count=0)
+            shown = self.ordinary if self.start is None else self.start
+            self.previews.draw(shown, seed=self.plan.seed, trial=0, count=0)
             self._show_ordinary()
         baseline = self._baseline()
-        self._calibrate()
-        trials = [self._trial(number, baseline) for number in range(self.plan.num_trials)]
-        best = max(trials, key=lambda t: (t.validity, t.readings["distance_median"], -t.number))
-        ordinary = self._ordinary(best.seed)
-        result = self._write(best, trials, baseline, ordinary)
+        eye = self._eye()
+        support = self._support()
+        trials: list[Trial] = []
+        kept: list[Trial] = []
+        for direction in range(self.plan.directions):
+            first = direction * self.plan.num_trials
+            tried = [
+                self._trial(number, baseline, eye, support, kept)
+                for number in range(first, first + self.plan.num_trials)
+            ]
+            trials += tried
+            kept.append(max(tried, key=Trial.rank))
+        result = self._write(kept, trials, baseline, self._ordinary(kept[0].seed), eye)
         if self.folder is not None:
             self.folder.finish()
         return result
@@ -137,6 +149,7 @@ class Exploration:
             "num_held_out": cfg.num_held_out,
             **self._where(),
             "num_components": cfg.axes,
+            **({"axes_share": cfg.axes_share} if cfg.axes is None else {}),
             **cfg.sampling(self.backbone),
         }
 
@@ -158,37 +171,74 @@ class Exploration:
         """Return what numbers depend on beside the checkpoint, for the cache's keys."""
         return {"versions": versions(), **numerics_of(self.backbone)}
 
-    def _calibrate(self) -> None:
-        """Show the judge ordinary pictures, so that it knows what a good one gets."""
-        if not isinstance(self.judge, CalibratedJudge):
-            return
+    def _eye(self) -> Eye | None:
+        """Show ordinary pictures to the judge, and to the eye that seen novelty is measured by.
+
+        Where nobody looks at pictures anyway, neither does the eye.
+        """
+        plan = self.plan
+        if self.judge is None and plan.candidates == 1 and plan.config.novelty is None:
+            return None
         key = {
-            "version": 1,
+            "version": 2,
             "fingerprint": self.backbone.fingerprint,
-            "prompt": self.ordinary.prompt(),
-            "num": NUM_CALIBRATION,
+            "prompts": [concept.prompt() for concept, _ in self.plan.references(self.backbone)],
+            "num": NUM_REFERENCES,
             **self._where(),
             **self.plan.config.sampling(self.backbone),
         }
 
         def drawn() -> tuple[dict[str, Tensor], dict[str, Any]]:
-            _, images = draw_embeds(
-                self.backbone,
-                self.ordinary,
-                seed=0,
-                num=NUM_CALIBRATION,
-                purpose="calibration",
-                observe=self.observe,
-                stage="the judge looks at ordinary ones",
-            )
-            return {"images": (images * 255).round().byte()}, {}
+            parts = [
+                draw_embeds(
+                    self.backbone,
+                    concept,
+                    seed=0,
+                    num=num,
+                    purpose="calibration",
+                    observe=self.observe,
+                    stage="ordinary pictures to compare with",
+                )[1]
+                for concept, num in self.plan.references(self.backbone)
+            ]
+            return {"images": (torch.cat(parts) * 255).round().byte()}, {}
 
-        tensors, _ = cached("ordinary", key, drawn)
-        self.judge.calibrate(tensors["images"].float() / 255, self.plan.subject)
+        images = cached("ordinary", key, drawn)[0]["images"].float() / 255
+        if isinstance(self.judge, CalibratedJudge):
+            self.judge.calibrate(images[:NUM_CALIBRATION], self.plan.subject)
+        encoder = eye_of(own_reader(self.judge, self.backbone))
+        return Eye(encoder, encoder.image_embeds(list(images)))
 
-    def _trial(self, number: int, baseline: Baseline) -> Trial:
-        seed = self.plan.seed + number
-        concept = self._search(number, seed, baseline)
+    def _support(self) -> Support | None:
+        """Return where the checkpoint draws something, measured once for all subjects."""
+        if not self.plan.config.use_support:
+            return None
+        key = {
+            "version": 1,
+            "fingerprint": self.backbone.fingerprint,
+            **self._where(),
+            **self.plan.config.sampling(self.backbone),
+        }
+
+        def measure() -> tuple[dict[str, Tensor], dict[str, Any]]:
+            self.observe("what is drawn at all", 0, 1, {})
+            support = self.method.measure_support(self.backbone)
+            assert support is not None
+            return support.pack(), {}
+
+        return Support.unpack(cached("support", key, measure)[0])
+
+    def _trial(
+        self,
+        number: int,
+        baseline: Baseline,
+        eye: Eye | None,
+        support: Support | None,
+        kept: Sequence[Trial],
+    ) -> Trial:
+        """Search once, away from the directions that are ``kept``, and choose its pictures."""
+        plan, seed = self.plan, self.plan.seed + number
+        concept = self._search(number, seed, baseline, eye, support, kept)
         with torch.no_grad():
             fresh = sample_concept(
                 self.backbone,
@@ -196,14 +246,46 @@ class Exploration:
                 streams(seed, "fresh", num=NUM_FRESH),
                 **prior_settings(concept),
             )
-        image_embeds, images = self._draw(concept, seed)
-        distances = baseline.density.squared_distance(image_embeds).sqrt().tolist()
-        axes = baseline.space.project(image_embeds)[:, :2].tolist()
-        verdicts = self.judge.still_a(images, self.plan.subject) if self.judge else []
-        found = baseline.describe(fresh)
-        return Trial(number, seed, concept, fresh, found, images, distances, axes, verdicts)
+        beside = [trial.chosen.features for trial in kept if trial.chosen.features is not None]
+        chosen = choose(
+            self.backbone,
+            concept,
+            seed=seed,
+            num=plan.num_images,
+            times=plan.candidates,
+            subject=plan.subject,
+            baseline=baseline,
+            judge=self.judge,
+            eye=eye,
+            beside=torch.cat(beside) if beside else None,
+            observe=self.observe,
+        )
+        clusters = [AvoidCluster.fit(baseline.space, one) for one in self._away(kept)]
+        return Trial(
+            number=number,
+            direction=len(kept),
+            seed=seed,
+            concept=concept,
+            fresh=fresh,
+            readings=baseline.describe(fresh, clusters),
+            chosen=chosen,
+            distances=baseline.density.squared_distance(chosen.image_embeds).sqrt().tolist(),
+            axes=baseline.space.project(chosen.image_embeds)[:, :2].tolist(),
+        )
 
-    def _search(self, number: int, seed: int, baseline: Baseline) -> Concept:
+    def _away(self, kept: Sequence[Trial]) -> list[Tensor]:
+        """Return what a search keeps away from: what was named, then the directions before it."""
+        return [*self.avoid, *(trial.fresh for trial in kept)]
+
+    def _search(
+        self,
+        number: int,
+        seed: int,
+        baseline: Baseline,
+        eye: Eye | None,
+        support: Support | None,
+        kept: Sequence[Trial],
+    ) -> Concept:
         """Fit one trial; its steps go to the trace, its state to the checkpoint."""
         done = self._load_concept(number)
         if done is not None:
@@ -217,8 +299,10 @@ class Exploration:
                 self.backbone,
                 self.plan.request(seed),
                 baseline=baseline,
-                avoid=self.avoid,
+                avoid=self._away(kept),
                 judge=self.judge,
+                support=support,
+                look=None if eye is None else eye.novelty,
                 start=self.start,
                 on_step=on_step,
                 resume=state,
@@ -264,18 +348,25 @@ class Exploration:
         return {where + name: data for name, data in files.items()}
 
     def _write(
-        self, best: Trial, trials: list[Trial], baseline: Baseline, ordinary: Tensor
+        self,
+        kept: list[Trial],
+        trials: list[Trial],
+        baseline: Baseline,
+        ordinary: Tensor,
+        eye: Eye | None,
     ) -> dict[str, Any]:
         outcome = Outcome(
-            self.plan, self.backbone, baseline, best, trials, ordinary, self.keeper.rows
+            self.plan, self.backbone, baseline, kept, trials, ordinary, self.keeper.rows, eye
         )
-        files = {**self._concept_files("", best.concept), **outcome.files(self.asked)}
+        concepts = [trial.concept for trial in kept]
+        files = concept_files(concepts, self.backbone, self.method.name)
+        files |= outcome.files(self.asked)
         if self.folder is not None:
             self.folder.write(files)
         return {
             "request": self.asked,
-            "concepts": [best.concept],
-            "images": to_pil(best.images),
+            "concepts": concepts,
+            "images": [picture for trial in kept for picture in to_pil(trial.chosen.images)],
             "ordinary": to_pil(ordinary),
             "summary": outcome.summary(),
             "trace": list(self.keeper.rows),
@@ -327,11 +418,14 @@ def explore(
     *,
     method: str = NAME,
     novelty: float | None = None,
+    quantile: float | None = None,
     reach: float | None = None,
     num_steps: int | None = None,
     space: str | None = None,
     num_images: int = 8,
     seed: int = 0,
+    directions: int = 4,
+    candidates: int = 3,
     num_trials: int = 1,
     avoid: Sequence[str | Region] = (),
     unlike: Sequence[str | Path | Sequence[str | Path]] = (),
@@ -355,15 +449,20 @@ def explore(
             ``guidance-interval``, ``adaptive-negatives`` or a plug-in. Those search nothing, so
             the settings of the search are refused: all from ``novelty`` to ``space``,
             ``num_trials``, ``avoid`` and ``unlike``.
-        novelty: Chi-square quantile to reach and hold, inside (0, 1).
-        reach: Or: so many times as far as an ordinary picture, above 0.
+        novelty: How many times as different as another ordinary picture the pictures shall look
+            (seen novelty), above 1; below 1 it is read as ``quantile``.
+        quantile: Or: the chi-square quantile of the distance to hold, inside (0, 1).
+        reach: Or: so many times the distance of an ordinary embedding, above 0.
         num_steps: Optimizer steps at most; alone, without a distance, the search runs away as
             published.
         space: ``subject``, ``adjective``, ``lora``, ``token+lora`` or ``direct``.
-        num_images: Pictures to draw, 1 or more.
+        num_images: Pictures of each direction, 1 or more.
         seed: Same seed, same pictures.
-        num_trials: Searches from ``seed``, ``seed + 1``, ...; the best is kept, by validity, then
-            by novelty.
+        directions: Searches that keep away from each other, 1 or more; each has pictures and a
+            concept of its own.
+        candidates: So many times as many pictures are drawn as are shown; 1 chooses none.
+        num_trials: Searches for each direction, from ``seed`` on; the best is kept, by validity,
+            then by novelty.
         avoid: Runs, ``FOLDER`` or ``FOLDER:STEP``, to keep away from, or a ``Region`` of the map
             of one.
         unlike: Folders of pictures, or lists of files, to keep away from.
@@ -389,15 +488,19 @@ def explore(
     """
     if not subject.strip():
         raise PromptError("subject: expected a word to explore, e.g. handbag, got nothing")
-    if num_images < 1 or num_trials < 1:
-        raise ConfigError(
-            f"num_images, num_trials: expected at least 1, got {num_images}, {num_trials}"
-        )
-    if novelty is not None and reach is not None:
-        raise ConfigError(f"novelty, reach: expected one of them, got {novelty} and {reach}")
+    counts = {
+        "num_images": num_images, "num_trials": num_trials, "directions": directions,
+        "candidates": candidates,
+    }  # fmt: skip
+    for name, count in counts.items():
+        if count < 1:
+            raise ConfigError(f"{name}: expected at least 1, got {count}")
+    far = {"novelty": novelty, "quantile": quantile, "reach": reach}
+    if len(given := [name for name, value in far.items() if value is not None]) > 1:
+        raise ConfigError(f"{', '.join(given)}: expected one of them")
     if method != NAME:
         searching = {
-            "novelty": novelty, "reach": reach, "num_steps": num_steps, "space": space,
+            **far, "num_steps": num_steps, "space": space,
             "num_trials": num_trials if num_trials > 1 else None, "avoid": avoid, "unlike": unlike,
             "start": start, "preview_every": preview_every,
         }  # fmt: skip
@@ -418,11 +521,10 @@ def explore(
     if isinstance(config, Mapping):
         config = configured(LowProbabilityConfig, NAME, config)
     own = config or LowProbabilityConfig()
-    quantile, times = _distance(novelty, reach, num_steps, own)
+    if given or num_steps is not None:  # steps alone run away, as published
+        own = replace(own, novelty=novelty, quantile=quantile, reach=reach)
     settings = replace(
         own,
-        novelty=quantile,
-        reach=times,
         space=space or own.space,
         num_steps=own.num_steps if num_steps is None else num_steps,
     )
@@ -432,6 +534,8 @@ def explore(
         num_images=num_images,
         seed=seed,
         num_trials=num_trials,
+        directions=directions,
+        candidates=candidates,
         avoid=tuple(avoid),
         unlike=tuple(_texts(one) for one in unlike),
         start=None if start is None else str(start),
@@ -470,14 +574,3 @@ def _drawing_settings(
     if isinstance(config, LowProbabilityConfig):
         raise ConfigError(f"config: expected settings of {method} by name, got those of {NAME}")
     return config or {}
-
-
-def _distance(
-    novelty: float | None, reach: float | None, num_steps: int | None, own: LowProbabilityConfig
-) -> tuple[float | None, float | None]:
-    """Return novelty and reach: one of them, or neither where only steps are given."""
-    if reach is not None or novelty is not None:
-        return novelty, reach
-    if num_steps is not None:
-        return None, None
-    return (own.novelty if own.reach is None else None), own.reach

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from offbeat.core.baseline import Baseline
@@ -14,7 +16,9 @@ from offbeat.core.drawing import plain_concept
 from offbeat.files.disk import json_bytes, pack_tensors
 from offbeat.files.labels import versions
 from offbeat.files.png import to_pil
+from offbeat.methods.low_probability.choosing import Chosen, Eye
 from offbeat.methods.low_probability.config import LowProbabilityConfig
+from offbeat.metrics.seen import variety
 from offbeat.protocols import ExploringBackbone
 from offbeat.runs import plots
 from offbeat.runs.images import png_files, sheet
@@ -25,6 +29,9 @@ from offbeat.types import Concept, Request, Verdict
 
 if TYPE_CHECKING:
     from PIL import Image
+
+NUM_REFERENCES, MAX_PER_MEMBER = 64, 8
+"""Ordinary pictures that seen novelty is measured by, and of each member of a broad subject."""
 
 NUM_FRESH = 64
 """Noises on which the reached distance is reported; the search has seen none of them."""
@@ -45,6 +52,10 @@ class Plan:
     config: LowProbabilityConfig
     start: str | None = None
     """Goes on from this run, or this step of it."""
+    directions: int = 1
+    """Searches that keep away from each other."""
+    candidates: int = 1
+    """So many times as many pictures are drawn as are shown."""
 
     @property
     def away(self) -> tuple[str | Region | tuple[str, ...], ...]:
@@ -60,20 +71,34 @@ class Plan:
             seed=self.seed if seed is None else seed,
         )
 
-    def ordinary(self, backbone: ExploringBackbone) -> Concept:
-        """Return the subject itself, drawn with the prior's settings of the search."""
+    def ordinary(self, backbone: ExploringBackbone, subject: str | None = None) -> Concept:
+        """Return the subject itself, or another, drawn with the prior's settings of the search."""
         settings = self.config.sampling(backbone)
         metadata = {
             "prior_num_inference_steps": str(settings["num_inference_steps"]),
             "prior_guidance_scale": str(settings["prior_guidance_scale"]),
         }
-        return replace(plain_concept(backbone, self.request()), metadata=metadata)
+        request = self.request()
+        request = request if subject is None else replace(request, subject=subject)
+        return replace(plain_concept(backbone, request), metadata=metadata)
+
+    def references(self, backbone: ExploringBackbone) -> list[tuple[Concept, int]]:
+        """Return which ordinary pictures to compare with, and how many of each.
+
+        A broad subject brings its members, too: a watermelon is no unusual fruit.
+        """
+        members = [one for one in backbone.card["subjects"].get(self.subject, ())]
+        each = -(-NUM_REFERENCES // len(members)) if members else 0
+        kinds = [(self.ordinary(backbone, one), min(each, MAX_PER_MEMBER)) for one in members]
+        return [(self.ordinary(backbone), NUM_REFERENCES), *kinds]
 
     def as_json(self, backbone: ExploringBackbone) -> dict[str, Any]:
         """Return everything that the result depends on."""
         asked = asdict(self)
-        if self.start is None:
-            del asked["start"]
+        plain = {"start": None, "directions": 1, "candidates": 1}  # as runs of before were asked
+        for name, value in plain.items():
+            if asked[name] == value:
+                del asked[name]
         return {
             "verb": "explore",
             **{**asked, "avoid": list(asked["avoid"]), "unlike": list(self.unlike)},
@@ -85,33 +110,71 @@ class Plan:
         }
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Trial:
     """One finished search, with what it drew."""
 
     number: int
+    direction: int
     seed: int
     concept: Concept
     fresh: Tensor
     """Embeddings of noises that the search has not seen, ``[64, D]``."""
     readings: dict[str, Any]
     """Of these, see ``Baseline.describe``."""
-    images: Tensor
+    chosen: Chosen
+    """Its pictures."""
     distances: list[float]
     axes: list[list[float]]
     """Of the pictures, along the first two axes of the baseline."""
-    verdicts: list[Verdict]
 
     @property
     def stopped(self) -> str:
-        """Why the search ended: held, judge or steps."""
+        """Why the search ended: held, farthest, judge or steps."""
         return self.concept.metadata["stopped"]
 
     @property
-    def validity(self) -> float:
-        """Share of its pictures that the judge passed, of those it answered for; 1 if none."""
-        answered = [v for v in self.verdicts if v.answered]
-        return sum(v.passed for v in answered) / len(answered) if answered else 1.0
+    def validity(self) -> float | None:
+        """Share of the drawn pictures that the judge passed, of those it answered for."""
+        answered = [verdict for verdict in self.chosen.drawn_verdicts if verdict.answered]
+        return sum(v.passed for v in answered) / len(answered) if answered else None
+
+    @property
+    def seen(self) -> float | None:
+        """Median seen novelty of the pictures that are shown."""
+        return statistics.median(self.chosen.seen) if self.chosen.seen else None
+
+    def rank(self) -> tuple[float, float, float, int]:
+        """Return what the best of several trials is the largest by.
+
+        A trial that no judge answered does not beat one that was passed.
+        """
+        validity, seen = self.validity, self.seen
+        return (
+            0.0 if validity is None else validity,
+            0.0 if seen is None else seen,
+            self.readings["distance_median"],
+            -self.number,
+        )
+
+    def as_json(self) -> dict[str, Any]:
+        """Return what was reached, as JSON values."""
+        return {
+            "trial": self.number,
+            "direction": self.direction,
+            "seed": self.seed,
+            "validity": self.validity,
+            "seen": self.seen,
+            "seen_drawn": statistics.median(self.chosen.drawn_seen)
+            if self.chosen.drawn_seen
+            else None,
+            "num_drawn": len(self.chosen.rows),
+            "num_passed": sum(verdict.passed for verdict in self.chosen.drawn_verdicts),
+            "distance_median": self.readings["distance_median"],
+            "avoid_distance": self.readings["avoid_distance"],
+            "stopped": self.stopped,
+            "step": int(self.concept.metadata["step"]),
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,33 +184,39 @@ class Outcome:
     plan: Plan
     backbone: ExploringBackbone
     baseline: Baseline
-    best: Trial
+    kept: list[Trial]
+    """The best trial of each direction."""
     trials: list[Trial]
     ordinary: Tensor
     rows: list[dict[str, Any]]
+    eye: Eye | None
+
+    @property
+    def best(self) -> Trial:
+        """The best trial of all, which the map and the curves show."""
+        return max(self.kept, key=Trial.rank)
 
     @property
     def trace(self) -> list[dict[str, Any]]:
-        """Rows of the trial that was kept."""
+        """Rows of the best trial."""
         return [row for row in self.rows if row["trial"] == self.best.number]
+
+    @property
+    def verdicts(self) -> list[Verdict]:
+        """Of all pictures that are shown."""
+        return [verdict for trial in self.kept for verdict in trial.chosen.verdicts]
 
     def files(self, asked: Mapping[str, Any]) -> dict[str, bytes]:
         """Return the run folder's pictures, plots, summary and report."""
         summary = self.summary()
-        unusual, ordinary = to_pil(self.best.images), to_pil(self.ordinary)
-        contact = sheet(
-            [("Ordinary", ordinary), ("Unusual, same noise", unusual)],
-            title=f"Unusual {self.plan.subject}",
-            captions=self._captions(),
-            note=f"Under each: chi-square quantile, and distance in ordinary ones. "
-            f"{summary['in_words']}",
-        )
+        ordinary = to_pil(self.ordinary)
+        contact = self._sheet(summary, ordinary)
         map_png, curve_png = self._plots(summary)
-        report = self._report(asked, summary, ordinary, unusual, map_png, curve_png)
+        report = self._report(asked, summary, ordinary, contact, map_png, curve_png)
         tensors, values = self.baseline.pack()
-        plain, seed = self.plan.ordinary(self.backbone), self.best.seed
+        plain, seed = self.plan.ordinary(self.backbone), self.kept[0].seed
         return {
-            **png_files("images", unusual, asked, self.best.concept, self.backbone, seed=seed),
+            **self._pictures(asked),
             **png_files("ordinary", ordinary, asked, plain, self.backbone, seed=seed),
             "baseline.safetensors": pack_tensors(tensors, values),
             "contact.png": contact,
@@ -156,6 +225,47 @@ class Outcome:
             "summary.json": json_bytes(summary),
             "report.html": report.encode(),
         }
+
+    def _pictures(self, asked: Mapping[str, Any]) -> dict[str, bytes]:
+        """Return the files of the pictures that are shown, numbered over all directions."""
+        files: dict[str, bytes] = {}
+        for trial in self.kept:
+            chosen, pictures = trial.chosen, to_pil(trial.chosen.images)
+            parts: list[tuple[list[Image.Image], dict[str, Any]]] = [(pictures, {})]
+            if self.plan.candidates > 1:
+                # a picture is drawn again among all that it was drawn with
+                among = {"num": len(chosen.rows), "rows": chosen.rows}
+                parts = [
+                    ([picture], {**among, "at": place})
+                    for picture, place in zip(pictures, chosen.places, strict=True)
+                ]
+            for part, drawing in parts:
+                files |= png_files(
+                    "images",
+                    part,
+                    asked,
+                    trial.concept,
+                    self.backbone,
+                    seed=trial.seed,
+                    start=len(files),
+                    drawing=drawing,
+                )
+        return files
+
+    def _sheet(self, summary: Mapping[str, Any], ordinary: list[Image.Image]) -> bytes:
+        """Return the sheet: ordinary pictures on top, then a row for each direction."""
+        rows = [(f"Ordinary {self.plan.subject}", ordinary)]
+        for trial in self.kept:
+            label = f"Direction {trial.direction + 1}" if len(self.kept) > 1 else "Unusual"
+            rows.append((f"{label}{_in_short(trial)}", to_pil(trial.chosen.images)))
+        note = "Under each: distance in ordinary ones, and the judge's answer. "
+        single = len(self.kept) == 1
+        return sheet(
+            rows,
+            title=f"Unusual {self.plan.subject}",
+            captions=self._captions() if single else (),
+            note=(note if single else "") + str(summary["in_words"]),
+        )
 
     def _plots(self, summary: Mapping[str, Any]) -> tuple[bytes, bytes]:
         baseline, trace = self.baseline, self.trace
@@ -171,7 +281,9 @@ class Outcome:
         curve_png = plots.curves(
             trace,
             target=summary["target_distance"],
-            anchor_threshold=1 - baseline.anchor_threshold if anchored else None,
+            anchor_threshold=1 - baseline.anchor_threshold(self.plan.config.noises)
+            if anchored
+            else None,
             num_components=k,
         )
         return map_png, curve_png
@@ -181,24 +293,25 @@ class Outcome:
         asked: Mapping[str, Any],
         summary: Mapping[str, Any],
         ordinary: list[Image.Image],
-        unusual: list[Image.Image],
+        contact: bytes,
         map_png: bytes,
         curve_png: bytes,
     ) -> str:
-        best = self.best
-        pictures = [
-            ReportPicture(
-                ordinary=before,
-                unusual=after,
-                distance=distance,
-                quantile=self.baseline.quantile(distance),
-                verdict=best.verdicts[index] if best.verdicts else None,
-                file=f"images/{index:04d}.png",
-            )
-            for index, (before, after, distance) in enumerate(
-                zip(ordinary, unusual, best.distances, strict=True)
-            )
-        ]
+        pictures: list[ReportPicture] = []
+        paired = self.plan.candidates == 1 and len(self.kept) == 1
+        for trial in self.kept:
+            unusual = to_pil(trial.chosen.images)
+            for index, (after, distance) in enumerate(zip(unusual, trial.distances, strict=True)):
+                picture = ReportPicture(
+                    ordinary=ordinary[index] if paired else None,
+                    unusual=after,
+                    distance=distance,
+                    quantile=self.baseline.quantile(distance),
+                    seen=trial.chosen.seen[index] if trial.chosen.seen else None,
+                    verdict=trial.chosen.verdicts[index] if trial.chosen.verdicts else None,
+                    file=f"images/{len(pictures):04d}.png",
+                )
+                pictures.append(picture)
         calibration = [
             CalibrationRow(
                 quantile=row["quantile"],
@@ -212,8 +325,10 @@ class Outcome:
             subject=self.plan.subject,
             pictures=pictures,
             asked=self._asked(),
+            lead=str(summary["in_words"]),
+            sheet_png=None if paired else contact,
             found=self._found(summary),
-            probe=best.readings,
+            probe=self.best.readings,
             target=summary["target_distance"],
             map_png=map_png,
             curve_png=curve_png,
@@ -232,52 +347,81 @@ class Outcome:
             "seed": best.seed,
             "stopped": best.stopped,
             "step": int(best.concept.metadata["step"]),
-            "target_distance": config.radius(baseline),
-            "target_novelty": config.novelty,
+            "target_distance": None if config.novelty is not None else config.radius(baseline),
+            "target_novelty": config.quantile,
+            "target_seen": config.novelty,
             "ordinary_distance": baseline.ordinary_distance,
+            "num_axes": baseline.space.num_components,
             "fresh": {"num": NUM_FRESH, **readings},
-            "images": [
-                {
-                    "distance": distance,
-                    "axes": best.axes[index],
-                    "quantile": baseline.quantile(distance),
-                    "held_out_share": baseline.held_out_share(distance),
-                    "verdict": asdict(best.verdicts[index]) if best.verdicts else None,
-                }
-                for index, distance in enumerate(best.distances)
-            ],
-            "validity": best.validity if any(v.answered for v in best.verdicts) else None,
-            "unanswered": _unanswered(best.verdicts, self.trace),
-            "judge": best.verdicts[0].judge if best.verdicts else None,
+            "images": [one for trial in self.kept for one in self._images(trial)],
+            "directions": [trial.as_json() for trial in self.kept],
+            "validity": self._validity(),
+            "seen": self._seen(),
+            "eye": None if self.eye is None else self.eye.encoder.name,
+            "variety": self._variety(),
+            "unanswered": _unanswered(self.verdicts, self.rows),
+            "judge": self.verdicts[0].judge if self.verdicts else None,
             "variance_kept": baseline.space.variance_kept,
             "calibration": baseline.calibration(),
-            "trials": [
-                {
-                    "trial": trial.number,
-                    "validity": trial.validity,
-                    "distance_median": trial.readings["distance_median"],
-                    "stopped": trial.stopped,
-                    "step": int(trial.concept.metadata["step"]),
-                }
-                for trial in self.trials
-            ],
+            "trials": [trial.as_json() for trial in self.trials],
         }
         summary["warnings"] = self._warnings(summary)
         summary["in_words"] = _in_words(summary)
         return summary
 
+    def _images(self, trial: Trial) -> list[dict[str, Any]]:
+        """Return what is known of each picture of a trial, as JSON values."""
+        chosen, baseline = trial.chosen, self.baseline
+        return [
+            {
+                "direction": trial.direction,
+                "distance": distance,
+                "axes": trial.axes[index],
+                "quantile": baseline.quantile(distance),
+                "held_out_share": baseline.held_out_share(distance),
+                "seen": chosen.seen[index] if chosen.seen else None,
+                "verdict": asdict(chosen.verdicts[index]) if chosen.verdicts else None,
+            }
+            for index, distance in enumerate(trial.distances)
+        ]
+
+    def _validity(self) -> float | None:
+        """Return the share of the drawn pictures that passed; None if no judge answered."""
+        drawn = [verdict for trial in self.kept for verdict in trial.chosen.drawn_verdicts]
+        answered = [verdict for verdict in drawn if verdict.answered]
+        return sum(verdict.passed for verdict in answered) / len(answered) if answered else None
+
+    def _seen(self) -> float | None:
+        """Return the median seen novelty of all pictures that are shown."""
+        seen = [value for trial in self.kept for value in trial.chosen.seen]
+        return statistics.median(seen) if seen else None
+
+    def _variety(self) -> float | None:
+        """Return how varied the pictures are, over as many ordinary ones; 1 is as varied."""
+        parts = [trial.chosen.features for trial in self.kept]
+        features = [part for part in parts if part is not None]
+        if self.eye is None or not features or sum(map(len, features)) < 2:
+            return None
+        ordinary = self.eye.references[:NUM_REFERENCES]
+        return variety(torch.cat(features), ordinary)
+
     def _asked(self) -> dict[str, Any]:
         config = self.plan.config
-        distance = f"quantile {config.novelty:g}" if config.novelty else "none: runs as published"
-        if config.reach:
+        distance = "none: runs as published"
+        if config.novelty is not None:
+            distance = f"until pictures look {config.novelty:g} times as different"
+        elif config.quantile is not None:
+            distance = f"quantile {config.quantile:g}"
+        elif config.reach is not None:
             distance = f"{config.reach:g} times as far as ordinary"
         return {
             "subject": self.plan.subject,
             "prompt": self.plan.ordinary(self.backbone).prompt(),
-            "distance to hold": distance,
+            "how far": distance,
             "what is learned": config.space,
             "to avoid": ", ".join(_named(one) for one in self.plan.away) or "nothing",
             "seed": self.plan.seed,
+            "directions": self.plan.directions,
             "trials": self.plan.num_trials,
             "checkpoint": f"{self.backbone.name} ({self.backbone.fingerprint})",
         }
@@ -285,13 +429,22 @@ class Outcome:
     def _found(self, summary: Mapping[str, Any]) -> dict[str, Any]:
         found = {
             "ended": f"after {summary['step']} steps: {_ENDS[summary['stopped']]}",
-            "variance that the axes keep": f"{summary['variance_kept']:.1%}",
+            "axes": f"{summary['num_axes']}, with {summary['variance_kept']:.1%} of the variance",
+            "statistics": _statistics(summary),
         }
-        if len(self.trials) > 1:
+        if summary["seen"] is not None:
+            found["seen novelty"] = f"{summary['seen']:.2f}, by {summary['eye']}"
+        if summary["variety"] is not None:
+            found["variety"] = f"{summary['variety']:.2f} times that of ordinary pictures"
+        if self.plan.num_trials > 1:
             found["kept"] = (
-                f"trial {summary['trial']} of {len(self.trials)}, seed {self.best.seed}; chosen by "
-                "these very figures, which flatters them"
+                f"the best of {self.plan.num_trials} trials a direction, chosen by these very "
+                "figures, which flatters them"
             )
+        for trial in self.kept[1:] if len(self.kept) > 1 else ():
+            before = trial.readings["avoid_distance"][-trial.direction :]
+            told = ", ".join(f"{distance:.1f}" for distance in before)
+            found[f"direction {trial.direction + 1}"] = f"distance to those before it: {told}"
         for index in range(len(self.plan.away)):
             if self.trace:
                 first, last = (self.trace[at]["avoid"][index] for at in (0, -1))
@@ -303,10 +456,12 @@ class Outcome:
     def _captions(self) -> list[str]:
         captions = []
         for index, distance in enumerate(self.best.distances):
+            chosen = self.best.chosen
             times = distance / self.baseline.ordinary_distance
-            lines = [f"{percent(self.baseline.quantile(distance))} · {times:.1f}x"]
-            if self.best.verdicts:
-                verdict = self.best.verdicts[index]
+            seen = f"{chosen.seen[index]:.1f}x as different" if chosen.seen else f"{times:.1f}x"
+            lines = [seen]
+            if chosen.verdicts:
+                verdict = chosen.verdicts[index]
                 said = "no answer"
                 if verdict.answered:
                     said = f"{verdict.answer} {verdict.probability:.2f}"
@@ -317,10 +472,21 @@ class Outcome:
     def _warnings(self, summary: Mapping[str, Any]) -> list[str]:
         best, baseline = self.best, self.baseline
         found = subject_warnings(self.plan.subject, self.backbone)
-        if (kept := baseline.space.variance_kept) < 0.9:
+        if (kept := baseline.space.variance_kept) < 0.5:
             found.append(
-                f"The {baseline.space.num_components} axes keep {kept:.0%} of the variance: much "
-                "of what may be unusual is not seen; keep more with --components."
+                f"The {baseline.space.num_components} axes hold {kept:.0%} of the variance: much "
+                "of what may be unusual is not measured; keep more with --axes."
+            )
+        if (several := summary["variety"]) is not None and several < 1:
+            found.append(
+                f"These pictures are less varied than ordinary ones ({several:.2f} times). Ask for "
+                "more --directions, a smaller --novelty, or another --seed."
+            )
+        dial, seen = summary["target_seen"], summary["seen"]
+        if dial is not None and seen is not None and seen < dial:
+            found.append(
+                f"Pictures {dial:g} times as different were asked for, and these are {seen:.1f} "
+                f"times: {_ENDS[best.stopped]}."
             )
         if (moved := best.readings["residual"] / baseline.residual_mean) > 3:
             found.append(
@@ -330,8 +496,9 @@ class Outcome:
         silent = summary["unanswered"]
         if silent["pictures"] or silent["steps"]:
             found.append(
-                f"The judge gave no answer for {silent['pictures']} of {len(best.images)} pictures "
-                f"and {silent['steps']} times in the search, which went on as without a judge. "
+                f"The judge gave no answer for {silent['pictures']} of {len(self.verdicts)} "
+                f"pictures and {silent['steps']} times in the search, which went on as without a "
+                "judge. "
                 f"{' '.join(silent['notes'])}"
             )
         target, reached = summary["target_distance"], best.readings["distance_median"]
@@ -351,6 +518,7 @@ def _named(away: str | Region | tuple[str, ...]) -> str:
 
 _ENDS = {
     "held": "the distance was reached and held",
+    "farthest": "the search went as far as --set max_reach allows",
     "judge": "the judge no longer saw the subject, and the last state that passed is kept",
     "steps": "the steps ran out; give more with --steps",
 }
@@ -379,7 +547,34 @@ def subject_warnings(subject: str, backbone: ExploringBackbone) -> list[str]:
     return [f"{about}: what it draws of it may be poor, and so may be its baseline."]
 
 
+def _in_short(trial: Trial) -> str:
+    """Return what a row of the sheet says of a direction."""
+    parts = []
+    if trial.seen is not None:
+        parts.append(f"{trial.seen:.1f} times as different")
+    if trial.validity is not None:
+        drawn = trial.chosen.drawn_verdicts
+        parts.append(f"{sum(verdict.passed for verdict in drawn)} of {len(drawn)} recognised")
+    return "".join(f" · {part}" for part in parts)
+
+
 def _in_words(summary: Mapping[str, Any]) -> str:
+    """Return the finding in plain words; the statistics stand behind it."""
+    subject = summary["subject"]
+    if summary["seen"] is None:
+        return _statistics(summary)
+    words = f"About {summary['seen']:.1f} times as different as another ordinary {subject}"
+    if summary["validity"] is not None:
+        drawn = sum(one["num_drawn"] for one in summary["directions"])
+        passed = sum(one["num_passed"] for one in summary["directions"])
+        words += f"; {passed} of {drawn} pictures drawn are still recognised"
+    shown = len(summary["images"])
+    if shown < sum(one["num_drawn"] for one in summary["directions"]):
+        words += f", and the {shown} most different are shown"
+    return f"{words}."
+
+
+def _statistics(summary: Mapping[str, Any]) -> str:
     fresh = summary["fresh"]
     times = fresh["distance_median"] / summary["ordinary_distance"]
     words = (

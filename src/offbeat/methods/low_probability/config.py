@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from offbeat.core.baseline import Baseline
-from offbeat.core.density import KernelDensity
+from offbeat.core.density import VISIBLE_SHARE, KernelDensity
 from offbeat.errors import ConfigError
 from offbeat.methods.low_probability.spaces import SPACES
 from offbeat.methods.settings import Settings, setting
@@ -19,6 +19,9 @@ PRIOR_STEPS = 5
 
 MANY = 1_000_000
 
+FIRST_REACH = 3.0
+"""Where the dial of seen novelty begins, in ordinary distances."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LowProbabilityConfig(Settings):
@@ -27,14 +30,25 @@ class LowProbabilityConfig(Settings):
     method = NAME
 
     novelty: float | None = setting(
-        0.999, above=0, below=1, help="Chi-square quantile to hold; None: runs away, as published."
+        2.0, above=0, at_most=100, help="Seen novelty to reach; 1: just another ordinary picture."
+    )
+    quantile: float | None = setting(
+        None, above=0, below=1, help="Hold the distance of this chi-square quantile instead."
     )
     reach: float | None = setting(
         None, above=0, at_most=100, help="Hold so many times the ordinary distance instead."
     )
+    seen_quantile: float = setting(
+        0.75, 0, 1, help="Of the pictures looked at; those shown are chosen among the different."
+    )
+    max_reach: float = setting(
+        8.0, above=0, at_most=100, help="The dial widens to this reach at most."
+    )
     space: str = setting("token+lora", choices=SPACES, help="What is learned.")
     num_steps: int = setting(200, 1, MANY, help="Optimizer steps at most; the paper has 1,000.")
-    learning_rate: float = setting(1e-4, 1e-12, 1, help="Of AdamW.")
+    learning_rate: float | None = setting(
+        None, 1e-12, 1, help="Of AdamW; None: 2e-4 for a seen novelty, else 1e-4 as published."
+    )
     lora_rank: int = setting(10, 1, 1024, help="Rank of the LoRA factors.")
     density: str = setting(
         "gaussian", choices=("gaussian", "kde"), help="Model of the ordinary samples."
@@ -46,7 +60,10 @@ class LowProbabilityConfig(Settings):
         1000, 1, MANY, help="Further ordinary samples, to check the density."
     )
     num_components: int | None = setting(
-        None, 1, 100_000, help="PCA axes; None: 50, and 8 with kde."
+        None, 1, 100_000, help="PCA axes (the paper: 50); None: the leading ones, or 8 with kde."
+    )
+    axes_share: float = setting(
+        VISIBLE_SHARE, above=0, at_most=1, help="Share of the variance that the leading axes hold."
     )
     prior_num_inference_steps: int | None = setting(
         None, 1, 1000, help="Denoising steps of the prior; None: 5, or as the checkpoint says."
@@ -58,6 +75,10 @@ class LowProbabilityConfig(Settings):
         None, 1, 10_000, help="Noises in a step; None: 4 to hold a distance, else 1 as published."
     )
     use_anchor: bool = setting(True, help="Whether the text pulls back.")
+    use_support: bool = setting(
+        True, help="Whether to pull back from where no prompt of the checkpoint leads."
+    )
+    support_weight: float = setting(1.0, 0, 1e6, help="Weight of that pull.")
     rule: str = setting(
         "alternate",
         choices=("alternate", "sum"),
@@ -66,9 +87,9 @@ class LowProbabilityConfig(Settings):
     max_pull_back: int = setting(20, 1, MANY, help="Anchor steps on one noise before a new one.")
     avoid_weight: float = setting(1.0, 0, 1e6, help="alpha: weight of the clusters to avoid.")
     judge_every: int = setting(25, 1, MANY, help="Steps between two questions to the judge.")
-    num_judged: int = setting(4, 1, 1000, help="Pictures in a question; half of them must pass.")
+    num_judged: int = setting(6, 1, 1000, help="Pictures in a question; half of them must pass.")
     probe_every: int = setting(5, 1, MANY, help="Steps between two looks at fresh noises.")
-    num_probes: int = setting(64, 2, 10_000, help="Fresh noises in a look.")
+    num_probes: int = setting(32, 2, 10_000, help="Fresh noises in a look.")
     hold_tolerance: float = setting(
         0.03, 0, 1, help="The distance is held if the median is this near, relative."
     )
@@ -78,30 +99,51 @@ class LowProbabilityConfig(Settings):
         None, 1, 1000, help="The gradient passes the last so many denoising steps; None: all."
     )
 
+    def __post_init__(self) -> None:
+        if self.quantile is not None or self.reach is not None:
+            object.__setattr__(self, "novelty", None)  # the default gives way
+        Settings.__post_init__(self)
+        if self.novelty is not None and self.novelty < 1:  # a quantile, in runs of before
+            object.__setattr__(self, "quantile", self.novelty)
+            object.__setattr__(self, "novelty", None)
+
     def check(self) -> None:
-        """Raise if the axes do not fit the density or the samples."""
-        if self.density == "kde" and self.axes > KernelDensity.MAX_COMPONENTS:
+        """Raise if two distances are given, or the axes do not fit the density or the samples."""
+        if self.quantile is not None and self.reach is not None:
+            got = f"{self.quantile} and {self.reach}"
+            raise ConfigError(f"quantile, reach: expected one of them, got {got}")
+        axes = self.axes
+        if axes is None:
+            return
+        if self.density == "kde" and axes > KernelDensity.MAX_COMPONENTS:
             raise ConfigError(
                 f"num_components: expected at most {KernelDensity.MAX_COMPONENTS} with "
-                f"density='kde', got {self.axes}"
+                f"density='kde', got {axes}"
             )
-        if self.num_baseline <= self.axes:
+        if self.num_baseline <= axes:
             raise ConfigError(
-                f"num_baseline: expected more samples than the {self.axes} PCA axes, got "
+                f"num_baseline: expected more samples than the {axes} PCA axes, got "
                 f"{self.num_baseline}; draw more, or lower num_components"
             )
 
     @property
-    def axes(self) -> int:
-        """PCA axes kept, k."""
+    def axes(self) -> int | None:
+        """PCA axes kept, k; None where the variance decides."""
         if self.num_components is not None:
             return self.num_components
-        return KernelDensity.MAX_COMPONENTS if self.density == "kde" else 50
+        return KernelDensity.MAX_COMPONENTS if self.density == "kde" else None
 
     @property
     def holds(self) -> bool:
         """Whether a distance is held, instead of run away from."""
-        return self.novelty is not None or self.reach is not None
+        return any(one is not None for one in (self.novelty, self.quantile, self.reach))
+
+    @property
+    def rate(self) -> float:
+        """Learning rate of AdamW."""
+        if self.learning_rate is not None:
+            return self.learning_rate
+        return 1e-4 if self.novelty is None else 2e-4
 
     @property
     def noises(self) -> int:
@@ -109,10 +151,13 @@ class LowProbabilityConfig(Settings):
         return self.num_noises if self.num_noises is not None else (4 if self.holds else 1)
 
     def radius(self, baseline: Baseline) -> float | None:
-        """Return the Mahalanobis distance to hold, or None."""
-        if self.reach is not None:
-            return self.reach * baseline.ordinary_distance
-        return None if self.novelty is None else baseline.radius(self.novelty)
+        """Return the Mahalanobis distance to hold, or to begin with; None runs away."""
+        if self.quantile is not None:
+            return baseline.radius(self.quantile)
+        reach = self.reach
+        if self.novelty is not None:
+            reach = min(FIRST_REACH, self.max_reach)
+        return None if reach is None else reach * baseline.ordinary_distance
 
     def sampling(self, backbone: ExploringBackbone) -> dict[str, Any]:
         """Return the prior's settings, for ``sample_prior``, in search and pictures alike."""

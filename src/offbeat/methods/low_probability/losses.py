@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from offbeat.core.density import AvoidCluster, Density
+from offbeat.core.density import AvoidCluster, Density, Support
 from offbeat.core.functional import cosine
 
 
@@ -37,3 +37,11 @@ def avoid_loss(image_embeds: Tensor, clusters: Sequence[AvoidCluster]) -> Tensor
     """
     terms = [cluster.log_prob(image_embeds).clamp_min(cluster.floor).mean() for cluster in clusters]
     return torch.stack(terms).sum() if terms else image_embeds.new_zeros(())
+
+
+def support_loss(image_embeds: Tensor, support: Support) -> Tensor:
+    """Return the mean squared distance of ``[B, D]`` beyond what any prompt leads to.
+
+    Ours, the third pull-back: far from one subject's samples shall be between things, not nowhere.
+    """
+    return support.excess(image_embeds).square().mean()

@@ -8,21 +8,27 @@ Ours: a novelty quantile that is reached and held.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from offbeat.core.baseline import Baseline
+from offbeat.core.density import Support
 from offbeat.core.drawing import ordinary_prompt
 from offbeat.core.rng import streams
+from offbeat.core.templates import fill
+from offbeat.core.vocab import DEFAULT_LABELS
 from offbeat.methods.low_probability.config import NAME, LowProbabilityConfig
-from offbeat.methods.low_probability.search import Search  # which needs the losses above
+from offbeat.methods.low_probability.search import Look, Search
 from offbeat.methods.settings import Method
 from offbeat.protocols import ChecksSubject, ExploringBackbone
 from offbeat.types import Concept, OnStep, Request, ignore_step
 
 BASELINE_BATCH = 250
+MAX_WORDS, PER_WORD = 128, 8
+"""Words at most, and samples of each, that show where the checkpoint draws something."""
 
 
 class LowProbability(Method[LowProbabilityConfig]):
@@ -62,8 +68,42 @@ class LowProbability(Method[LowProbabilityConfig]):
             )
         anchor = text.text_embeds.cpu()
         return Baseline.fit(
-            prompt, samples, held_out, anchor, num_components=cfg.axes, kind=cfg.density
+            prompt,
+            samples,
+            held_out,
+            anchor,
+            num_components=cfg.axes,
+            share=cfg.axes_share,
+            kind=cfg.density,
         )
+
+    @torch.no_grad()
+    def measure_support(self, backbone: ExploringBackbone) -> Support | None:
+        """Sample what the checkpoint draws of many words; None if the search does not use it.
+
+        It depends on no subject.
+        """
+        if not self.config.use_support:
+            return None
+        words = tuple(backbone.card["concepts"]) or DEFAULT_LABELS
+        words = words[:: -(-len(words) // MAX_WORDS)]
+        template = str(backbone.card["prompt_template"])
+        settings = {"negative": backbone.encode_text([""]), **self.config.sampling(backbone)}
+        parts = []
+        for start in range(0, len(words), 16):
+            text = backbone.encode_text(
+                [fill(template, subject=w) for w in words[start : start + 16]]
+            )
+            rows = torch.arange(len(text)).repeat_interleave(PER_WORD)
+            several = replace(
+                text,
+                text_embeds=text.text_embeds[rows],
+                text_encoder_hidden_states=text.text_encoder_hidden_states[rows],
+                text_mask=text.text_mask[rows],
+            )
+            noise = streams(0, "support", num=len(rows), start=start * PER_WORD)
+            parts.append(backbone.sample_prior(several, generator=noise, **settings).cpu())
+        return Support.fit(torch.cat(parts))
 
     def fit(
         self,
@@ -73,6 +113,8 @@ class LowProbability(Method[LowProbabilityConfig]):
         baseline: Baseline | None = None,
         avoid: Sequence[Tensor] = (),
         judge: ChecksSubject | None = None,
+        support: Support | None = None,
+        look: Look | None = None,
         start: Concept | None = None,
         on_step: OnStep = ignore_step,
         resume: Mapping[str, Any] | None = None,
@@ -85,12 +127,25 @@ class LowProbability(Method[LowProbabilityConfig]):
             baseline: Of the same request, from ``measure``; None measures it.
             avoid: Image embeddings of each unwanted cluster, ``[n, D]``.
             judge: Asked every ``judge_every`` steps; a "no" ends the search.
+            support: Of the checkpoint, from ``measure_support``; None does not pull back by it.
+            look: Seen novelty of pictures, ``[B, 3, H, W]`` to ``[B]``; None looks at none, and
+                a search for a seen novelty then holds the distance that it begins with.
             start: What an earlier search in the same space found: go on from there.
             on_step: Told each step; ``Step.snapshot`` is what ``resume`` takes.
             resume: State to go on from.
         """
         found = self.measure(backbone, request) if baseline is None else baseline
-        search = Search(self.config, backbone, request, found, avoid, judge, start)
+        search = Search(
+            self.config,
+            backbone,
+            request,
+            found,
+            avoid,
+            judge,
+            start,
+            support=support,
+            look=look,
+        )
         if resume is not None:
             search.restore(resume)
         while not search.done:

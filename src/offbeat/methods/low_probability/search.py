@@ -6,16 +6,16 @@ Source: Song and Elgammal, arXiv:2601.22125, appendix S2.4; holding a distance i
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from offbeat.core.baseline import Baseline
 from offbeat.core.checks import check_finite
-from offbeat.core.density import AvoidCluster
+from offbeat.core.density import AvoidCluster, Support
 from offbeat.core.drawing import draw_concept, sample_concept
 from offbeat.core.rng import streams
 from offbeat.methods.low_probability.config import NAME, LowProbabilityConfig
@@ -24,10 +24,17 @@ from offbeat.methods.low_probability.losses import (
     avoid_loss,
     creative_loss,
     novelty_loss,
+    support_loss,
 )
 from offbeat.methods.low_probability.spaces import ConceptSpace
 from offbeat.protocols import ChecksSubject, ExploringBackbone
 from offbeat.types import Concept, Request, Step, Verdict
+
+Look = Callable[[Tensor], Tensor]
+"""Given pictures, ``[B, 3, H, W]``; returns the seen novelty of each, ``[B]``."""
+
+MIN_WIDENING, MAX_WIDENING = 1.1, 1.5
+"""By which the distance is widened at a time, where seen novelty is the goal."""
 
 
 class Search:
@@ -42,21 +49,27 @@ class Search:
         avoid: Sequence[Tensor],
         judge: ChecksSubject | None,
         start: Concept | None = None,
+        *,
+        support: Support | None = None,
+        look: Look | None = None,
     ) -> None:
         self.config, self.backbone, self.request = config, backbone, request
         self.baseline, self.density, self.judge = baseline, baseline.density, judge
         self.clusters = [AvoidCluster.fit(baseline.space, samples) for samples in avoid]
         self.radius = config.radius(baseline)
+        self.support = support if config.use_support else None
+        self.look = look
         with torch.no_grad():
             self.settings = {"negative": backbone.encode_text([""]), **config.sampling(backbone)}
         self.space = ConceptSpace(
             config.space, backbone, request, rank=config.lora_rank, settings=self.settings
         )
         self.params = self.space.initial(start)
-        self.optimizer = torch.optim.AdamW(self.params.values(), lr=config.learning_rate)
+        self.optimizer = torch.optim.AdamW(self.params.values(), lr=config.rate)
         self.passing = self._copy_params()
         self.index = self.passing_step = 0
         self.noise = self.retries = self.failed_pull_backs = self.holds = 0
+        self.anchor_limit = baseline.anchor_threshold(config.noises)
         self.stopped = ""
 
     @property
@@ -79,7 +92,7 @@ class Search:
         self.optimizer.step()
         self.index += 1
         values = self._read(image_embeds.detach(), float(anchor.detach()))
-        values |= {"branch": branch, "probe": self._probe(), "verdict": self._ask()}
+        values |= {"branch": branch, "probe": self._probe(), **self._ask()}
         values |= {"stopped": self.stopped, "seconds": time.perf_counter() - started}
         return Step(
             index=self.index - 1,
@@ -95,7 +108,7 @@ class Search:
         if cfg.rule == "sum":
             self.noise += 1
             return "sum"
-        if cfg.use_anchor and anchor > self.baseline.anchor_threshold:
+        if cfg.use_anchor and anchor > self.anchor_limit:
             self.retries += 1
             if self.retries >= cfg.max_pull_back:
                 self.failed_pull_backs += 1
@@ -113,6 +126,8 @@ class Search:
         else:
             loss = novelty_loss(image_embeds, self.density, radius=self.radius)
         loss = loss + cfg.avoid_weight * avoid_loss(image_embeds, self.clusters)
+        if self.support is not None:
+            loss = loss + cfg.support_weight * support_loss(image_embeds, self.support)
         return loss + anchor if branch == "sum" and cfg.use_anchor else loss
 
     def _read(self, image_embeds: Tensor, anchor: float) -> dict[str, Any]:
@@ -124,6 +139,8 @@ class Search:
             "distance": distance,
             "quantile": self.baseline.quantile(distance),
             "residual": float(self.baseline.space.residual_norm(image_embeds).mean()),
+            "radius": self.radius,
+            "beyond": None if self.support is None else _mean(self.support.excess(image_embeds)),
             "avoid": [float(c.log_prob(image_embeds).mean()) for c in self.clusters],
         }
 
@@ -135,29 +152,52 @@ class Search:
         image_embeds = self._fresh("probe", cfg.num_probes)
         probe = self.baseline.describe(image_embeds, self.clusters)
         if self.radius is not None:
-            near = abs(probe["distance_median"] / self.radius - 1) <= cfg.hold_tolerance
+            gap = probe["distance_median"] / self.radius - 1
+            # the dial only needs to get there: avoided clusters may push beyond
+            near = abs(gap) <= cfg.hold_tolerance or (gap > 0 and cfg.novelty is not None)
             self.holds = self.holds + 1 if near else 0
         return probe
 
-    def _ask(self) -> dict[str, Any] | None:
-        """Ask the judge when it is time to, and before the search ends of itself."""
-        cfg = self.config
-        held = self.holds >= cfg.num_holds
-        if held or self.index >= cfg.num_steps:
-            self.stopped = "held" if held else "steps"
-        elif self.index % cfg.judge_every:
-            return None
-        verdict = self._verdict()
+    def _ask(self) -> dict[str, Any]:
+        """Look at pictures and ask the judge when it is time to, and before the search ends.
+
+        Where seen novelty is the goal, a distance that is held and passed is widened until the
+        pictures look different enough.
+        """
+        cfg, dial = self.config, self.config.novelty
+        held = self.holds >= (1 if dial is not None else cfg.num_holds)
+        if self.index >= cfg.num_steps:
+            self.stopped = "steps"
+        elif not held and self.index % cfg.judge_every:
+            return {"verdict": None, "seen": None}
+        verdict, seen = self._look()
+        said = {"verdict": asdict(verdict) if verdict else None, "seen": seen}
         if verdict is not None and verdict.answer == "no":
             self.stopped = "judge"
-            return asdict(verdict)
+            return said
         # no answer counts like no judge: the search goes on, and its trace says so
         self.passing, self.passing_step = self._copy_params(), self.index
-        return asdict(verdict) if verdict else None
+        if held:
+            if dial is None or seen is None or seen >= dial:
+                self.stopped = self.stopped or "held"
+            elif not self._widen(dial, seen):
+                self.stopped = self.stopped or "farthest"
+        return said
 
-    def _verdict(self) -> Verdict | None:
-        if self.judge is None:
-            return None
+    def _widen(self, dial: float, seen: float) -> bool:
+        """Move the distance to hold outwards; return whether there is room."""
+        assert self.radius is not None
+        most = self.config.max_reach * self.baseline.ordinary_distance
+        if self.radius >= most:
+            return False
+        self.holds = 0
+        self.radius = min(most, self.radius * min(MAX_WIDENING, max(MIN_WIDENING, dial / seen)))
+        return True
+
+    def _look(self) -> tuple[Verdict | None, float | None]:
+        """Return what the judge says of a few pictures, and how different they look."""
+        if self.judge is None and self.look is None:
+            return None, None
         num = self.config.num_judged
         prior, image = (
             streams(self.request.seed, purpose, num=num) for purpose in ("judge-prior", "judge")
@@ -165,15 +205,19 @@ class Search:
         concept = self._concept(self.params, self.index)
         with torch.no_grad():
             images = draw_concept(self.backbone, concept, prior, image, **self.settings)
+        seen = None
+        if self.look is not None:
+            seen = float(self.look(images).quantile(self.config.seen_quantile))
+        if self.judge is None:
+            return None, seen
         verdicts = self.judge.still_a(images, self.request.subject)
         answered = [v for v in verdicts if v.answered]
         if not answered:
-            return verdicts[0]
+            return verdicts[0], seen
         share = sum(v.passed for v in answered) / len(answered)
         probability = sum(v.probability for v in answered) / len(answered)
-        return Verdict(
-            "yes" if share >= 0.5 else "no", probability, answered[0].judge, answered[0].note
-        )
+        answer: Literal["yes", "no"] = "yes" if share >= 0.5 else "no"
+        return Verdict(answer, probability, answered[0].judge, answered[0].note), seen
 
     def _fresh(self, purpose: str, num: int) -> Tensor:
         with torch.no_grad():
@@ -215,9 +259,13 @@ class Search:
         self.optimizer.load_state_dict(own)
         self.passing = dict(state["passing"])
         for name in _COUNTERS:
-            setattr(self, name, state[name])
+            setattr(self, name, state.get(name, getattr(self, name)))
+
+
+def _mean(values: Tensor) -> float:
+    return float(values.detach().mean())
 
 
 _COUNTERS = (
-    "index", "passing_step", "noise", "retries", "failed_pull_backs", "holds", "stopped"
+    "index", "passing_step", "noise", "retries", "failed_pull_backs", "holds", "stopped", "radius"
 )  # fmt: skip

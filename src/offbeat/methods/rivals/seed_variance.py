@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from offbeat.core.drawing import Noise, draw_from_text
-from offbeat.core.functional import cosine
+from offbeat.core.functional import farthest_first
 from offbeat.errors import ConfigError
 from offbeat.methods.rivals.prompts import subject_prompt
 from offbeat.methods.settings import Method, Settings, setting
@@ -33,32 +33,6 @@ class SeedVarianceConfig(Settings):
     num_seeds: int = setting(
         32, 1, 10_000, help="Ordinary pictures to choose from, however many are kept."
     )
-
-
-def farthest_first(image_embeds: Tensor, num: int) -> tuple[list[int], list[float]]:
-    """Return rows from the first on, each the farthest from those before it, and how far it is.
-
-    The order does not depend on ``num``, so that a longer list only goes on.
-
-    Args:
-        image_embeds: ``[N, D]``.
-        num: Rows to keep, 1 to N.
-
-    Returns:
-        Row numbers, and each one's distance, 1 - cosine, to the nearest before it; the first's is
-        2, the largest there is.
-    """
-    distances = 1 - cosine(image_embeds, image_embeds)
-    kept, far = [0], [2.0]
-    nearest = distances[0].clone()
-    nearest[0] = -1.0
-    while len(kept) < num:
-        row = int(nearest.argmax())
-        kept.append(row)
-        far.append(float(nearest[row]))
-        nearest = nearest.minimum(distances[row])
-        nearest[row] = -1.0
-    return kept, far
 
 
 class SeedVariance(Method[SeedVarianceConfig]):
