@@ -181,4 +181,4 @@ def test_help_states_the_library_s_default_of_steps():
 
     text = " ".join(RUNNER.invoke(cli.app, ["explore", "--help"]).output.replace("│", " ").split())
     assert f"{LowProbabilityConfig().num_steps} with a distance" in text
-    assert "a Gaussian fitted to the ordinary" in text
+    assert "a Gaussian fitted to ordinary samples" in text

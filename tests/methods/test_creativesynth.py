@@ -10,8 +10,9 @@ import tiny
 from offbeat.backbones.stable_diffusion.adapter import StableDiffusionBackbone
 from offbeat.core.rng import stream, streams
 from offbeat.errors import ConfigError, RangeError, ShapeError
-from offbeat.methods.creativesynth.attention import Sharing, art_bn
+from offbeat.methods.creativesynth.attention import Sharing
 from offbeat.methods.creativesynth.config import CreativeSynthConfig
+from offbeat.methods.creativesynth.equations import art_bn
 from offbeat.methods.creativesynth.method import CreativeSynth
 from offbeat.protocols.methods import InvertsArt, PaintsImages
 from offbeat.types import Attention, Request

@@ -3,8 +3,7 @@
 The rows of a batch are streams. The pinned ones come first, the artwork at their head; the others
 are the pictures that are painted. A pinned stream is never changed: what is appended to its keys
 are its own once more, and they move no softmax.
-Sources: CreativeSynth, arXiv:2401.14066, eq. 6 to 12; where it is silent, StyleAligned,
-arXiv:2312.02133: statistics over tokens, in each head, after the split.
+Its equations are in ``equations.py``.
 """
 
 from __future__ import annotations
@@ -14,35 +13,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from offbeat.methods.creativesynth.equations import art_bn, shared
 from offbeat.types import Attention
-
-EPSILON = 1e-5
-"""Added to the variance, inside the root."""
-
-
-def art_bn(x: Tensor, y: Tensor | None = None) -> Tensor:
-    """Return ``x`` with the mean and deviation of ``y`` over its tokens, or with 0 and 1.
-
-    Args:
-        x: ``[B, heads, L, d]``.
-        y: ``[B, heads, M, d]`` or ``[1, heads, M, d]``; None is the form of one input.
-
-    Returns:
-        ``[B, heads, L, d]``.
-
-    Source: CreativeSynth, eq. 6 to 9.
-    """
-    mean, deviation = _statistics(x)
-    standard = (x - mean) / deviation
-    if y is None:
-        return standard
-    other_mean, other_deviation = _statistics(y)
-    return standard * other_deviation + other_mean
-
-
-def _statistics(x: Tensor) -> tuple[Tensor, Tensor]:
-    variance, mean = torch.var_mean(x, dim=-2, keepdim=True, correction=0)
-    return mean, (variance + EPSILON).sqrt()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -88,16 +60,18 @@ class Sharing:
         """Return attention with the pinned streams' keys and values appended."""
         pinned, length = self.num_pinned, attention.key.shape[2]
         painted = len(attention.key) - pinned
-        keys, values = [attention.key], [attention.value]
+        keys: list[Tensor] = []
+        values: list[Tensor] = []
         for row in range(pinned):
             own_key, own_value = attention.key[:pinned], attention.value[:pinned]
             other = attention.key[row : row + 1] if row else art_key
             other = other.expand(painted, -1, -1, -1)
             keys.append(torch.cat([own_key, other]))
-            value = attention.value[row : row + 1].expand(painted, -1, -1, -1)
-            values.append(torch.cat([own_value, value]))
+            other = attention.value[row : row + 1].expand(painted, -1, -1, -1)
+            values.append(torch.cat([own_value, other]))
         bias = attention.bias
         if self.key_shift:
             bias = attention.key.new_zeros(1, 1, 1, length * (1 + pinned))
             bias[..., length : 2 * length] = self.key_shift
-        return replace(attention, key=torch.cat(keys, 2), value=torch.cat(values, 2), bias=bias)
+        key, value = shared(attention.key, keys), shared(attention.value, values)
+        return replace(attention, key=key, value=value, bias=bias)

@@ -19,6 +19,7 @@ from torch import Tensor
 from offbeat.core.functional import guide
 from offbeat.core.rng import streams
 from offbeat.methods.creativesynth.attention import Sharing
+from offbeat.methods.creativesynth.equations import callback
 from offbeat.protocols import PaintingBackbone
 from offbeat.types import OnStep, Request, Step, TextEmbeds
 
@@ -154,7 +155,7 @@ class Painting:
 
     def _pinned_before(self, step: int) -> Tensor:
         """Return the pinned latents before a step, ``[P, C, h, w]``."""
-        return self.pinned[max(step, self.cfg.trajectory_offset)]
+        return callback(self.pinned, step, offset=self.cfg.trajectory_offset)
 
     def _start_latents(self, first: int, num: int) -> Tensor:
         """Return where the pictures start, ``[num, C, h, w]``, at the level of ``self.start``.

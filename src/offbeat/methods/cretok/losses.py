@@ -1,4 +1,7 @@
-"""The equations of CreTok, one function each."""
+"""The equation of CreTok.
+
+The one without a limit, L_mix, is this one with ``theta=1``.
+"""
 
 from __future__ import annotations
 

@@ -72,6 +72,31 @@ def latent_regulariser(latents: Tensor, *, over: str = "batch") -> Tensor:
     return (mean.square() / (variance + 1e-6)).mean()
 
 
+def total_loss(
+    fusion: Tensor,
+    consistency: Tensor,
+    regulariser: Tensor,
+    *,
+    alpha: float,
+    beta: float,
+    gamma: float,
+) -> Tensor:
+    """Return L_total of one update: each sample has either the mixture or the consistency loss.
+
+    Args:
+        fusion: L_mix of the samples of that task, ``[B1]``.
+        consistency: L_cst of the others, ``[B2]``.
+        regulariser: L_reg, scalar.
+        alpha: Weight of the first.
+        beta: Of the second.
+        gamma: Of the third.
+
+    Source: DisTok, arXiv:2505.03667, the total loss.
+    """
+    count = len(fusion) + len(consistency)
+    return (alpha * fusion.sum() + beta * consistency.sum()) / count + gamma * regulariser
+
+
 def is_admitted(probabilities: Tensor, *, max_known_probability: float) -> Tensor:
     """Return which readings, ``[B, K]``, are like no known class: their largest is under tau."""
     return probabilities.amax(dim=-1) < max_known_probability

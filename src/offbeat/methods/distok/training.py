@@ -20,6 +20,7 @@ from offbeat.methods.distok.losses import (
     fusion_loss,
     is_admitted,
     latent_regulariser,
+    total_loss,
 )
 from offbeat.methods.distok.pool import (
     ConceptPool,
@@ -115,7 +116,7 @@ class Training:
         adaptive = self.texts.of_tokens(tokens)
         widths = self.texts.widths
         regulariser = latent_regulariser(latents, over=cfg.regularise_over)
-        fusion, consistency = adaptive.new_zeros(()), adaptive.new_zeros(())
+        fusion, consistency = adaptive.new_zeros(0), adaptive.new_zeros(0)
         if num:
             fusion = fusion_loss(
                 adaptive[:num],
@@ -124,17 +125,21 @@ class Training:
                 max_restrictive_cosine=cfg.max_restrictive_cosine,
                 max_aesthetic_cosine=cfg.max_aesthetic_cosine,
                 widths=widths,
-            ).sum()
+            )
         if drawn.entries:
             target = self.pool.text_embeds[drawn.entries]
-            consistency = consistency_loss(adaptive[num:], target, widths=widths).sum()
-        loss = (cfg.fusion_weight * fusion + cfg.consistency_weight * consistency) / total
-        loss = loss + cfg.regulariser_weight * regulariser
+            consistency = consistency_loss(adaptive[num:], target, widths=widths)
+        loss = total_loss(
+            fusion,
+            consistency,
+            regulariser,
+            alpha=cfg.fusion_weight,
+            beta=cfg.consistency_weight,
+            gamma=cfg.regulariser_weight,
+        )
         return loss, {
-            "fusion_loss": float(fusion.detach()) / num if num else None,
-            "consistency_loss": float(consistency.detach()) / (total - num)
-            if num < total
-            else None,
+            "fusion_loss": float(fusion.detach().mean()) if num else None,
+            "consistency_loss": float(consistency.detach().mean()) if num < total else None,
             "regulariser": float(regulariser.detach()),
             "latent_std": float(latents.detach().std()),
             "num_fusion": num,

@@ -1,4 +1,7 @@
-"""The equations of low-probability exploration, one function each."""
+"""The equations of low-probability exploration, one function each, numbered as in the paper.
+
+Source: Song and Elgammal, arXiv:2601.22125.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ from offbeat.core.functional import cosine
 
 
 def creative_loss(image_embeds: Tensor, density: Density) -> Tensor:
-    """Return mean log density of ``[B, D]``: minimised, samples go to the tail (eq. 4)."""
+    """Return mean log density of ``[B, D]``: minimised, samples go to the tail (eq. 5)."""
     return density.log_prob(image_embeds).mean()
 
 
@@ -26,17 +29,25 @@ def novelty_loss(image_embeds: Tensor, density: Density, *, radius: float) -> Te
 
 
 def anchor_loss(image_embeds: Tensor, text_embeds: Tensor) -> Tensor:
-    """Return one minus the cosine of each of ``[B, D]`` to the prompt, ``[1, D]``: ``[B]``."""
+    """Return one minus the cosine of ``[B, D]`` to the prompt, ``[1, D]``: ``[B]`` (eq. 6)."""
     return 1 - cosine(image_embeds, text_embeds)[:, 0]
 
 
 def avoid_loss(image_embeds: Tensor, clusters: Sequence[AvoidCluster]) -> Tensor:
-    """Return the sum over clusters of mean log density, down to where a sample has left one.
+    """Return the sum over clusters of mean log density, down to where a sample left one (eq. 7).
 
     Erratum: eq. 7 has a minus sign, which draws samples into the cluster.
     """
     terms = [cluster.log_prob(image_embeds).clamp_min(cluster.floor).mean() for cluster in clusters]
     return torch.stack(terms).sum() if terms else image_embeds.new_zeros(())
+
+
+def total_loss(creative: Tensor, avoid: Tensor, anchor: Tensor) -> Tensor:
+    """Return the sum of the three losses (eq. 8), an ablation.
+
+    Erratum: appendix S2.4 alternates them, since no fixed weights suit their gradients.
+    """
+    return creative + avoid + anchor
 
 
 def support_loss(image_embeds: Tensor, support: Support) -> Tensor:

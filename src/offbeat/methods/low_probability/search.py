@@ -25,6 +25,7 @@ from offbeat.methods.low_probability.losses import (
     creative_loss,
     novelty_loss,
     support_loss,
+    total_loss,
 )
 from offbeat.methods.low_probability.spaces import ConceptSpace
 from offbeat.protocols import ChecksSubject, ExploringBackbone
@@ -125,10 +126,14 @@ class Search:
             loss = creative_loss(image_embeds, self.density)
         else:
             loss = novelty_loss(image_embeds, self.density, radius=self.radius)
-        loss = loss + cfg.avoid_weight * avoid_loss(image_embeds, self.clusters)
+        avoid = cfg.avoid_weight * avoid_loss(image_embeds, self.clusters)
+        if branch == "sum" and cfg.use_anchor:
+            loss = total_loss(loss, avoid, anchor)
+        else:
+            loss = loss + avoid
         if self.support is not None:
             loss = loss + cfg.support_weight * support_loss(image_embeds, self.support)
-        return loss + anchor if branch == "sum" and cfg.use_anchor else loss
+        return loss
 
     def _read(self, image_embeds: Tensor, anchor: float) -> dict[str, Any]:
         distance = float(self.density.squared_distance(image_embeds).sqrt().median())
