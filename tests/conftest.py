@@ -97,10 +97,15 @@ def tiny_of(tmp_path_factory):
 
 
 def pytest_terminal_summary(terminalreporter):
-    """Say aloud that the studio's page was not tested, where there is no browser."""
+    """Say aloud what was not tested, where there is no browser or no database server."""
     skipped = terminalreporter.stats.get("skipped", [])
-    found = [one for one in skipped if "NO BROWSER" in str(one.longrepr)]
-    if found:
-        terminalreporter.section("THE STUDIO'S PAGE WAS NOT TESTED", red=True, bold=True)
-        terminalreporter.write_line(f"{len(found)} tests skipped. {found[0].longrepr[2]}", red=True)
-        terminalreporter.write_line("Debian: apt install chromium; then: make test", red=True)
+    for mark, title, package in (
+        ("NO BROWSER", "THE STUDIO'S PAGE WAS NOT TESTED", "chromium"),
+        ("NO POSTGRESQL", "STUDIES ON POSTGRESQL WERE NOT TESTED", "postgresql"),
+    ):
+        told = [report for report in skipped if mark in str(report.longrepr)]
+        if told:
+            terminalreporter.section(title, red=True, bold=True)
+            reason = told[0].longrepr[2]
+            terminalreporter.write_line(f"{len(told)} tests skipped. {reason}", red=True)
+            terminalreporter.write_line(f"Debian: apt install {package}; then: make test", red=True)

@@ -21,7 +21,8 @@ LAYERS = [
     {"runs"},
     {"verbs"},
     {"scale"},
-    {"bench", "studio", "study"},
+    {"bench", "study"},
+    {"studio"},
     {"cli"},
     {"__main__"},
 ]
@@ -48,6 +49,9 @@ OUTSIDE = {
     "starlette": {"studio", "study"},
     "uvicorn": {"studio", "study"},
     "pydantic": {"studio", "study"},
+    "sqlalchemy": {"study"},
+    "alembic": {"study"},
+    "statsmodels": {"study"},
 }
 """Who may use what from outside; torch, numpy and safetensors are free but for ``NO_TORCH``."""
 NO_TORCH = {"errors", "registry", "cli"}

@@ -23,6 +23,7 @@ from offbeat.cli import (
     score,
     show,
     studio,
+    study,
     train,
 )
 
@@ -48,6 +49,7 @@ app.command("export")(export.export)
 app.command("import")(export.import_)
 app.command("studio")(studio.studio)
 app.command("doctor")(doctor.doctor)
+app.add_typer(study.app, name="study")
 app.add_typer(bench.app, name="bench")
 app.command("list")(listing.listing)
 app.add_typer(models.app, name="models")

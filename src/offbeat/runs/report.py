@@ -92,17 +92,17 @@ def report_html(
     """
     sections = [
         _warning_list(warnings),
-        _section("Ordinary and unusual", _chart(sheet_png, f"{subject}, ordinary and unusual")),
-        _section("Pictures", _gallery(subject, pictures) + _judge_note(pictures)),
-        _section("What was asked", _pairs(asked)),
-        _section("What was found", _pairs({**_findings(pictures, probe), **found})),
-        _section("Where it went", _chart(map_png, f"Map: how {subject} leaves the ordinary")),
-        _section("How it got there", _chart(curve_png, "Curves over the steps")),
-        _section("What a quantile is worth", _calibration(calibration)),
-        _section("Settings", _settings(settings)),
+        section("Ordinary and unusual", _chart(sheet_png, f"{subject}, ordinary and unusual")),
+        section("Pictures", _gallery(subject, pictures) + _judge_note(pictures)),
+        section("What was asked", _pairs(asked)),
+        section("What was found", _pairs({**_findings(pictures, probe), **found})),
+        section("Where it went", _chart(map_png, f"Map: how {subject} leaves the ordinary")),
+        section("How it got there", _chart(curve_png, "Curves over the steps")),
+        section("What a quantile is worth", _calibration(calibration)),
+        section("Settings", _settings(settings)),
     ]
     finding = f"{_text(lead)} {_lead(subject, pictures, probe, target)}".strip()
-    return _page(f"Unusual {subject}", finding, sections)
+    return page(f"Unusual {subject}", finding, sections)
 
 
 def concept_report(
@@ -128,15 +128,15 @@ def concept_report(
     """
     sections = [
         _warning_list(warnings),
-        _section("Pictures", f'<div class="chart">{_image(sheet_png, title)}</div>'),
-        _section("How it got there", _chart(curve_png, "Curves over the steps")),
-        _section("What was found", _folded("Every reading", found)),
-        _section("Settings", _settings(settings)),
+        section("Pictures", f'<div class="chart">{_image(sheet_png, title)}</div>'),
+        section("How it got there", _chart(curve_png, "Curves over the steps")),
+        section("What was found", _folded("Every reading", found)),
+        section("Settings", _settings(settings)),
     ]
-    return _page(title, _text(lead), sections)
+    return page(title, _text(lead), sections)
 
 
-def _page(title: str, lead: str, sections: Sequence[str]) -> str:
+def page(title: str, lead: str, sections: Sequence[str]) -> str:
     """Return a page; ``lead`` and ``sections`` are HTML."""
     policy = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
     return "\n".join(
@@ -307,7 +307,8 @@ def _warning_list(warnings: Sequence[str]) -> str:
     return f'<aside aria-label="Warnings"><ul>{items}</ul></aside>' if items else ""
 
 
-def _section(title: str, body: str) -> str:
+def section(title: str, body: str) -> str:
+    """Return a section; ``body`` is HTML, and an empty one gives no section."""
     return f"<section><h2>{_text(title)}</h2>\n{body}\n</section>" if body else ""
 
 

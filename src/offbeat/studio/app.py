@@ -53,7 +53,7 @@ def create_app(settings: Settings) -> FastAPI:
     app.include_router(routes.router, prefix="/api/v1")
     app.include_router(pages.router)
     pages.mount(app)
-    _say_errors(app)
+    say_errors(app)
     rules = studio.rules
     app.add_middleware(Guard, rules=_with_slack(rules), wrong_tokens=studio.wrong_tokens)
     return app
@@ -78,7 +78,7 @@ def failure(
     return JSONResponse(body, status, headers=dict(headers or {}))
 
 
-def _say_errors(app: FastAPI) -> None:
+def say_errors(app: FastAPI) -> None:
     """Answer every error in one form, without paths and tracebacks."""
 
     @app.exception_handler(RequestValidationError)

@@ -176,9 +176,11 @@ def address_of(scope: Scope) -> str:
 class Guard:
     """ASGI middleware that passes a request on, or refuses it."""
 
-    def __init__(self, app: App, rules: Rules, wrong_tokens: Counter) -> None:
+    def __init__(
+        self, app: App, rules: Rules, wrong_tokens: Counter, has_sessions: bool = True
+    ) -> None:
         self.app, self.rules = app, rules
-        self.wrong_tokens = wrong_tokens
+        self.wrong_tokens, self.has_sessions = wrong_tokens, has_sessions
         self.new_sessions = Counter(NEW_SESSIONS)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -238,6 +240,8 @@ class Guard:
 
     def _session(self, headers: dict[str, str], address: str) -> tuple[str, str | None, bool]:
         """Return the session, a cookie to set, and whether the request may pass."""
+        if not self.has_sessions:
+            return "", None, True
         session = self.rules.session_of(_cookie(headers.get("cookie", ""), self.rules.cookie))
         if session is not None:
             return session, None, True

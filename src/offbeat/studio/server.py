@@ -50,37 +50,59 @@ def serve(
 
 
 def _serve(settings: Settings, *, show: bool, tell: Callable[[str], None]) -> None:
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     app = create_app(settings)
-    config = uvicorn.Config(
-        app,
-        host=settings.host,
-        port=settings.port,
-        log_level="warning",
-        server_header=False,
-        limit_concurrency=500,
-        timeout_keep_alive=30,
-        timeout_graceful_shutdown=5,
-    )
-    name = f"[{settings.host}]" if ":" in settings.host else settings.host
-    address = f"http://{name}:{settings.port}/"
 
-    def ready() -> None:
+    def ready(address: str) -> None:
         tell(f"Offbeat studio: {address}" + ("login" if settings.token else ""))
         tell(f"runs are kept in {settings.folder}; Ctrl-C stops, the next start goes on")
         if show:
             threading.Thread(target=webbrowser.open, args=[address], daemon=True).start()
 
     tell("loading ...")
-    Server(config, app, ready).run()
+    close = app.state.studio.events.close
+    run_app(app, host=settings.host, port=settings.port, tell=ready, close=close)
+
+
+def run_app(
+    app: FastAPI,
+    *,
+    host: str,
+    port: int,
+    tell: Callable[[str], None],
+    close: Callable[[], None] = lambda: None,
+) -> None:
+    """Serve an application until an interrupt.
+
+    Args:
+        app: The application.
+        host: Address to listen on.
+        port: Port to listen on.
+        tell: Told the address once it listens.
+        close: Called when it begins to stop, before it waits for open answers.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    config = uvicorn.Config(
+        app,
+        host=host,
+        port=port,
+        log_level="warning",
+        server_header=False,
+        limit_concurrency=500,
+        timeout_keep_alive=30,
+        timeout_graceful_shutdown=5,
+    )
+    name = f"[{host}]" if ":" in host else host
+    Server(config, lambda: tell(f"http://{name}:{port}/"), close).run()
 
 
 class Server(uvicorn.Server):
     """A server that reports when it listens, and closes event streams before it stops."""
 
-    def __init__(self, config: uvicorn.Config, app: FastAPI, ready: Callable[[], None]) -> None:
+    def __init__(
+        self, config: uvicorn.Config, ready: Callable[[], None], close: Callable[[], None]
+    ) -> None:
         super().__init__(config)
-        self.app, self.ready = app, ready
+        self.ready, self.close = ready, close
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Listen, and say so."""
@@ -90,7 +112,7 @@ class Server(uvicorn.Server):
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin to stop."""
-        self.app.state.studio.events.close()
+        self.close()
         super().handle_exit(sig, frame)
 
 

@@ -1,0 +1,48 @@
+// What the page says, beside the study's own words.
+
+export const WORDS = {
+  en: {
+    agree: "I agree, begin", begin: "Begin", equal: "Equal", yes: "Yes", no: "No", undo: "Undo", theme: "Light or dark",
+    practice: "Practice: this answer does not count.", done: "Thank you. All your answers are stored; you can close this page.",
+    progress: (at, of) => `${at} of ${of}`, left: "Left picture", right: "Right picture", picture: (n) => `Picture ${n}`,
+    rank: "Choose the best first, then the next.", again: "Start this ranking again",
+    keysPairs: "Keys: ← left, → right", keysTies: "Keys: ← left, → right, ↓ equal", keysScale: "Keys: the numbers", keysYes: "Keys: Y yes, N no",
+    check: { left: "This is a check. Please choose the LEFT picture.", right: "This is a check. Please choose the RIGHT picture.",
+      yes: "This is a check. Please answer YES.", no: "This is a check. Please answer NO.",
+      number: (n) => `This is a check. Please answer ${n}.`, order: "This is a check. Please choose the pictures from first to last, as they stand." },
+    offline: "The answer could not be stored yet. It is sent again …", lost: "Something went wrong:",
+  },
+  de: {
+    agree: "Ich stimme zu, beginnen", begin: "Beginnen", equal: "Gleich", yes: "Ja", no: "Nein", undo: "Zurück", theme: "Hell oder dunkel",
+    practice: "Übung: Diese Antwort zählt nicht.", done: "Vielen Dank. Alle Antworten sind gespeichert; Sie können die Seite schließen.",
+    progress: (at, of) => `${at} von ${of}`, left: "Linkes Bild", right: "Rechtes Bild", picture: (n) => `Bild ${n}`,
+    rank: "Wählen Sie zuerst das beste, dann das nächste.", again: "Diese Reihenfolge neu beginnen",
+    keysPairs: "Tasten: ← links, → rechts", keysTies: "Tasten: ← links, → rechts, ↓ gleich", keysScale: "Tasten: die Zahlen", keysYes: "Tasten: Y ja, N nein",
+    check: { left: "Dies ist eine Kontrolle. Bitte wählen Sie das LINKE Bild.", right: "Dies ist eine Kontrolle. Bitte wählen Sie das RECHTE Bild.",
+      yes: "Dies ist eine Kontrolle. Bitte antworten Sie JA.", no: "Dies ist eine Kontrolle. Bitte antworten Sie NEIN.",
+      number: (n) => `Dies ist eine Kontrolle. Bitte antworten Sie ${n}.`, order: "Dies ist eine Kontrolle. Bitte wählen Sie die Bilder der Reihe nach." },
+    offline: "Die Antwort konnte noch nicht gespeichert werden. Sie wird erneut gesendet …", lost: "Etwas ist schiefgegangen:",
+  },
+  fr: {
+    agree: "J’accepte, commencer", begin: "Commencer", equal: "Égal", yes: "Oui", no: "Non", undo: "Annuler", theme: "Clair ou sombre",
+    practice: "Exercice : cette réponse ne compte pas.", done: "Merci. Toutes vos réponses sont enregistrées ; vous pouvez fermer la page.",
+    progress: (at, of) => `${at} sur ${of}`, left: "Image de gauche", right: "Image de droite", picture: (n) => `Image ${n}`,
+    rank: "Choisissez d’abord la meilleure, puis la suivante.", again: "Recommencer ce classement",
+    keysPairs: "Touches : ← gauche, → droite", keysTies: "Touches : ← gauche, → droite, ↓ égal", keysScale: "Touches : les chiffres", keysYes: "Touches : Y oui, N non",
+    check: { left: "Ceci est un contrôle. Choisissez l’image de GAUCHE.", right: "Ceci est un contrôle. Choisissez l’image de DROITE.",
+      yes: "Ceci est un contrôle. Répondez OUI.", no: "Ceci est un contrôle. Répondez NON.",
+      number: (n) => `Ceci est un contrôle. Répondez ${n}.`, order: "Ceci est un contrôle. Choisissez les images dans l’ordre affiché." },
+    offline: "La réponse n’a pas encore pu être enregistrée. Nouvel envoi …", lost: "Une erreur est survenue :",
+  },
+  es: {
+    agree: "Acepto, empezar", begin: "Empezar", equal: "Igual", yes: "Sí", no: "No", undo: "Deshacer", theme: "Claro u oscuro",
+    practice: "Práctica: esta respuesta no cuenta.", done: "Gracias. Todas sus respuestas están guardadas; puede cerrar la página.",
+    progress: (at, of) => `${at} de ${of}`, left: "Imagen izquierda", right: "Imagen derecha", picture: (n) => `Imagen ${n}`,
+    rank: "Elija primero la mejor, luego la siguiente.", again: "Empezar de nuevo este orden",
+    keysPairs: "Teclas: ← izquierda, → derecha", keysTies: "Teclas: ← izquierda, → derecha, ↓ igual", keysScale: "Teclas: los números", keysYes: "Teclas: Y sí, N no",
+    check: { left: "Esto es un control. Elija la imagen IZQUIERDA.", right: "Esto es un control. Elija la imagen DERECHA.",
+      yes: "Esto es un control. Responda SÍ.", no: "Esto es un control. Responda NO.",
+      number: (n) => `Esto es un control. Responda ${n}.`, order: "Esto es un control. Elija las imágenes en el orden mostrado." },
+    offline: "La respuesta aún no se pudo guardar. Se envía otra vez …", lost: "Algo falló:",
+  },
+};

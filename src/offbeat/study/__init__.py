@@ -1,0 +1,1 @@
+"""Blind studies with people: design, storage, statistics, reports."""
