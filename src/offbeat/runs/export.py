@@ -37,9 +37,10 @@ def export_learned(
     concept = _renamed(learned.concept, named)
     layout = layout_of(learned.about)
     if not layout and concept.token_embeds and learned.checkpoint:
-        is_given = backbone is not None
         model = (
-            loaded(backbone, device) if is_given else loaded_recorded(learned.checkpoint, device)
+            loaded_recorded(learned.checkpoint, device)
+            if backbone is None
+            else loaded(backbone, device)
         )
         check_fingerprint(learned, model)
         layout = made_on(model)["layout"]
