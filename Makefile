@@ -19,7 +19,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 
 demo: $(VENV)/.installed
 	@if [ -f $(DEMO)/request.json ]; then rm -rf $(DEMO); fi
-	$(BIN)/offbeat explore handbag --reach 2 -n 8 --out $(DEMO)
+	$(BIN)/offbeat explore handbag --out $(DEMO)
 	@echo
 	@echo "Ordinary beside unusual: $(DEMO)/contact.png    All of it: $(DEMO)/report.html"
 

@@ -9,12 +9,12 @@ import offbeat
 
 
 def main(folder=None, **settings):
-    run = offbeat.explore("handbag", reach=2.0, num_images=4, **settings)
+    run = offbeat.explore("handbag", directions=2, num_images=4, **settings)
     for index, found in enumerate(run.summary["images"]):
-        times = found["distance"] / run.summary["ordinary_distance"]
         verdict = found["verdict"]
         said = f"{verdict['answer']} ({verdict['probability']:.2f})" if verdict else "not asked"
-        print(f"picture {index}: {times:.1f} times as far as ordinary; a handbag? {said}")
+        seen = f"{found['seen']:.1f} times as different as another ordinary one"
+        print(f"direction {found['direction'] + 1}, picture {index}: {seen}; a handbag? {said}")
     print(run.summary["in_words"])
     if folder:
         print("saved in", run.save(folder))

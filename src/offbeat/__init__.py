@@ -1,7 +1,7 @@
 """Creative image generation: still what was asked for, and not what everyone has seen.
 
 >>> import offbeat
->>> run = offbeat.explore("handbag", novelty=0.999)  # doctest: +SKIP
+>>> run = offbeat.explore("handbag", novelty=2)  # doctest: +SKIP
 >>> run.images[0].show()  # doctest: +SKIP
 
 Importing this loads no torch and touches no disk; the names below load on first use.

@@ -267,6 +267,7 @@ def explore(
                 num_trials=trials,
                 avoid=tuple(avoid or ()),
                 unlike=tuple(unlike or ()),
+                preview_every=25 if searches else 0,
                 prompt=template,
                 judge=judge,
                 config=config,

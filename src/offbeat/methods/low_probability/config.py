@@ -87,7 +87,7 @@ class LowProbabilityConfig(Settings):
     max_pull_back: int = setting(20, 1, MANY, help="Anchor steps on one noise before a new one.")
     avoid_weight: float = setting(1.0, 0, 1e6, help="alpha: weight of the clusters to avoid.")
     judge_every: int = setting(25, 1, MANY, help="Steps between two questions to the judge.")
-    num_judged: int = setting(6, 1, 1000, help="Pictures in a question; half of them must pass.")
+    num_judged: int = setting(4, 1, 1000, help="Pictures in a question; half of them must pass.")
     probe_every: int = setting(5, 1, MANY, help="Steps between two looks at fresh noises.")
     num_probes: int = setting(32, 2, 10_000, help="Fresh noises in a look.")
     hold_tolerance: float = setting(

@@ -34,7 +34,7 @@ from offbeat.types import Concept, Request, Step, Verdict
 Look = Callable[[Tensor], Tensor]
 """Given pictures, ``[B, 3, H, W]``; returns the seen novelty of each, ``[B]``."""
 
-MIN_WIDENING, MAX_WIDENING = 1.1, 1.5
+MIN_WIDENING, MAX_WIDENING = 1.15, 1.5
 """By which the distance is widened at a time, where seen novelty is the goal."""
 
 
@@ -68,7 +68,7 @@ class Search:
         self.params = self.space.initial(start)
         self.optimizer = torch.optim.AdamW(self.params.values(), lr=config.rate)
         self.passing = self._copy_params()
-        self.index = self.passing_step = 0
+        self.index = self.passing_step = self.looked = 0
         self.noise = self.retries = self.failed_pull_backs = self.holds = 0
         self.anchor_limit = baseline.anchor_threshold(config.noises)
         self.stopped = ""
@@ -173,8 +173,9 @@ class Search:
         held = self.holds >= (1 if dial is not None else cfg.num_holds)
         if self.index >= cfg.num_steps:
             self.stopped = "steps"
-        elif not held and self.index % cfg.judge_every:
+        elif not held and self.index - self.looked < cfg.judge_every:
             return {"verdict": None, "seen": None}
+        self.looked = self.index
         verdict, seen = self._look()
         said = {"verdict": asdict(verdict) if verdict else None, "seen": seen}
         if verdict is not None and verdict.answer == "no":
@@ -272,5 +273,5 @@ def _mean(values: Tensor) -> float:
 
 
 _COUNTERS = (
-    "index", "passing_step", "noise", "retries", "failed_pull_backs", "holds", "stopped", "radius"
+    "index", "passing_step", "looked", "noise", "retries", "failed_pull_backs", "holds", "stopped", "radius"
 )  # fmt: skip
