@@ -4,12 +4,22 @@ import copy
 
 import pytest
 import torch
-from diffusers import KandinskyPriorPipeline, KandinskyV22PriorPipeline
+from diffusers import (
+    DDPMScheduler,
+    KandinskyPriorPipeline,
+    KandinskyV22PriorPipeline,
+    UnCLIPScheduler,
+)
 from peft import LoraConfig
+from torch.utils._python_dispatch import TorchDispatchMode
 
+import far
+from offbeat.backbones.unclip import prior
+from offbeat.backbones.unclip.adapter import UnclipBackbone
 from offbeat.backbones.unclip.prior import LORA_TARGETS
+from offbeat.checkpoints.placement import Placement
 from offbeat.core.rng import stream, streams
-from offbeat.errors import RangeError, ShapeError
+from offbeat.errors import CheckpointError, RangeError, ShapeError
 
 PROMPTS = ["a cat", "a somewhat longer picture of two dogs"]
 NEGATIVE = "blurred"
@@ -241,3 +251,115 @@ def test_counts_that_do_not_fit_are_refused(tiny_backbone, scale):
         tiny_backbone.sample_prior(text, generator=stream(0), num_inference_steps=1)
     with pytest.raises(ShapeError, match="generator"):
         tiny_backbone.sample_prior(text, generator=streams(0, num=3))
+
+
+# --- what it costs
+
+
+class Counted(TorchDispatchMode):
+    """Counts operations, copies from the CPU to the far device and back, and waits for a number."""
+
+    def __init__(self):
+        super().__init__()
+        self.operations = self.moved = self.waits = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        kwargs = kwargs or {}
+        self.operations += 1
+        is_read = func is torch.ops.aten._local_scalar_dense.default
+        self.waits += is_read and args[0].device.type == "meta"
+        there = kwargs.get("device")
+        if func is torch.ops.aten._to_copy.default and there is not None:
+            self.moved += args[0].device.type != torch.device(there).type
+        return func(*args, **kwargs)
+
+
+def gradient(backbone, num=1, steps=5):
+    """Take the gradient of one step of a search; return what it cost."""
+    token = backbone.token_embed("cat").requires_grad_()
+    factors = {name: factor.requires_grad_() for name, factor in random_lora(backbone).items()}
+    text = backbone.encode_text(["a <x>"], tokens={"<x>": token})
+    backbone.sample_prior(text, generator=stream(1))  # what is computed once is known now
+    with Counted() as cost:
+        embeds = backbone.sample_prior(
+            text, generator=streams(0, num=num), num_samples=num, lora=factors,
+            num_inference_steps=steps, prior_guidance_scale=4.0,
+        )  # fmt: skip
+        embeds.square().sum().backward()
+    assert all(factor.grad is not None for factor in factors.values())
+    return cost
+
+
+@pytest.fixture(scope="module")
+def in_type(tiny_folder):
+    return {dtype: UnclipBackbone.load(tiny_folder, dtype=dtype)
+            for dtype in (torch.float32, torch.bfloat16, torch.float16)}  # fmt: skip
+
+
+def test_half_types_and_more_samples_cost_hardly_more_operations(in_type):
+    plain = gradient(in_type[torch.float32]).operations
+    for dtype, backbone in in_type.items():
+        for num in (1, 4, 12, 40):
+            count = gradient(backbone, num).operations - 8 * num  # each sample has its own streams
+            assert count < 1.3 * plain, (dtype, num)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_step_of_a_search_moves_little_and_waits_for_nothing(tiny_folder, dtype):
+    """However many layers and steps: learned tensors are moved together, noise too."""
+    backbone = UnclipBackbone.load(tiny_folder, dtype=dtype)
+    with far.device():
+        backbone.place(Placement(device="meta"))
+        costs = [gradient(backbone, num=2, steps=steps) for steps in (3, 9)]
+    assert [cost.waits for cost in costs] == [0, 0]
+    assert costs[0].moved == costs[1].moved < 10
+
+
+@torch.no_grad()
+def test_every_type_draws_from_the_same_noise(in_type):
+    drawn = {}
+    for dtype, backbone in in_type.items():
+        text = backbone.encode_text(PROMPTS[:1])
+        drawn[dtype] = backbone.sample_prior(text, generator=streams(0, num=3), num_samples=3)
+        drawn[dtype, "image"] = backbone.decode_embeds(drawn[torch.float32], generator=stream(2))
+    scale = drawn[torch.float32].abs().mean()
+    for dtype in (torch.bfloat16, torch.float16):
+        assert (drawn[dtype] - drawn[torch.float32]).abs().mean() < 0.03 * scale
+        image, plain = drawn[dtype, "image"], drawn[torch.float32, "image"]
+        assert (image - plain).abs().mean() < 0.03
+    other = in_type[torch.float32].decode_embeds(drawn[torch.float32], generator=stream(3))
+    assert (other - drawn[torch.float32, "image"]).abs().mean() > 0.05  # the test would show it
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("num", [17, 48, 61])
+def test_many_samples_are_those_of_few(tiny_backbone, num):
+    """Groups of them stand in one sequence, the last one not full."""
+    text = tiny_backbone.encode_text(PROMPTS[:1])
+    settings = {"num_inference_steps": STEPS, "prior_guidance_scale": 3.0}
+    many = tiny_backbone.sample_prior(
+        text, generator=streams(3, num=num), num_samples=num, **settings
+    )
+    for start in (0, 15, num - 2):
+        few = tiny_backbone.sample_prior(
+            text, generator=streams(3, num=2, start=start), num_samples=2, **settings
+        )
+        assert_same(many[start : start + 2], few)
+
+
+@torch.no_grad()
+def test_much_noise_is_drawn_step_by_step_and_the_same(tiny_backbone, monkeypatch):
+    text = tiny_backbone.encode_text(PROMPTS)
+    at_once = tiny_backbone.sample_prior(text, generator=stream(4))
+    monkeypatch.setattr(prior, "MAX_NOISE", 0)
+    assert torch.equal(tiny_backbone.sample_prior(text, generator=stream(4)), at_once)
+
+
+def test_another_scheduler_is_refused(tiny_backbone):
+    fast = tiny_backbone.fast_prior
+    for scheduler in (
+        DDPMScheduler(),
+        UnCLIPScheduler(variance_type="learned_range", prediction_type="sample"),
+    ):
+        with pytest.raises(CheckpointError, match="expected an UnCLIPScheduler with prediction"):
+            prior.FastPrior(fast.prior, scheduler)

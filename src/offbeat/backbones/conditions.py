@@ -61,12 +61,16 @@ class Predictor:
     guided: bool
     """Whether the unguided half is predicted too, first in the batch."""
     moment: Moment
+    count: Callable[[int], None]
+    """Told how many samples each evaluation has."""
 
     def __call__(self, latents: Tensor, timestep: Tensor, step: int) -> Tensor:
-        """Return the prediction, ``[B, C, h, w]``, at a timestep and its number."""
+        """Return the prediction, ``[B, C, h, w]``, float32, at a timestep and its number."""
         self.moment.step, self.moment.guided = step, self.guided
-        doubled = torch.cat([latents, latents]) if self.guided else latents
-        predicted: Tensor = self.unet(doubled, timestep, **self.settings).sample
+        shown = latents.to(self.unet.dtype)
+        doubled = torch.cat([shown, shown]) if self.guided else shown
+        self.count(len(doubled))
+        predicted: Tensor = self.unet(doubled, timestep, **self.settings).sample.float()
         if not self.guided:
             return predicted
         uncond, cond = predicted.chunk(2)
@@ -144,10 +148,15 @@ def guidance_embed(unet: Any, scale: float, batch: int) -> Tensor | None:
 
 
 def step_settings(scheduler: Any, generator: Generators) -> dict[str, Any]:
-    """Return what this scheduler's step takes of randomness."""
-    if "generator" not in inspect.signature(scheduler.step).parameters:
-        return {}
-    return {"generator": list(generator) if isinstance(generator, Sequence) else generator}
+    """Return what a pipeline passes to this scheduler's step: randomness, and no extra noise.
+
+    The step of TCD adds noise by ``eta`` 0.3 where nothing is said; pipelines say 0.
+    """
+    taken = inspect.signature(scheduler.step).parameters
+    settings: dict[str, Any] = {"eta": 0.0} if "eta" in taken else {}
+    if "generator" in taken:
+        settings["generator"] = list(generator) if isinstance(generator, Sequence) else generator
+    return settings
 
 
 def cut_text(text: TextEmbeds, rows: slice) -> TextEmbeds:

@@ -27,12 +27,13 @@ from offbeat.backbones.unclip.prior import check_streams
 from offbeat.checkpoints.base import Checkpoint
 from offbeat.checkpoints.pipeline import cell_of
 from offbeat.core.checks import check_range, check_shape
+from offbeat.core.rng import normal
 from offbeat.errors import ConfigError, ShapeError
 from offbeat.protocols import Generators
 from offbeat.types import AfterStep, Sampler, TextEmbeds
 
 Predict: TypeAlias = Callable[[Tensor, Tensor, int], Tensor]
-"""Given latents, a timestep and its number: the network's prediction, guided."""
+"""Given latents, a timestep and its number: the network's prediction, guided, in float32."""
 
 
 class Denoiser(Checkpoint, ReadsText):
@@ -90,7 +91,7 @@ class Denoiser(Checkpoint, ReadsText):
 
     def empty_text(self) -> TextEmbeds:
         """Return what guidance steers from if nothing is said, one prompt."""
-        return self._empty()
+        return self._once("empty", self._empty)
 
     def init_latents(
         self,
@@ -108,18 +109,14 @@ class Denoiser(Checkpoint, ReadsText):
             num_inference_steps: As it will be denoised: some schedulers scale noise by it.
             sampler: Which one will denoise it.
         """
-        from diffusers.utils.torch_utils import randn_tensor
-
         count = len(generator) if isinstance(generator, Sequence) else 1
         batch = num_samples or count
         check_streams(generator, batch)
         scheduler = self._scheduler_of(sampler)
         self._set_timesteps(num_inference_steps, scheduler)
-        noise = list(generator) if isinstance(generator, Sequence) else generator
-        shape = (batch, self._channels, *self._latent_size())
-        drawn = randn_tensor(shape, generator=noise, device=self.device, dtype=self._network.dtype)
+        drawn = normal((batch, self._channels, *self._latent_size()), generator, self.device)
         latents: Tensor = drawn * getattr(scheduler, "init_noise_sigma", 1.0)
-        return latents.float()
+        return latents
 
     def _latent_size(self) -> tuple[int, int]:
         """Return height and width of the latents of a picture of the card's size."""
@@ -188,21 +185,20 @@ class Denoiser(Checkpoint, ReadsText):
             scheduler.set_begin_index(start)
         first = 0 if gradient_steps is None else len(timesteps) - gradient_steps
         with_gradient = torch.is_grad_enabled()
-        latents = latents.to(self.device, self._network.dtype)
+        latents = latents.to(self.device).float()  # float32 between steps: see ``normal``
         with in_place:
             for index, timestep in enumerate(timesteps):
                 with torch.set_grad_enabled(with_gradient and index >= first):
                     shown = latents
                     if model_input is not None:
-                        shown = model_input(start + index, latents.float()).to(latents)
+                        shown = model_input(start + index, latents).to(latents)
                     if hasattr(scheduler, "scale_model_input"):
                         shown = scheduler.scale_model_input(shown, timestep)
                     predicted = predict(shown, timestep, start + index)
-                    step = scheduler.step(predicted, timestep, latents, **extra)
-                    latents = step.prev_sample.to(self._network.dtype)
+                    latents = scheduler.step(predicted, timestep, latents, **extra).prev_sample
                     if after_step is not None:
-                        latents = after_step(start + index, latents.float()).to(latents)
-        return latents.float()
+                        latents = after_step(start + index, latents).to(latents)
+        return latents
 
     def draw_text(
         self,

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 
-from offbeat.checkpoints.offload import runs_on, uncompiled
+from offbeat.checkpoints.offload import runs_on
 from offbeat.checkpoints.placement import (
     Placement,
     compile_denoiser,
@@ -24,6 +24,7 @@ from offbeat.types import Evaluations
 if TYPE_CHECKING:
     from typing_extensions import Self
 
+Kept = TypeVar("Kept")
 DENOISERS = ("unet", "transformer")
 AUTOENCODERS = ("vae", "movq")
 """The attributes by which an adapter keeps these parts, as diffusers' pipelines name them."""
@@ -36,12 +37,14 @@ class Checkpoint(ABC):
     _fingerprint: str
     _card: dict[str, Any]
     _placement: Placement | None = None
+    _counts: tuple[Evaluations, ...] = ()
 
     @abstractmethod
     def _modules(self) -> Iterable[Any]:
         """Return the modules that hold its weights, one at least."""
 
     def _freeze(self) -> None:
+        self._known: dict[tuple[str, str], Any] = {}
         for module in self._modules():
             module.eval().requires_grad_(False)
 
@@ -72,23 +75,26 @@ class Checkpoint(ABC):
         Whoever asks is counted: searches, fits and looks as well as drawings.
         """
         found = Evaluations()
-
-        def ask(module: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-            found.denoiser += len(args[0] if args else kwargs["hidden_states"])
-
-        def ask_prior(samples: int) -> None:
-            found.prior += samples
-
-        denoiser = self._part(*DENOISERS)
-        prior = getattr(self, "fast_prior", None)
-        with ExitStack() as stack:
-            if denoiser is not None:
-                stack.enter_context(uncompiled(denoiser))
-                hook = denoiser.register_forward_pre_hook(ask, with_kwargs=True)
-                stack.callback(hook.remove)
-            if prior is not None:
-                stack.enter_context(prior.watched(ask_prior))
+        self._counts = (*self._counts, found)
+        try:
             yield found
+        finally:
+            self._counts = tuple(count for count in self._counts if count is not found)
+
+    def _once(self, name: str, compute: Callable[[], Kept]) -> Kept:
+        """Return what depends on the weights alone: computed once where they are, no gradient."""
+        key = (name, str(self.device))
+        if key not in self._known:
+            with torch.inference_mode(False), torch.no_grad():
+                self._known[key] = compute()
+        kept: Kept = self._known[key]
+        return kept
+
+    def _asked(self, *, denoiser: int = 0, prior: int = 0) -> None:
+        """Add to the open counts how many samples a network was asked for."""
+        for count in self._counts:
+            count.denoiser += denoiser
+            count.prior += prior
 
     @property
     def dtype(self) -> torch.dtype:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 
 def stream(seed: int, *purpose: str | int) -> torch.Generator:
@@ -26,3 +28,26 @@ def streams(seed: int, *purpose: str | int, num: int, start: int = 0) -> list[to
     Sample i has its own stream, so it is the same in a batch of any size.
     """
     return [stream(seed, *purpose, index) for index in range(start, start + num)]
+
+
+def normal(
+    shape: Sequence[int],
+    generator: torch.Generator | Sequence[torch.Generator],
+    device: torch.device | None = None,
+) -> Tensor:
+    """Return standard normal noise of a shape, always float32.
+
+    The half types are other streams of numbers on some machines, so noise is cast after it is
+    drawn, never drawn in them.
+
+    Args:
+        shape: ``[B, ...]``.
+        generator: One stream, or one for each of B.
+        device: Where it is moved; None leaves it where the stream is.
+    """
+    if isinstance(generator, torch.Generator):
+        drawn = torch.randn(*shape, generator=generator, device=generator.device)
+    else:
+        rows = [torch.randn(1, *shape[1:], generator=g, device=g.device) for g in generator]
+        drawn = torch.cat(rows)
+    return drawn if device is None else drawn.to(device)

@@ -141,7 +141,7 @@ class FlowDenoiser(Denoiser):
         steps = self._num_steps(num_inference_steps, scheduler)
         height, width = self._latent_size() if size is None else size
         settings = self._timestep_settings(steps, (height // PATCH) * (width // PATCH))
-        scheduler.set_timesteps(device=self.device, **settings)
+        scheduler.set_timesteps(**settings)
         timesteps: Tensor = scheduler.timesteps
         return timesteps
 
@@ -163,7 +163,7 @@ class FlowDenoiser(Denoiser):
         check_shape("latents", latents, None, self._channels, None, None)
         batch, scale = len(latents), self._scale(guidance_scale)
         guided, reach = self._guided(negative, scale)
-        halves = [self._empty() if negative is None else negative, text] if guided else [text]
+        halves = [self.empty_text() if negative is None else negative, text] if guided else [text]
         dtype = self.transformer.dtype
         states, pooled = (
             torch.cat([spread(getattr(half, name), batch) for half in halves]).to(
@@ -174,9 +174,11 @@ class FlowDenoiser(Denoiser):
         pooled = pooled[:, : sum(self._pooled_widths())]
 
         def predict(shown: Tensor, timestep: Tensor, step: int) -> Tensor:
+            shown = shown.to(dtype)
             doubled = torch.cat([shown, shown]) if guided else shown
-            times = timestep.expand(len(doubled))
-            predicted = self._velocity(doubled, times, states, pooled, scale)
+            times = timestep.to(self.device).expand(len(doubled))
+            self._asked(denoiser=len(doubled))
+            predicted = self._velocity(doubled, times, states, pooled, scale).float()
             if not guided:
                 return predicted
             uncond, cond = predicted.chunk(2)
@@ -245,8 +247,8 @@ class FlowDenoiser(Denoiser):
         predict, in_place = self._predictor(latents, text, negative, guidance_scale)
         latents = latents.to(self.device)
         with in_place:
-            velocity = predict(latents.to(self.transformer.dtype), timesteps[step], step)
-        clean: Tensor = latents.float() - scheduler.sigmas[step] * velocity.float()
+            velocity = predict(latents, timesteps[step], step)
+        clean: Tensor = latents.float() - scheduler.sigmas[step] * velocity
         return clean
 
     def invert(
@@ -283,13 +285,7 @@ class FlowDenoiser(Denoiser):
         levels = self._euler.sigmas.tolist()
         steps = [(1.0, after - before) for before, after in itertools.pairwise(levels)]
         with in_place:
-            return walk_back(
-                lambda x, t, step: predict(x.to(self.transformer.dtype), t, step).float(),
-                timesteps,
-                steps,
-                latents.to(self.device),
-                num_refinements,
-            )
+            return walk_back(predict, timesteps, steps, latents.to(self.device), num_refinements)
 
     # --- text -----------------------------------------------------------------------------
 
@@ -301,8 +297,7 @@ class FlowDenoiser(Denoiser):
     """The setting of a CLIP encoder that says how wide its pooled vector is."""
 
     def _empty(self) -> TextEmbeds:
-        with torch.no_grad():
-            return self.encode_text([""])
+        return self.encode_text([""])
 
     def _modules(self) -> list[Any]:
         return [self.transformer, self.vae, *(encoder.module for encoder in self._encoders)]

@@ -157,8 +157,7 @@ class StableDiffusionBackbone(LatentDenoiser):
 
     def _empty(self) -> TextEmbeds:
         """Return what guidance steers from if nothing is said: in SDXL, zeros."""
-        with torch.no_grad():
-            empty = self.encode_text([""])
+        empty = self.encode_text([""])
         if not (self.is_xl and self._zero_empty):
             return empty
         return replace(

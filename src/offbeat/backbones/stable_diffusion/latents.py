@@ -107,7 +107,7 @@ class LatentDenoiser(Denoiser):
         with in_place:
             return clean_latents(
                 scheduler,
-                lambda shown: predict(shown.to(self.unet.dtype), timestep[0], step).float(),
+                lambda shown: predict(shown, timestep[0], step),
                 latents.to(self.device),
                 timestep,
             )
@@ -144,12 +144,7 @@ class LatentDenoiser(Denoiser):
         predict, in_place = self._predictor(latents, text, negative, guidance_scale)
         self._set_timesteps(num_inference_steps, self._ddim)
         with in_place:
-            return invert_latents(
-                lambda x, t, step: predict(x.to(self.unet.dtype), t, step).float(),
-                self._ddim,
-                latents.to(self.device),
-                num_refinements,
-            )
+            return invert_latents(predict, self._ddim, latents.to(self.device), num_refinements)
 
     @contextmanager
     def edit_attention(self, edit: AttentionEdit) -> Iterator[None]:
@@ -214,7 +209,7 @@ class LatentDenoiser(Denoiser):
             target = self._ddim.get_velocity(clean, noise, timesteps)
         predict, in_place = self._predictor(noised, text, None, 1.0)
         with in_place:
-            predicted = predict(noised.to(self.unet.dtype), timesteps, 0).float()
+            predicted = predict(noised, timesteps, 0)
         loss: Tensor = (predicted - target).square().flatten(1).mean(dim=1)
         return loss
 
@@ -226,9 +221,9 @@ class LatentDenoiser(Denoiser):
         own = self._card.get("timesteps")
         if own and len(own) == steps and scheduler is not self._ddim:
             with quiet_diffusers():  # it warns of every way that does not start at pure noise
-                scheduler.set_timesteps(timesteps=list(own), device=self.device)
+                scheduler.set_timesteps(timesteps=list(own))
         else:
-            scheduler.set_timesteps(steps, device=self.device)
+            scheduler.set_timesteps(steps)
         timesteps: Tensor = scheduler.timesteps
         return timesteps
 
@@ -246,7 +241,7 @@ class LatentDenoiser(Denoiser):
         batch, moment = len(latents), Moment()
         scale = self._scale(guidance_scale)
         guided = scale > 1 and self.unet.config.time_cond_proj_dim is None
-        halves = [self._empty() if negative is None else negative, text] if guided else [text]
+        halves = [self.empty_text() if negative is None else negative, text] if guided else [text]
         cell = cell_of(self.vae)
         size = (latents.shape[-2] * cell, latents.shape[-1] * cell)
         states, told = text_conditions(self.unet, halves, size, batch)
@@ -262,7 +257,14 @@ class LatentDenoiser(Denoiser):
             "added_cond_kwargs": told or None,
             "timestep_cond": guidance_embed(self.unet, scale, batch),
         }
-        predictor = Predictor(self.unet, settings, scale, guided, moment)
+        predictor = Predictor(
+            self.unet,
+            settings,
+            scale,
+            guided,
+            moment,
+            lambda samples: self._asked(denoiser=samples),
+        )
         return predictor, self._in_place(prompted, moment)
 
     @contextmanager

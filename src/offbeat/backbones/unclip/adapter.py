@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from offbeat.backbones.conditions import step_settings
 from offbeat.backbones.images import clip_pixels, in_batches
 from offbeat.backbones.text import Encoder, ReadsText
 from offbeat.backbones.unclip.load import load_decoder, load_prior
@@ -23,6 +24,7 @@ from offbeat.checkpoints.known.unclip import DEFAULT_CARD, drawing_settings, fin
 from offbeat.checkpoints.pipeline import fingerprint
 from offbeat.core.checks import check_range, check_shape
 from offbeat.core.functional import guide
+from offbeat.core.rng import normal
 from offbeat.protocols import Generators
 from offbeat.types import TextEmbeds
 
@@ -49,7 +51,11 @@ class UnclipBackbone(Checkpoint, ReadsText):
         self.image_size = int(self.image_encoder.config.image_size)
         self._pixel_stats = prior["pixels"]
         # a scheduler keeps its timesteps: two users of one object would disturb each other
-        self.fast_prior = FastPrior(prior["prior"], copy.deepcopy(prior["scheduler"]))
+        self.fast_prior = FastPrior(
+            prior["prior"],
+            copy.deepcopy(prior["scheduler"]),
+            count=lambda samples: self._asked(prior=samples),
+        )
         self.unet = decoder["unet"]
         self.movq = decoder["movq"]
         self.scheduler = copy.deepcopy(decoder["scheduler"])
@@ -135,7 +141,7 @@ class UnclipBackbone(Checkpoint, ReadsText):
         scale = float(self._card["prior_guidance_scale"]) if scale is None else scale
         check_range("num_inference_steps", steps, 2, 1000)
         if negative is None and scale > 1:
-            negative = self.encode_text([""])
+            negative = self._once("empty", lambda: self.encode_text([""]))
         return self.fast_prior.sample(
             text,
             negative,
@@ -173,6 +179,9 @@ class UnclipBackbone(Checkpoint, ReadsText):
 
     def unconditional_embeds(self) -> Tensor:
         """Return the embedding that guidance steers from, ``[1, D]``: of a zero picture."""
+        return self._once("zero", self._zero_picture)
+
+    def _zero_picture(self) -> Tensor:
         size = self.image_size
         pixels = torch.zeros(1, 3, size, size, dtype=self.image_encoder.dtype, device=self.device)
         image_embeds: Tensor = self.image_encoder(pixels).image_embeds
@@ -231,24 +240,24 @@ class UnclipBackbone(Checkpoint, ReadsText):
         self, image_embeds: Tensor, negative: Tensor, noise: Any, steps: int, scale: float
     ) -> Tensor:
         """Run the decoder's U-Net from noise to latents, as the Kandinsky pipelines do."""
-        from diffusers.utils.torch_utils import randn_tensor
-
         dtype, batch, guided = self.unet.dtype, len(image_embeds), scale > 1
         embeds = torch.cat([negative, image_embeds]) if guided else image_embeds
         condition, states = self._condition(embeds.to(self.device, dtype))
-        self.scheduler.set_timesteps(steps, device=self.device)
+        self.scheduler.set_timesteps(steps)
         shape = (batch, self.unet.config.in_channels, *self._latent_size())
-        drawn = randn_tensor(shape, generator=noise, device=self.device, dtype=dtype)
-        latents: Tensor = drawn * self.scheduler.init_noise_sigma
+        latents = normal(shape, noise, self.device) * self.scheduler.init_noise_sigma
+        extra = step_settings(self.scheduler, noise)
         keeps_variance = getattr(self.scheduler.config, "variance_type", None) in (
             "learned",
             "learned_range",
         )
         for timestep in self.scheduler.timesteps:
-            doubled = torch.cat([latents, latents]) if guided else latents
-            output = self.unet(
+            shown = latents.to(dtype)
+            doubled = torch.cat([shown, shown]) if guided else shown
+            self._asked(denoiser=len(doubled))
+            output: Tensor = self.unet(
                 doubled, timestep, encoder_hidden_states=states, added_cond_kwargs=condition
-            ).sample
+            ).sample.float()
             noise_pred, variance = output.split(latents.shape[1], dim=1)
             if guided:
                 uncond, cond = noise_pred.chunk(2)
@@ -256,7 +265,7 @@ class UnclipBackbone(Checkpoint, ReadsText):
                 variance = variance.chunk(2)[1]
             if keeps_variance:
                 noise_pred = torch.cat([noise_pred, variance], dim=1)
-            step = self.scheduler.step(noise_pred, timestep, latents, generator=noise)
+            step = self.scheduler.step(noise_pred, timestep, latents, **extra)
             latents = step.prev_sample
         denoised: Tensor = latents
         return denoised
