@@ -11,6 +11,8 @@ import torch
 from diffusers import (
     AutoencoderKL,
     DDIMScheduler,
+    DPMSolverMultistepScheduler,
+    EulerAncestralDiscreteScheduler,
     EulerDiscreteScheduler,
     KandinskyPipeline,
     KandinskyPriorPipeline,
@@ -21,8 +23,10 @@ from diffusers import (
     PriorTransformer,
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
+    TCDScheduler,
     UnCLIPScheduler,
     UNet2DConditionModel,
+    UniPCMultistepScheduler,
     VQModel,
 )
 from diffusers.pipelines.kandinsky.text_encoder import MCLIPConfig, MultilingualCLIP
@@ -83,6 +87,10 @@ SCHEDULERS = {
     "pndm": lambda **kw: PNDMScheduler(skip_prk_steps=True, **kw),
     "euler": EulerDiscreteScheduler,
     "lcm": LCMScheduler,
+    "tcd": TCDScheduler,
+    "dpm++": DPMSolverMultistepScheduler,
+    "unipc": UniPCMultistepScheduler,
+    "euler-a": EulerAncestralDiscreteScheduler,
 }
 
 

@@ -91,7 +91,7 @@ def test_a_negative_prompt_steers_as_in_the_pipeline(tiny_sd, pipe, negative):
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
 @pytest.mark.parametrize(
     ("scheduler", "prediction"),
-    [("ddim", "v_prediction"), ("pndm", "epsilon"), ("euler", "epsilon"), ("lcm", "epsilon")],
+    [("ddim", "v_prediction"), *((name, "epsilon") for name in tiny.SCHEDULERS if name != "ddim")],
 )
 def test_other_schedulers_and_predictions_match_too(tmp_path, scheduler, prediction):
     folder = tmp_path / "model"
@@ -100,6 +100,16 @@ def test_other_schedulers_and_predictions_match_too(tmp_path, scheduler, predict
     theirs = pipeline(folder)
     for steps in (1, 4):
         same(draw(backbone, steps=steps), draw_with(theirs, steps=steps))
+
+
+@torch.no_grad()
+def test_a_picture_that_is_no_square_is_guided_as_in_the_pipeline(tiny_sd_folder, pipe, tmp_path):
+    folder = shutil.copytree(tiny_sd_folder, tmp_path / "wide")
+    card = json.loads((folder / "card.json").read_text())
+    (folder / "card.json").write_text(json.dumps({**card, "height": 32, "width": 64}))
+    ours = draw(StableDiffusionBackbone.load(folder))
+    assert ours.shape == (1, 3, 32, 64)
+    same(ours, draw_with(pipe, height=32, width=64))
 
 
 @torch.no_grad()

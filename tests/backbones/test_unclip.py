@@ -5,7 +5,7 @@ import shutil
 
 import pytest
 import torch
-from diffusers import KandinskyPipeline, KandinskyV22Pipeline
+from diffusers import DDPMScheduler, KandinskyPipeline, KandinskyV22Pipeline
 from safetensors.torch import load_file, save_file
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
@@ -56,6 +56,27 @@ def test_pictures_match_the_pipeline(tiny_backbone, tiny_folder, scale):
         )
         assert theirs.std() > 0.1
         torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("variance", ["learned_range", "fixed_small"])
+@pytest.mark.parametrize("scale", [1.0, 4.0])
+def test_a_learned_variance_is_used_as_in_the_pipeline(tiny_folder, tmp_path, variance, scale):
+    """Kandinsky 2.2 is published with ``DDPMScheduler`` and ``learned_range``; and no square."""
+    folder = shutil.copytree(tiny_folder, tmp_path / "copy")
+    index = json.loads((folder / "decoder" / "model_index.json").read_text())
+    index["scheduler"] = ["diffusers", "DDPMScheduler"]
+    (folder / "decoder" / "model_index.json").write_text(json.dumps(index))
+    DDPMScheduler(
+        beta_schedule="linear", beta_start=0.00085, beta_end=0.012, variance_type=variance,
+        clip_sample=False,
+    ).save_pretrained(folder / "decoder" / "scheduler")  # fmt: skip
+    backbone = UnclipBackbone.load(folder)
+    embeds, negative = torch.randn(2, 32, generator=stream(0)), backbone.unconditional_embeds()
+    settings = {"num_inference_steps": STEPS, "guidance_scale": scale}
+    ours = backbone.decode_embeds(embeds, generator=stream(1), **settings)
+    theirs = draw_with_pipeline(folder / "decoder", embeds, negative, scale, 32, stream(1))
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4)
 
 
 @torch.no_grad()

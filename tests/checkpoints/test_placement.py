@@ -280,6 +280,21 @@ def test_a_compiled_denoiser_draws_the_same_and_sees_later_hooks(folders, monkey
     assert counted.denoiser == 2 * 2 * 3
 
 
+def test_a_verb_that_counts_evaluations_runs_what_was_compiled(folders, monkeypatch):
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    monkeypatch.setattr(placement, "BACKEND", backend)
+    made = offbeat.generate("a red castle", backbone=folders["sd"], num_images=1,
+                            num_inference_steps=2, device=Placement(compile=True))  # fmt: skip
+    assert made.request["compile"] is True
+    assert made.evaluations.denoiser == 4
+    assert len(graphs) > 1  # the first is the probe
+
+
 def test_a_missing_compiler_is_named(folders, monkeypatch):
     def fails(*args, **kwargs):
         raise RuntimeError("no g++")

@@ -216,8 +216,9 @@ def _step_masks(seen: Tensor, num_times: int, spare: int, size: int, dtype: torc
 
 
 def _additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
-    added = torch.zeros(mask.shape, dtype=dtype, device=mask.device)
-    return added.masked_fill_(~mask, -torch.inf)
+    added: Tensor = torch.zeros(mask.shape, dtype=dtype, device=mask.device)
+    added.masked_fill_(~mask, -torch.inf)
+    return added
 
 
 def _fused(attention: Any) -> tuple[Tensor | None, Tensor | None]:
@@ -248,7 +249,8 @@ def _factors(prior: Any, lora: Lora) -> Factors:
                     extra = rank - factor.shape[0 if which == "A" else 1]
                     factor = pad(factor, (0, 0, 0, extra) if which == "A" else (0, extra))
                 rows.append(factor)
-        return torch.stack(rows).unflatten(0, (count, 4)).to(like)
+        together: Tensor = torch.stack(rows).unflatten(0, (count, 4)).to(like)
+        return together
 
     downs, ups = stacked("A"), stacked("B")
     # B of the three projections as blocks on a diagonal
