@@ -13,6 +13,7 @@ from offbeat.checkpoints.known.unclip import is_bundled
 from offbeat.checkpoints.memory import check_fits
 from offbeat.checkpoints.placement import Dtype, Offload, Placement, Where, placement_of
 from offbeat.core.budget import watch
+from offbeat.core.modes import in_own_modes
 from offbeat.errors import CapabilityError, CheckpointError, ConfigError
 from offbeat.protocols import DrawsText, ExploringBackbone, TextBackbone
 from offbeat.protocols.capabilities import backbones_for, members
@@ -44,6 +45,7 @@ def adapter_of(source: str | Path) -> Any:
     return registry.find("backbone", name)
 
 
+@in_own_modes
 def load_backbone(
     source: str | Path = "pocket",
     *,

@@ -25,6 +25,7 @@ from typing import (
 
 from offbeat import registry
 from offbeat.core.checks import check_range
+from offbeat.core.modes import in_own_modes
 from offbeat.errors import ConfigError
 from offbeat.protocols import HasCard, TextBackbone
 from offbeat.protocols.methods import Takes
@@ -131,6 +132,24 @@ class Settings:
         return on_card(card, cls.method)
 
 
+ACTIONS = frozenset(
+    {
+        "measure",
+        "fit",
+        "fuse",
+        "dream",
+        "evolve",
+        "train",
+        "draw",
+        "mix",
+        "morph",
+        "paint",
+        "invert",
+    }
+)
+"""Functions of a method that compute."""
+
+
 class Method(Generic[Config]):
     """Base class of methods: it holds the settings and declares what a method can do."""
 
@@ -149,6 +168,12 @@ class Method(Generic[Config]):
     """What the first and the second source may be."""
     from_one_pool = False
     """Whether all pictures are chosen from one pool, so that each call costs the whole pool."""
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Let what a method does run in torch modes of its own, whatever the caller's are."""
+        super().__init_subclass__(**kwargs)
+        for name in ACTIONS & vars(cls).keys():
+            setattr(cls, name, in_own_modes(vars(cls)[name]))
 
     def __init__(self, config: Config | None = None) -> None:
         self.config = self.config_class() if config is None else config

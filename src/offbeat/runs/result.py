@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ParamSpec
 
 from offbeat.core.budget import metered
+from offbeat.core.modes import own_modes
 from offbeat.errors import StoreError
 from offbeat.files.concept import CONCEPT_FILE, about_of, concept_of, decode_concept
 from offbeat.files.disk import digest_of, json_bytes
@@ -216,11 +217,11 @@ def reported(
 
 
 def costed(verb: Callable[P, Run]) -> Callable[P, Run]:
-    """Return a verb whose runs say how many network evaluations they took."""
+    """Return a verb in torch modes of its own, whose runs say what they took of the networks."""
 
     @functools.wraps(verb)
     def call(*args: P.args, **kwargs: P.kwargs) -> Run:
-        with metered() as meter:
+        with own_modes(), metered() as meter:
             run = verb(*args, **kwargs)
         return replace(run, evaluations=meter.spent)
 

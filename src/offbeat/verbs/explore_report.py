@@ -483,7 +483,7 @@ class Outcome:
                 "more --directions, a smaller --novelty, or another --seed."
             )
         dial, seen = summary["target_seen"], summary["seen"]
-        if dial is not None and seen is not None and seen < dial:
+        if dial is not None and seen is not None and seen < 0.9 * dial:
             found.append(
                 f"Pictures {dial:g} times as different were asked for, and these are {seen:.1f} "
                 f"times: {_ENDS[best.stopped]}."

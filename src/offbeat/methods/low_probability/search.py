@@ -273,5 +273,6 @@ def _mean(values: Tensor) -> float:
 
 
 _COUNTERS = (
-    "index", "passing_step", "looked", "noise", "retries", "failed_pull_backs", "holds", "stopped", "radius"
+    "index", "passing_step", "looked", "noise", "retries", "failed_pull_backs", "holds", "stopped",
+    "radius",
 )  # fmt: skip
