@@ -167,3 +167,15 @@ def test_a_table_that_is_none_is_refused_with_its_name(tmp_path, change, message
         read_table("nothing")
     with pytest.raises(ConfigError, match="I/N"):
         papers.part_of("2/2")
+
+
+def test_no_name_of_a_table_leads_out_of_its_folder(counting, tmp_path):
+    text = COUNTING.replace("high: {", '"../../../high": {')
+    counting.write_text(text.replace("way: high", 'way: "../../../high"'))
+    before = set(tmp_path.parent.rglob("*"))
+    (folder,) = papers.run([str(counting)], tmp_path / "a" / "out", tell=str)
+    made = set(tmp_path.parent.rglob("*")) - before
+    assert all(
+        path == tmp_path / "a" or path.is_relative_to(tmp_path / "a" / "out") for path in made
+    )
+    assert len(list(folder.glob("*/*.json"))) == 18

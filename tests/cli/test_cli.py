@@ -5,13 +5,14 @@ import os
 import signal
 import subprocess
 import sys
+import textwrap
 
 import pytest
 from typer.testing import CliRunner
 
 import offbeat
 from offbeat import cli
-from offbeat.cli.output import ProgressLine, newest_folder
+from offbeat.cli.output import ProgressLine, Stop, Stopped, newest_folder
 from offbeat.files.png import read_recipe
 
 RUNNER = CliRunner()
@@ -120,7 +121,8 @@ def interruptible():
     signal.signal(signal.SIGINT, before)
 
 
-SEARCH = ["explore", "handbag", "--steps", "10", "-n", "1", "--baseline", "80",
+SEARCH = ["explore", "handbag", "--steps", "10", "-n", "1", "--baseline", "80", "--directions", "1",
+          "--candidates", "1",
           "--components", "4", "--judge", "none"]  # fmt: skip
 
 
@@ -182,3 +184,44 @@ def test_help_states_the_library_s_default_of_steps():
     text = " ".join(RUNNER.invoke(cli.app, ["explore", "--help"]).output.replace("│", " ").split())
     assert f"{LowProbabilityConfig().num_steps} with a distance" in text
     assert "a Gaussian fitted to ordinary samples" in text
+
+
+TERMINATED = """
+    import os, signal, sys
+    from offbeat.cli.output import ProgressLine
+    told = ProgressLine.__call__
+
+    def call(self, stage, done, total, values):
+        if (stage, done) == ("searching", 5):
+            os.kill(os.getpid(), signal.SIGTERM)
+        told(self, stage, done, total, values)
+
+    ProgressLine.__call__ = call
+    from offbeat.cli import main
+    main()
+"""
+
+
+def test_sigterm_ends_after_the_step_and_says_how_to_go_on(tmp_path):
+    env = {**os.environ, "OFFBEAT_CACHE": str(tmp_path / "cache")}
+    command = [sys.executable, "-c", textwrap.dedent(TERMINATED), *SEARCH]
+    command += ["--out", str(tmp_path / "run")]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 143, done.stderr
+    assert f"to go on, add --resume --out {tmp_path / 'run'}" in done.stderr
+    assert "Traceback" not in done.stderr
+    rows = (tmp_path / "run" / "trace.jsonl").read_text().splitlines()
+    assert len(rows) == 5  # the step that it came in is there
+
+
+def test_a_signal_during_a_step_waits_for_its_end_and_a_second_one_does_not():
+    stop = Stop()
+    stop.stepping = True
+    stop(signal.SIGTERM, None)
+    with pytest.raises(Stopped) as caught:
+        stop.check()
+    assert caught.value.code == 143
+    with pytest.raises(Stopped):
+        stop(signal.SIGINT, None)
+    with pytest.raises(Stopped):
+        Stop()(signal.SIGINT, None)  # nothing is at work: at once

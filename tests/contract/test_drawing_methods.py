@@ -7,7 +7,7 @@ import torch
 
 from offbeat import load_backbone, registry
 from offbeat.core.rng import streams
-from offbeat.judges.choose import choose_reader
+from offbeat.judges.choose import choose_judge
 from offbeat.methods.rivals.adaptive_negatives import AdaptiveNegativesConfig
 from offbeat.methods.rivals.best_of_n import BestOfNConfig
 from offbeat.methods.rivals.cads import CadsConfig
@@ -15,6 +15,7 @@ from offbeat.methods.rivals.guidance_interval import GuidanceIntervalConfig
 from offbeat.methods.rivals.high_guidance import HighGuidanceConfig
 from offbeat.methods.rivals.raw_prompt import RawPromptConfig
 from offbeat.methods.rivals.seed_variance import SeedVarianceConfig
+from offbeat.protocols import ReadsClasses
 from offbeat.protocols.methods import DrawsSubject
 from offbeat.types import Request
 
@@ -47,7 +48,7 @@ def quick():
 
 @pytest.fixture(scope="module")
 def judge(quick):
-    return choose_reader("classifier", quick)
+    return choose_judge("classifier", quick, ReadsClasses)
 
 
 @pytest.fixture(scope="module", params=sorted(CASES))

@@ -15,6 +15,7 @@ from offbeat.judges.choose import MODEL_TYPES, choose_judge, open_judge
 from offbeat.judges.http import Budget
 from offbeat.methods.low_probability.config import LowProbabilityConfig
 from offbeat.metrics.rubric import CRITERIA
+from offbeat.protocols import ChecksSubject
 
 SMALL = LowProbabilityConfig(
     num_baseline=60, num_held_out=20, num_components=4, num_steps=6, num_probes=8, probe_every=3,
@@ -152,13 +153,13 @@ def test_names_folders_and_addresses_that_are_no_judge(pocket, folder, tmp_path)
     with pytest.raises(UnknownNameError, match="smolvlm"):
         open_judge("smolvml", pocket)
     with pytest.raises(CheckpointError, match="hub did not give it"):
-        choose_judge("blip-vqa", pocket, "pet")  # its weights are not here
+        choose_judge("blip-vqa", pocket, ChecksSubject, subject="pet")  # its weights are not here
     with pytest.raises(CheckpointError, match=r"config\.json"):
-        choose_judge(str(tmp_path), pocket, "pet")
+        choose_judge(str(tmp_path), pocket, ChecksSubject, subject="pet")
     (tmp_path / "config.json").write_text('{"model_type": "bert", "architectures": ["BertModel"]}')
     with pytest.raises(CheckpointError, match=r"vision-language model of type .*got 'bert'"):
-        choose_judge(str(tmp_path), pocket, "pet")
+        choose_judge(str(tmp_path), pocket, ChecksSubject, subject="pet")
     with pytest.raises(ConfigError, match="no model"):
-        choose_judge("api", pocket, "pet")
+        choose_judge("api", pocket, ChecksSubject, subject="pet")
     with pytest.raises(ConfigError, match="no class probabilities"):
         fuse(["pig", "owl"], judge="api:m@http://localhost:1/v1", backbone=pocket)

@@ -14,7 +14,7 @@ from typing import Any, Protocol
 from offbeat.bench.lab import Lab, Outcome
 from offbeat.bench.spec import Table, Way
 from offbeat.errors import ConfigError
-from offbeat.files.disk import digest_of, json_bytes, plain, write_atomic
+from offbeat.files.disk import digest_of, json_bytes, plain, safe_name, write_atomic
 from offbeat.files.labels import versions
 from offbeat.files.png import to_pil
 
@@ -64,7 +64,8 @@ class Cell:
 
     def file(self, out: Path) -> Path:
         """The file of a cell."""
-        return out / self.way.name / f"{self.item.name.replace(' ', '_')}-{self.seed}.json"
+        item = safe_name(self.item.name.replace(" ", "_"))
+        return out / safe_name(self.way.name) / f"{item}-{self.seed}.json"
 
 
 class TableRun:

@@ -19,7 +19,7 @@ from offbeat.core.drawing import draw, plain_concept_of
 from offbeat.errors import ConfigError
 from offbeat.files.cache import cached
 from offbeat.files.labels import versions
-from offbeat.judges.choose import choose_reader
+from offbeat.judges.choose import choose_judge
 from offbeat.protocols import ReadsClasses
 from offbeat.types import Evaluations
 
@@ -81,7 +81,7 @@ class Lab:
         Raises:
             ConfigError: If there is none.
         """
-        found = choose_reader(self.table.judge, self.backbone)
+        found: ReadsClasses | None = choose_judge(self.table.judge, self.backbone, ReadsClasses)
         if found is None:
             raise ConfigError(f"judge: {self.table.judge} reads no classes on {self.backbone.name}")
         return found

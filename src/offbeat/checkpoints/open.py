@@ -15,7 +15,7 @@ from offbeat.checkpoints.placement import Dtype, Offload, Placement, Where, plac
 from offbeat.core.budget import watch
 from offbeat.core.modes import in_own_modes
 from offbeat.errors import CapabilityError, CheckpointError, ConfigError
-from offbeat.protocols import DrawsText, ExploringBackbone, TextBackbone
+from offbeat.protocols import DrawsText, TextBackbone
 from offbeat.protocols.capabilities import backbones_for, members
 
 BACKBONE_OF_FORM: dict[Form, str] = {
@@ -137,21 +137,6 @@ def default_backbone(method: str) -> str:
     """
     needs = getattr(registry.find("method", method), "needs", None)
     return "pocket-sd" if needs is not None and _draws(needs) else "pocket"
-
-
-def loaded_prior(backbone: str | Path | TextBackbone, device: Where) -> ExploringBackbone:
-    """Return a backbone that is loaded and has a space of embeddings to search in.
-
-    Raises:
-        CapabilityError: If it lacks a part.
-    """
-    found: Any = backbone
-    if isinstance(backbone, str | Path):
-        found = load_backbone(backbone, device=device)
-    watch(found)
-    check_needs("low-probability", ExploringBackbone, found)
-    prior: ExploringBackbone = found
-    return prior
 
 
 def check_needs(method: str, needs: Any, backbone: object) -> None:

@@ -3,54 +3,54 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
-from offbeat.cli.output import ProgressLine, errors_shown
+from offbeat.cli.output import ProgressLine, errors_shown, show_note, signals_handled
 
 
 def again(
     picture: Annotated[Path, typer.Argument(metavar="PICTURE", help="A PNG that Offbeat drew.")],
     out: Annotated[
-        Optional[Path],  # noqa: UP045 - typer reads it at run time on Python 3.10
-        typer.Option(help="Where to write it; here, as `PICTURE-again.png`, if not given."),
+        Path | None,
+        typer.Option(help="File to write; by default `PICTURE-again.png` in this folder."),
     ] = None,
     run: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(help="Its run folder, if it does not lie in it; only LoRA factors need it."),
+        Path | None,
+        typer.Option(help="Its run folder, if it was moved out of it; only LoRA factors need it."),
     ] = None,
     source: Annotated[
-        Optional[list[Path]],  # noqa: UP045
+        list[Path] | None,
         typer.Option(
-            help="A picture that it was made from, or a folder of such, if they lie elsewhere "
-            "now. Several."
+            help="A picture that it was made from, or a folder of such, if they were moved. "
+            "Repeatable."
         ),
     ] = None,
     backbone: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(help="The checkpoint that drew it, if it now lies elsewhere."),
+        str | None,
+        typer.Option(help="The checkpoint that drew it, if it is not on this machine."),
     ] = None,
     device: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(help="Where to run; where it was drawn if not given."),
+        str | None,
+        typer.Option(help="Where to run; by default where it was drawn."),
     ] = None,
 ) -> None:
     """Make PICTURE again from what it keeps inside: the same bytes on the same machine.
 
-    Exit code 1 says that it came out otherwise, and the notes why that may be.
+    Exit code 1 means that the new picture differs; the notes say what may be the reason.
 
     **Example**
 
     `offbeat again runs/handbag-0/images/0003.png`
     """
-    with errors_shown():
+    with signals_handled(), errors_shown():
         import offbeat
 
         # not beside it: a run folder holds what the run drew, and nothing else
         target = out or Path(f"{picture.stem}-again.png")
         progress = ProgressLine()
-        found = offbeat.again(
+        made = offbeat.again(
             picture,
             run=run,
             sources=source or (),
@@ -60,11 +60,11 @@ def again(
             observe=progress,
         )
         progress.close()
-    for note in found.notes:
-        typer.secho(f"note: {note}", fg="yellow", err=True)
-    if found.same:
+    for note in made.notes:
+        show_note(note)
+    if made.same:
         typer.echo(f"{target}: the same, byte for byte")
-    elif found.same_pixels:
+    elif made.same_pixels:
         typer.echo(f"{target}: the same pixels; another tool wrote the first file")
     else:
         typer.echo(f"{target}: drawn again, and not the same picture")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -14,7 +14,7 @@ app = typer.Typer(
 )
 
 Tables = Annotated[
-    Optional[list[str]],  # noqa: UP045 - typer reads it at run time on Python 3.10
+    list[str] | None,
     typer.Argument(help="Bundled tables (`offbeat bench list`) or YAML files; all if none."),
 ]
 Threads = Annotated[int, typer.Option(min=1, help="CPU threads.")]
@@ -28,13 +28,13 @@ def papers(
     ),
     quick: Annotated[bool, typer.Option("--quick", help="Each table's short form.")] = False,
     backbone: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(help="Another checkpoint than the tables name."),
     ] = None,
     part: Annotated[str, typer.Option(help="I/N: this process does items I of N.")] = "0/1",
     threads: Threads = 1,
     report: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option(help="Write a Markdown page there, its sheets in a folder beside it."),
     ] = None,
 ) -> None:

@@ -3,65 +3,69 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, Optional
+from typing import Annotated, Literal
 
 import typer
 
-from offbeat.cli.options import Checkpoint, Place, Reader, Settings, TrainedFile, anywhere, placing
-from offbeat.cli.output import (
-    check_num_images,
-    errors_shown,
-    folder_for,
-    resumable,
-    settings_of,
-    show_result,
+from offbeat.cli.options import (
+    Checkpoint,
+    Place,
+    Reader,
+    Resume,
+    Seed,
+    Settings,
+    Template,
+    TrainedFile,
+    anywhere,
+    placing,
+    run_folder,
 )
+from offbeat.cli.output import at_work, folder_name, settings_of, show_result
 
 
 @placing
 def dream(
     num: Annotated[int, typer.Option("--num-images", "-n", min=1, help="Concepts.")] = 16,
     law: Annotated[
-        Optional[Literal["gaussian", "laplace", "cauchy"]],  # noqa: UP045 - read at run time
-        typer.Option(help="What DisTok's noise is drawn from; the heavier its tails, the wilder."),
+        Literal["gaussian", "laplace", "cauchy"] | None,
+        typer.Option(
+            help="Distribution of DisTok's noise; heavier tails give stranger dreams: `cauchy` "
+            "has the heaviest."
+        ),
     ] = None,
     method: Annotated[
         str, typer.Option(help="`distok`, `conceptlab`, or a plug-in that dreams.")
     ] = "distok",
     subject: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(help="What kind of thing ConceptLab invents: `animal` if not given."),
+        str | None,
+        typer.Option(help="What kind of thing ConceptLab invents; by default `animal`."),
     ] = None,
     max_cosine: Annotated[
         float,
-        typer.Option(min=-1, max=1, help="Two dreams nearer than this are one: it is dropped."),
+        typer.Option(
+            min=-1,
+            max=1,
+            help="Drop a dream whose text has this cosine, or more, to one that is kept.",
+        ),
     ] = 0.95,
-    prompt: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(help="With `{concept}` where it stands; the method's own if not given."),
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Same seed, same dreams.")] = 0,
+    prompt: Template = None,
+    seed: Seed = 0,
     trained: TrainedFile = None,
     judge: Reader = "auto",
     guide: Annotated[
         str,
         typer.Option(
-            help="Who says what ConceptLab's search sees: `clip`, `none`, a vision-language model, "
-            "its folder or hub id, or `api:MODEL@ADDRESS`."
+            help="Who tells ConceptLab's search what it sees: `clip`, `none`, a vision-language "
+            "model, its folder or hub id, or `api:MODEL@ADDRESS`."
         ),
     ] = "clip",
     settings: Settings = None,
     backbone: Checkpoint = "pocket",
     place: Place = anywhere,
-    out: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(help="Run folder; `runs/dream-SEED` and a number if not given."),
-    ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run in `--out`, or the newest.")
-    ] = False,
+    out: Annotated[Path | None, run_folder("dream-SEED")] = None,
+    resume: Resume = False,
 ) -> None:
-    """Draw concepts that nobody named.
+    """Make concepts that have no name, and draw one picture of each.
 
     **Examples**
 
@@ -73,28 +77,23 @@ def dream(
 
     Sources: DisTok, arXiv:2505.03667; ConceptLab, arXiv:2308.02669.
     """
-    with errors_shown():
-        check_num_images(num)
+    first = folder_name("dream", seed)
+    with at_work(out, first, place, num_images=num, resume=resume) as common:
         import offbeat
 
-        folder = out or folder_for("dream", seed, resume=resume)
-        with resumable(folder) as progress:
-            result = offbeat.dream(
-                num,
-                method=method,
-                subject=subject,
-                law=law,
-                config=settings_of(settings),
-                trained=trained,
-                max_cosine=max_cosine,
-                prompt=prompt,
-                seed=seed,
-                judge=judge,
-                guide=guide,
-                backbone=backbone,
-                device=place(),
-                out=folder,
-                resume=resume,
-                observe=progress,
-            )
-    show_result(result.summary, folder / "contact.png")
+        run = offbeat.dream(
+            num,
+            method=method,
+            subject=subject,
+            law=law,
+            config=settings_of(settings),
+            trained=trained,
+            max_cosine=max_cosine,
+            prompt=prompt,
+            seed=seed,
+            judge=judge,
+            guide=guide,
+            backbone=backbone,
+            **common,
+        )
+    show_result(run.summary, common["out"] / "contact.png")

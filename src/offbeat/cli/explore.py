@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal, Optional
+from typing import Annotated, Literal
 
 import typer
 
-from offbeat.cli.options import Place, Settings, anywhere, placing
-from offbeat.cli.output import (
-    check_num_images,
-    errors_shown,
-    folder_for,
-    resumable,
-    settings_of,
-    show_result,
+from offbeat.cli.options import (
+    FittingCheckpoint,
+    Place,
+    Resume,
+    Settings,
+    anywhere,
+    placing,
+    run_folder,
 )
+from offbeat.cli.output import at_work, folder_name, settings_of, show_result
 
 Space = Literal["subject", "adjective", "lora", "token+lora", "direct"]
 
@@ -35,58 +36,58 @@ def explore(
     method: Annotated[
         str,
         typer.Option(
-            help="`low-probability` searches. Simple rivals draw: `raw-prompt`, `high-guidance`, "
-            "`seed-variance`, `best-of-n`, `cads`, `guidance-interval`, `adaptive-negatives`, or a "
-            "plug-in; they take no option of the search."
+            help="`low-probability` searches. The simple rivals only draw: `raw-prompt`, "
+            "`high-guidance`, `seed-variance`, `best-of-n`, `cads`, `guidance-interval`, "
+            "`adaptive-negatives`, or a plug-in; they take no option of the search."
         ),
     ] = "low-probability",
     novelty: Annotated[
-        Optional[float],  # noqa: UP045 - typer reads it at run time on Python 3.10
+        float | None,
         typer.Option(
-            help="How many times as different as another ordinary picture they shall look, to an "
+            help="How many times as different as another ordinary picture they are to look, to an "
             "encoder that the search does not use; 1 is just another one. **2** if neither this, "
             "`--quantile`, `--reach` nor `--steps` is given. Below 1 it is read as `--quantile`.",
             rich_help_panel=FAR,
         ),
     ] = None,
     quantile: Annotated[
-        Optional[float],  # noqa: UP045
+        float | None,
         typer.Option(
-            help="Or: hold the distance that this share of a Gaussian fitted to ordinary samples "
-            "lies within, inside (0, 1).",
+            help="Instead: hold the distance that contains this share of a Gaussian fitted to "
+            "ordinary samples, inside (0, 1).",
             rich_help_panel=FAR,
         ),
     ] = None,
     reach: Annotated[
-        Optional[float],  # noqa: UP045
+        float | None,
         typer.Option(
-            help="Or: hold so many times the distance of an ordinary embedding. 1 is ordinary; "
-            "2 is beyond what any quantile can say.",
+            help="Instead: hold this many times the distance of an ordinary embedding. 1 is "
+            "ordinary; 2 is farther than any quantile can express.",
             rich_help_panel=FAR,
         ),
     ] = None,
     steps: Annotated[
-        Optional[int],  # noqa: UP045
+        int | None,
         typer.Option(
             min=1,
-            help="Optimizer steps at most: 200 with a distance, if not given. Alone, without a "
-            "distance: run away as published, held back only by the anchor and the judge.",
+            help="Optimizer steps at most; by default 200 with a distance. Without a distance the "
+            "search moves away as published, limited only by the anchor and the judge.",
             rich_help_panel=FAR,
         ),
     ] = None,
     avoid: Annotated[
-        Optional[list[str]],  # noqa: UP045
+        list[str] | None,
         typer.Option(
             metavar="RUN[:STEP]",
-            help="Keep away from what that run drew, or drew at one of its kept steps. Several.",
+            help="Keep away from what that run drew, or drew at one of its kept steps. Repeatable.",
             rich_help_panel=FAR,
         ),
     ] = None,
     unlike: Annotated[
-        Optional[list[Path]],  # noqa: UP045
+        list[Path] | None,
         typer.Option(
             metavar="FOLDER",
-            help="Keep away from your own pictures. Several.",
+            help="Keep away from your own pictures. Repeatable.",
             rich_help_panel=FAR,
         ),
     ] = None,
@@ -97,9 +98,9 @@ def explore(
         ),
     ] = 8,
     template: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(
-            help="Prompt with `{subject}`; the checkpoint's own if not given.",
+            help="Prompt with `{subject}`; by default the checkpoint's own.",
             rich_help_panel=ASK,
         ),
     ] = None,
@@ -107,11 +108,11 @@ def explore(
         int, typer.Option(min=0, help="Same seed, same pictures.", rich_help_panel=ASK)
     ] = 0,
     directions: Annotated[
-        Optional[int],  # noqa: UP045
+        int | None,
         typer.Option(
             min=1,
-            help="Searches that keep away from each other, each with pictures of its own: **4** "
-            "if not given.",
+            help="Searches that keep away from each other, each with pictures of its own; by "
+            "default 4.",
             rich_help_panel=FIND,
         ),
     ] = None,
@@ -119,8 +120,8 @@ def explore(
         int,
         typer.Option(
             min=1,
-            help="Draw so many times as many pictures, and show those that the judge passes and "
-            "that differ most; 1 chooses none.",
+            help="Draw this many times as many pictures, and show those that the judge passes and "
+            "that differ most; 1 shows all.",
             rich_help_panel=FIND,
         ),
     ] = 3,
@@ -133,10 +134,10 @@ def explore(
         ),
     ] = 1,
     space: Annotated[
-        Optional[Space],  # noqa: UP045
+        Space | None,
         typer.Option(
             help="What is learned: the subject's token, the token of `creative` before it, LoRA "
-            "factors of the prior, token and factors (if not given), or the embedding itself.",
+            "factors of the prior, token and factors (the default), or the embedding itself.",
             rich_help_panel=FIND,
         ),
     ] = None,
@@ -144,63 +145,47 @@ def explore(
         str,
         typer.Option(
             metavar="JUDGE",
-            help="Who is asked whether it is still the subject: `auto`, `none`, `clip`, "
+            help="Who checks that the pictures still show the subject: `auto`, `none`, `clip`, "
             "`classifier`, a vision-language model (`offbeat list judges`), a model's folder or "
             "hub id, or a server's model as `api:MODEL@ADDRESS`.",
             rich_help_panel=FIND,
         ),
     ] = "auto",
     density: Annotated[
-        Optional[Literal["gaussian", "kde"]],  # noqa: UP045
-        typer.Option(help="Model of the ordinary: `gaussian` if not given.", rich_help_panel=FIND),
+        Literal["gaussian", "kde"] | None,
+        typer.Option(help="Model of the ordinary; by default `gaussian`.", rich_help_panel=FIND),
     ] = None,
     baseline: Annotated[
-        Optional[int],  # noqa: UP045
-        typer.Option(
-            min=2, help="Ordinary samples to fit: 5000 if not given.", rich_help_panel=FIND
-        ),
+        int | None,
+        typer.Option(min=2, help="Ordinary samples to fit; by default 5000.", rich_help_panel=FIND),
     ] = None,
     components: Annotated[
-        Optional[int],  # noqa: UP045
+        int | None,
         typer.Option(
             "--axes",
             "--components",
             min=1,
-            help="PCA axes that distances are measured in, the paper's are 50; those that hold "
-            "80 % of the variance (8 for kde) if not given.",
+            help="PCA axes that distances are measured in; by default those that hold 80 % of the "
+            "variance (8 for kde). The paper takes 50.",
             rich_help_panel=FIND,
         ),
     ] = None,
     anchor: Annotated[
         bool,
-        typer.Option("--anchor/--no-anchor", help="Pull back.", rich_help_panel=ABLATE),
+        typer.Option("--anchor/--no-anchor", help="Pull back to the text.", rich_help_panel=ABLATE),
     ] = True,
     rule: Annotated[
-        Optional[Literal["alternate", "sum"]],  # noqa: UP045
+        Literal["alternate", "sum"] | None,
         typer.Option(
-            help="One loss a step (`alternate`, if not given), or their sum.",
+            help="One loss in each step (`alternate`, the default), or their sum.",
             rich_help_panel=ABLATE,
         ),
     ] = None,
     settings: Settings = None,
-    backbone: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(
-            help="A checkpoint: name (`offbeat list backbones`), folder or hub id; the bundled one "
-            "in the form that the method needs if not given."
-        ),
-    ] = None,
+    backbone: FittingCheckpoint = None,
     place: Place = anywhere,
-    out: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(help="Run folder; `runs/SUBJECT-SEED` and a number if not given."),
-    ] = None,
-    resume: Annotated[
-        bool,
-        typer.Option(
-            "--resume", help="Go on with the run in `--out`, or the newest `runs/SUBJECT-SEED`."
-        ),
-    ] = False,
+    out: Annotated[Path | None, run_folder("SUBJECT-SEED")] = None,
+    resume: Resume = False,
 ) -> None:
     """Find unusual pictures of SUBJECT that are still a SUBJECT.
 
@@ -223,15 +208,14 @@ def explore(
 
     Source: Song and Elgammal, arXiv:2601.22125; those of the rivals are in `docs/rivals.md`.
     """
-    with errors_shown():
-        check_num_images(num_images)
+    searches = method == "low-probability"
+    first = folder_name(subject, seed)
+    with at_work(out, first, place, num_images=num_images, resume=resume) as common:
         import offbeat
-        from offbeat.core.templates import check_text
         from offbeat.errors import ConfigError
+        from offbeat.verbs.explore import refusal
 
-        check_text("subject", subject)
-        searches = method == "low-probability"
-        flags = {
+        options = {
             "density": density,
             "num_baseline": baseline,
             "num_components": components,
@@ -239,42 +223,34 @@ def explore(
             "rule": rule,
         }
         far = {"novelty": novelty, "quantile": quantile, "directions": directions}
-        given = {name: value for name, value in flags.items() if value is not None}
+        given = {name: value for name, value in options.items() if value is not None}
         steered = [*given, *(name for name, value in far.items() if value is not None)]
         if steered and not searches:
-            raise ConfigError(
-                f"{', '.join(steered)}: only for the search of low-probability, and {method} draws "
-                "without one; leave it out"
-            )
-        own = settings_of(settings)
-        if searches and (twice := own.keys() & {*flags, *far, "reach", "num_steps", "space"}):
+            raise ConfigError(refusal(steered, method))
+        config = settings_of(settings)
+        if searches and (twice := config.keys() & {*options, *far, "reach", "num_steps", "space"}):
             raise ConfigError(f"--set: {', '.join(sorted(twice))} has an option of its own")
-        config = {**given, **own}
-        folder = out or folder_for(subject, seed, resume=resume)
-        with resumable(folder) as progress:
-            result = offbeat.explore(
-                subject,
-                method=method,
-                novelty=novelty,
-                quantile=quantile,
-                reach=reach,
-                num_steps=steps,
-                space=space,
-                num_images=num_images,
-                seed=seed,
-                directions=directions or 4,
-                candidates=candidates,
-                num_trials=trials,
-                avoid=tuple(avoid or ()),
-                unlike=tuple(unlike or ()),
-                preview_every=25 if searches else 0,
-                prompt=template,
-                judge=judge,
-                config=config,
-                backbone=backbone,
-                device=place(),
-                out=folder,
-                resume=resume,
-                observe=progress,
-            )
-    show_result(result.summary, folder / "contact.png", folder / "report.html")
+        run = offbeat.explore(
+            subject,
+            method=method,
+            novelty=novelty,
+            quantile=quantile,
+            reach=reach,
+            num_steps=steps,
+            space=space,
+            num_images=num_images,
+            seed=seed,
+            directions=directions or 4,
+            candidates=candidates,
+            num_trials=trials,
+            avoid=tuple(avoid or ()),
+            unlike=tuple(unlike or ()),
+            preview_every=25 if searches else 0,
+            prompt=template,
+            judge=judge,
+            config={**given, **config},
+            backbone=backbone,
+            **common,
+        )
+    folder = common["out"]
+    show_result(run.summary, folder / "contact.png", folder / "report.html")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
@@ -29,7 +29,7 @@ def export(
         ),
     ] = "diffusers",
     token: Annotated[
-        Optional[str],  # noqa: UP045 - typer reads it at run time on Python 3.10
+        str | None,
         typer.Option(
             help="Its word in prompts, e.g. `<owlpig>`; made of the subject, or of the file's "
             "name, if not given."
@@ -66,20 +66,20 @@ def import_(
         ),
     ],
     backbone: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(help="The checkpoint that it was learned on; what the file says if not given"),
     ] = None,
     word: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(help="What stands in prompts, where the file holds LoRA factors alone."),
     ] = None,
     prompt: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(help="With `{concept}` where it stands; the checkpoint's own if not given."),
     ] = None,
     place: Place = anywhere,
     out: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option(help="Run folder; `runs/NAME` and a number if not given."),
     ] = None,
 ) -> None:

@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated
 
 import typer
 
-from offbeat.cli.options import Place, Reader, Settings, TrainedFile, anywhere, placing
+from offbeat.cli.options import (
+    FittingCheckpoint,
+    Place,
+    Reader,
+    Resume,
+    Seed,
+    Settings,
+    Template,
+    TrainedFile,
+    anywhere,
+    placing,
+    run_folder,
+)
 from offbeat.cli.output import (
+    at_work,
     check_num_images,
-    errors_shown,
-    folder_for,
-    resumable,
+    folder_name,
     settings_of,
     show_result,
     weights_of,
@@ -40,44 +51,30 @@ def fuse(
         bool, typer.Option("--grid", help="Fill the triangle between three words.")
     ] = False,
     num: Annotated[
-        Optional[int],  # noqa: UP045 - typer reads it at run time on Python 3.10
+        int | None,
         typer.Option(
-            min=2, help="Concepts on the path (9 if not given) or a side of the triangle (5)."
+            min=2, help="Concepts on the path (by default 9) or a side of the triangle (5)."
         ),
     ] = None,
     num_images: Annotated[
-        Optional[int],  # noqa: UP045
+        int | None,
         typer.Option(
             "--num-images",
             "-n",
             min=1,
-            help="Pictures of each concept; 8, on a path 3, in a triangle or of two pictures 1 if "
-            "not given.",
+            help="Pictures of each concept; by default 8, on a path 3, in a triangle or of two "
+            "pictures 1.",
         ),
     ] = None,
-    prompt: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(help="With `{concept}` where it stands; the method's own if not given."),
-    ] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Same seed, same pictures.")] = 0,
+    prompt: Template = None,
+    seed: Seed = 0,
     trained: TrainedFile = None,
     judge: Reader = "auto",
     settings: Settings = None,
-    backbone: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(
-            help="A checkpoint: name (`offbeat list backbones`), folder or hub id; the bundled one "
-            "in the form that the method needs if not given."
-        ),
-    ] = None,
+    backbone: FittingCheckpoint = None,
     place: Place = anywhere,
-    out: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(help="Run folder; `runs/WORDS-SEED` and a number if not given."),
-    ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the run in `--out`, or the newest.")
-    ] = False,
+    out: Annotated[Path | None, run_folder("WORDS-SEED")] = None,
+    resume: Resume = False,
 ) -> None:
     """Make one thing of several WORDs.
 
@@ -99,14 +96,15 @@ def fuse(
 
     The run folder holds `contact.png`, `report.html`, the pictures, and `concept.safetensors` for
     `offbeat render` and for diffusers. `magicmix`, `diffmorpher`, `bass` and `agswap` mix two
-    sources inside the denoising and learn no concept, so theirs holds none; of a path it holds a
-    GIF, and an MP4 if ffmpeg is installed.
+    sources while they denoise and learn no concept, so their folder holds none; the folder of a
+    path holds a GIF, and an MP4 if ffmpeg is installed.
 
     Sources: DisTok, arXiv:2505.03667; CreTok, arXiv:2410.24160; ConceptLab, arXiv:2308.02669;
     MagicMix, arXiv:2210.16056; DiffMorpher, arXiv:2312.07409; BASS, arXiv:2310.01819; AGSwap (our
     reading), arXiv:2509.18699.
     """
-    with errors_shown():
+    first = folder_name(" ".join(word.rpartition("=")[0] or word for word in words), seed)
+    with at_work(out, first, place, resume=resume) as common:
         import offbeat
         from offbeat.core.templates import check_text
         from offbeat.errors import ConfigError
@@ -129,10 +127,8 @@ def fuse(
         count = num or (9 if sweep else 5)
         few = grid or all(is_picture(name) for name in names)
         each = num_images or (1 if few else 3 if sweep else 8)
-        concepts = count if sweep else count * (count + 1) // 2 if grid else 1
-        check_num_images(each * concepts)
-        folder = out or folder_for(" ".join(names), seed, resume=resume)
-        common: dict[str, Any] = {
+        check_num_images(each * (count if sweep else count * (count + 1) // 2 if grid else 1))
+        common |= {
             "method": method,
             "config": settings_of(settings),
             "trained": trained,
@@ -140,17 +136,12 @@ def fuse(
             "seed": seed,
             "judge": judge,
             "backbone": backbone,
-            "device": place(),
-            "out": folder,
-            "resume": resume,
             "num_images": each,
         }
-        with resumable(folder) as progress:
-            common["observe"] = progress
-            if sweep:
-                result = offbeat.sweep(*names, num=count, **common)
-            elif grid:
-                result = offbeat.grid(*names, num=count, **common)
-            else:
-                result = offbeat.fuse(weights, **common)
-    show_result(result.summary, folder / "contact.png")
+        if sweep:
+            run = offbeat.sweep(*names, num=count, **common)
+        elif grid:
+            run = offbeat.grid(*names, num=count, **common)
+        else:
+            run = offbeat.fuse(weights, **common)
+    show_result(run.summary, common["out"] / "contact.png")

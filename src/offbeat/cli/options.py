@@ -6,7 +6,7 @@ import functools
 import inspect
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Optional
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -16,6 +16,29 @@ if TYPE_CHECKING:
 Checkpoint = Annotated[
     str, typer.Option(help="A checkpoint: name (`offbeat list backbones`), folder or hub id.")
 ]
+FittingCheckpoint = Annotated[
+    str | None,
+    typer.Option(
+        help="A checkpoint: name (`offbeat list backbones`), folder or hub id; by default the "
+        "bundled one in the form that the method needs."
+    ),
+]
+Seed = Annotated[int, typer.Option(min=0, help="Same seed, same pictures.")]
+NumImages = Annotated[int, typer.Option("--num-images", "-n", min=1, help="Pictures.")]
+Template = Annotated[
+    str | None,
+    typer.Option(help="With `{concept}` where it stands; by default the method's own prompt."),
+]
+Resume = Annotated[
+    bool, typer.Option("--resume", help="Go on with the run in `--out`, or the newest one.")
+]
+
+
+def run_folder(name: str) -> Any:
+    """Return the option ``--out`` of a command whose runs are named so."""
+    return typer.Option(help=f"Run folder; by default `runs/{name}` and a number.")
+
+
 Place = Callable[[], "Placement"]
 """What a command gets of the options of ``placing``: it checks them when called."""
 
@@ -34,20 +57,22 @@ def _options(
     device: Annotated[
         str,
         typer.Option(
-            help="`cpu`, `cuda`, `cuda:1`, `mps`, `xpu`; `auto` is the first of these accelerators "
-            "that is there, and the CPU for the checkpoints that come with Offbeat.",
+            help="`cpu`, `cuda`, `cuda:1`, `mps`, `xpu`; `auto` is the first accelerator of "
+            "these, and the CPU for the checkpoints that come with Offbeat.",
             rich_help_panel=_PANEL,
         ),
     ] = "auto",
     dtype: Annotated[
         Literal["float32", "bfloat16", "float16"],
-        typer.Option(help="Of the weights; the last two take half.", rich_help_panel=_PANEL),
+        typer.Option(
+            help="Type of the weights; the last two take half the memory.", rich_help_panel=_PANEL
+        ),
     ] = "float32",
     offload: Annotated[
         Literal["none", "model", "sequential"],
         typer.Option(
-            help="Keep on the device only the model that runs, or only its layer: less memory, "
-            "and slower.",
+            help="Keep on the device only the model that runs, or only its current layer: less "
+            "memory, and slower.",
             rich_help_panel=_PANEL,
         ),
     ] = "none",
@@ -62,9 +87,9 @@ def _options(
         ),
     ] = False,
     attention: Annotated[
-        Optional[str],  # noqa: UP045 - typer reads it at run time on Python 3.10
+        str | None,
         typer.Option(
-            help="A backend of diffusers for transformers' attention, e.g. `flash`.",
+            help="Attention backend of diffusers for transformers, e.g. `flash`.",
             rich_help_panel=_PANEL,
         ),
     ] = None,
@@ -76,12 +101,12 @@ def _options(
         bool,
         typer.Option(
             "--check-memory/--no-check-memory",
-            help="Refuse what does not fit before it is loaded.",
+            help="Refuse a checkpoint that does not fit before it is loaded.",
             rich_help_panel=_PANEL,
         ),
     ] = True,
     offline: Annotated[
-        bool, typer.Option("--offline", help="Touch no network.", rich_help_panel=_PANEL)
+        bool, typer.Option("--offline", help="Use no network.", rich_help_panel=_PANEL)
     ] = False,
 ) -> None:
     """Take what ``Placement`` takes, and whether to stay offline: the one list of these options."""
@@ -89,46 +114,46 @@ def _options(
 
 def placing(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command the options of a placement in the place of its argument ``place``."""
-    own = inspect.signature(command, eval_str=True).parameters
+    parameters = inspect.signature(command, eval_str=True).parameters
     options = inspect.signature(_options, eval_str=True).parameters
     taken: list[inspect.Parameter] = []
-    for name, parameter in own.items():
+    for name, parameter in parameters.items():
         taken += options.values() if name == "place" else [parameter]
 
     @functools.wraps(command)
     def run(**given: Any) -> None:
-        told = {name: given.pop(name) for name in options}
-        if told.pop("offline"):
+        placement = {name: given.pop(name) for name in options}
+        if placement.pop("offline"):
             from offbeat.checkpoints.hub import go_offline
 
             go_offline()
 
         def place() -> Placement:
             from offbeat.checkpoints.placement import Placement  # torch loads here, not for --help
+            from offbeat.cli.output import show_note
 
-            placement = Placement(**told)
-            for note in placement.notes():
-                typer.secho(f"note: {note}", fg="yellow", err=True)
-            return placement
+            made = Placement(**placement)
+            for note in made.notes():
+                show_note(note)
+            return made
 
         command(**given, place=place)
 
-    taken = [one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in taken]
+    taken = [parameter.replace(kind=inspect.Parameter.KEYWORD_ONLY) for parameter in taken]
     run.__signature__ = inspect.Signature(taken)  # type: ignore[attr-defined]
-    run.__annotations__ = {one.name: one.annotation for one in taken}
+    run.__annotations__ = {parameter.name: parameter.annotation for parameter in taken}
     del run.__wrapped__  # typer would look through to the command
     return run
 
 
 Settings = Annotated[
-    Optional[list[str]],  # noqa: UP045 - typer reads it at run time on Python 3.10
-    typer.Option("--set", metavar="NAME=VALUE", help="A setting of the method. Several."),
+    list[str] | None,
+    typer.Option("--set", metavar="NAME=VALUE", help="A setting of the method. Repeatable."),
 ]
 TrainedFile = Annotated[
-    Optional[Path],  # noqa: UP045
+    Path | None,
     typer.Option(
-        help="What `offbeat train` wrote: its folder or file. What comes with the checkpoint "
-        "if not given."
+        help="Folder or file that `offbeat train` wrote; by default what comes with the checkpoint."
     ),
 ]
 Reader = Annotated[

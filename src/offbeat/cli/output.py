@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 import shlex
+import signal
 import sys
+import threading
 import time
-from collections.abc import Iterator, Mapping
+import unicodedata
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -38,9 +41,8 @@ def settings_of(given: list[str] | None) -> dict[str, Any]:
     Raises:
         ConfigError: If one has no ``=``, or a name is there twice.
     """
-    import json
-
     from offbeat.errors import ConfigError
+    from offbeat.files.disk import parse_json
 
     found: dict[str, Any] = {}
     for text in given or ():
@@ -51,7 +53,7 @@ def settings_of(given: list[str] | None) -> dict[str, Any]:
         if name in found:
             raise ConfigError(f"--set: {name} is there twice")
         try:
-            found[name] = json.loads(value)
+            found[name] = parse_json(value)
         except ValueError:
             found[name] = value
     return found
@@ -78,11 +80,10 @@ def weights_of(words: list[str]) -> list[tuple[str, float]]:
     return found
 
 
-def folder_for(what: str, seed: int, *, resume: bool) -> Path:
-    """Return ``runs/WHAT-SEED``: a free one, or the newest to go on with."""
+def folder_name(what: str, seed: int) -> Path:
+    """Return ``runs/WHAT-SEED``, of letters and digits only."""
     name = "-".join("".join(c if c.isalnum() else " " for c in what).split()) or "run"
-    first = Path("runs") / f"{name[:40]}-{seed}"
-    return newest_folder(first) if resume else free_folder(first)
+    return Path("runs") / f"{name[:40]}-{seed}"
 
 
 def free_folder(first: Path) -> Path:
@@ -113,34 +114,105 @@ def newest_folder(first: Path) -> Path:
     return max(found)[1]
 
 
-@contextmanager
-def stopped_shown(advice: str) -> Iterator[None]:
-    """Turn an interrupt into one line of advice and exit code 130."""
-    try:
-        yield
-    except KeyboardInterrupt:
-        typer.echo(file=sys.stderr)
-        typer.echo(f"stopped; {advice}", err=True)
-        raise typer.Exit(130) from None
+def printable(text: object) -> str:
+    r"""Return a text without the characters that control a terminal; they may be a stranger's.
+
+    Each is written as JSON does, so that JSON stays JSON.
+
+    >>> print(printable("a \x1b[31mred\x1b[0m pig"))
+    a \u001b[31mred\u001b[0m pig
+    """
+    kept = (c if c in "\n\t" or not _controls(c) else _escaped(c) for c in str(text))
+    return "".join(kept).encode(errors="backslashreplace").decode()
 
 
-@contextmanager
-def resumable(folder: Path) -> Iterator[ProgressLine]:
-    """Give the progress line of a run in ``folder``; an interrupt says how to go on with it."""
-    progress = ProgressLine()
-    again = f"to go on, add --resume --out {shlex.quote(str(folder))} to the same command"
-    with stopped_shown(again):
-        yield progress
-    progress.close()
+def _escaped(character: str) -> str:
+    units = character.encode("utf-16-be").hex()
+    return "".join(f"\\u{units[at : at + 4]}" for at in range(0, len(units), 4))
+
+
+def _controls(character: str) -> bool:
+    """Return whether a character moves the cursor, changes colours or turns the reading order."""
+    joins = character in "\u200c\u200d"  # letters of some scripts, and parts of an emoji
+    return not joins and unicodedata.category(character) in ("Cc", "Cf", "Zl", "Zp")
+
+
+def show_note(text: object) -> None:
+    """Say what a reader must know, on the error stream."""
+    typer.secho(f"note: {printable(text)}", fg="yellow", err=True)
 
 
 def show_result(summary: Mapping[str, Any], *files: Path) -> None:
-    """Say what a run found, its warnings first, and where to look."""
-    for warning in summary["warnings"]:
-        typer.secho(f"note: {warning}", fg="yellow", err=True)
-    typer.echo(summary["in_words"])
+    """Say what a run found, its warnings first, and where to look; files not made are left out."""
+    for warning in summary.get("warnings", ()):
+        show_note(warning)
+    if text := summary.get("in_words"):
+        typer.echo(printable(text))
     for file in files:
-        typer.echo(str(file))
+        if file.exists():
+            typer.echo(printable(file))
+
+
+class Stopped(KeyboardInterrupt):
+    """A signal asked the command to end."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__()
+        self.code = 128 + number
+
+
+class Stop:
+    """Ends a command after the step that it is at, by Ctrl-C or SIGTERM; a second one at once."""
+
+    def __init__(self) -> None:
+        self.stepping = False
+        """Whether a search is between two of its steps."""
+        self.asked: int | None = None
+        """The signal that came, until the step ends."""
+
+    def __call__(self, number: int, frame: object) -> None:
+        """Handle a signal."""
+        if not self.stepping or self.asked is not None:
+            raise Stopped(number)
+        self.asked = number
+
+    def check(self) -> None:
+        """End now, if a signal came during the step."""
+        if self.asked is not None:
+            raise Stopped(self.asked)
+
+
+STOP = Stop()
+
+
+@contextmanager
+def signals_handled() -> Iterator[None]:
+    """Let Ctrl-C and SIGTERM end the command in order, where this is the main thread."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    STOP.stepping, STOP.asked = False, None
+    numbers = (signal.SIGINT, signal.SIGTERM)
+    # a command that a shell starts in the background ignores SIGINT, and is to go on doing so
+    before = {n: signal.getsignal(n) for n in numbers if signal.getsignal(n) != signal.SIG_IGN}
+    for number in before:
+        signal.signal(number, STOP)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+@contextmanager
+def stopped_shown(advice: str) -> Iterator[None]:
+    """Turn an interrupt into one line of advice and exit code 130, or 143 for SIGTERM."""
+    try:
+        yield
+    except KeyboardInterrupt as error:
+        typer.echo(file=sys.stderr)
+        typer.echo(f"stopped; {advice}", err=True)
+        raise typer.Exit(getattr(error, "code", 130)) from None
 
 
 @contextmanager
@@ -152,10 +224,41 @@ def errors_shown() -> Iterator[None]:
         try:
             yield
         except (OffbeatError, OSError) as error:
-            text = " ".join(str(error).split()).encode(errors="backslashreplace").decode()
+            text = printable(" ".join(str(error).split()))
             typer.echo(file=sys.stderr)
             typer.secho(f"error: {text}", fg="red", err=True)
             raise typer.Exit(2) from error
+
+
+@contextmanager
+def at_work(
+    out: Path | None,
+    first: Path,
+    place: Callable[[], Any],
+    *,
+    num_images: int = 1,
+    resume: bool | None = None,
+) -> Iterator[dict[str, Any]]:
+    """Give a command what every function that draws takes: folder, device, progress.
+
+    Args:
+        out: The run folder that was named.
+        first: The run folder if none was; a number is added if it is there.
+        place: Makes the placement.
+        num_images: Pictures that the command is to draw.
+        resume: Whether to go on with a run; None of a command that cannot.
+    """
+    with signals_handled(), errors_shown():
+        check_num_images(num_images)
+        folder = out or (newest_folder(first) if resume else free_folder(first))
+        progress = ProgressLine()
+        common = {"out": folder, "device": place(), "observe": progress}
+        again = f"to go on, add --resume --out {shlex.quote(str(folder))} to the same command"
+        if resume is None:
+            again = f"{folder} is not finished: remove it, or give another --out"
+        with stopped_shown(again):
+            yield common if resume is None else {**common, "resume": resume}
+        progress.close()
 
 
 class ProgressLine:
@@ -175,10 +278,12 @@ class ProgressLine:
         if new or done <= self._done:  # another stage, or another trial
             self._verdict = None
         self._verdict, self._done = values.get("verdict") or self._verdict, done
+        STOP.stepping = "step" in values and done < total
+        STOP.check()
         if not self._terminal and not new and now - self._last < self.PLAIN_EVERY:
             return
         self._stage, self._last = stage, now
-        text = f"{stage}: {done}/{total}{_readings(values, self._verdict)}"
+        text = printable(f"{stage}: {done}/{total}{_readings(values, self._verdict)}")
         if self._terminal:
             sys.stderr.write("\r" + text.ljust(self._width))
             self._width = len(text)

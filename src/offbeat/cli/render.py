@@ -3,18 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
-from offbeat.cli.options import Place, anywhere, placing
-from offbeat.cli.output import (
-    ProgressLine,
-    check_num_images,
-    errors_shown,
-    free_folder,
-    stopped_shown,
-)
+from offbeat.cli.options import NumImages, Place, Seed, anywhere, placing
+from offbeat.cli.output import at_work, show_result
 
 
 @placing
@@ -28,23 +22,23 @@ def render(
         ),
     ],
     prompt: Annotated[
-        Optional[str],  # noqa: UP045 - typer reads it at run time on Python 3.10
+        str | None,
         typer.Option(
             help="With `{concept}` where it stands, e.g. `an oil painting of a {concept}`, and "
-            "`{concept2}`, `{concept3}`, ... for further ones; the prompt that it was learned in "
-            "if not given."
+            "`{concept2}`, `{concept3}`, ... for further ones; by default the prompt that it was "
+            "learned in."
         ),
     ] = None,
-    num_images: Annotated[int, typer.Option("--num-images", "-n", min=1, help="Pictures.")] = 8,
-    seed: Annotated[int, typer.Option(min=0, help="Same seed, same pictures.")] = 0,
+    num_images: NumImages = 8,
+    seed: Seed = 0,
     backbone: Annotated[
-        Optional[str],  # noqa: UP045
-        typer.Option(help="The checkpoint that it was learned on, if it now lies elsewhere."),
+        str | None,
+        typer.Option(help="The checkpoint that it was learned on, if it is not on this machine."),
     ] = None,
     place: Place = anywhere,
     out: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(help="Run folder; `RUN-render` and a number if not given."),
+        Path | None,
+        typer.Option(help="Run folder; by default `RUN-render` and a number."),
     ] = None,
 ) -> None:
     """Draw what a run learned, in other prompts.
@@ -55,24 +49,18 @@ def render(
 
     `offbeat render runs/dream-0:3 runs/castle-0 --prompt "a {concept} and a {concept2}"`
     """
-    with errors_shown():
-        check_num_images(num_images)
+    source = Path(sources[0])
+    named = source if source.name not in ("", "..") else source.resolve()  # "." has no name
+    first = named.parent / f"{named.name.replace(':', '-')}-render"
+    with at_work(out, first, place, num_images=num_images) as common:
         import offbeat
 
-        source = Path(sources[0])
-        named = source if source.name not in ("", "..") else source.resolve()  # "." has no name
-        folder = out or free_folder(named.parent / f"{named.name.replace(':', '-')}-render")
-        progress = ProgressLine()
-        with stopped_shown(f"{folder} is not finished: remove it, or give another --out"):
-            offbeat.render(
-                sources,
-                prompt=prompt,
-                num_images=num_images,
-                seed=seed,
-                backbone=backbone,
-                device=place(),
-                out=folder,
-                observe=progress,
-            )
-        progress.close()
-    typer.echo(f"{folder / 'contact.png'}")
+        run = offbeat.render(
+            sources,
+            prompt=prompt,
+            num_images=num_images,
+            seed=seed,
+            backbone=backbone,
+            **common,
+        )
+    show_result(run.summary, common["out"] / "contact.png")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -21,19 +21,19 @@ def score(
         typer.Argument(metavar="PICTURE...", help="Picture files, folders of them, run folders."),
     ],
     text: Annotated[
-        Optional[str],  # noqa: UP045 - typer reads it at run time on Python 3.10
+        str | None,
         typer.Option(help="What they should show; what each keeps inside if not given."),
     ] = None,
     texts: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option(metavar="FILE", help="A text for each picture, one a line."),
     ] = None,
     reference: Annotated[
-        Optional[list[str]],  # noqa: UP045
+        list[str] | None,
         typer.Option(metavar="FOLDER", help="Pictures to compare with. Several."),
     ] = None,
     metrics: Annotated[
-        Optional[str],  # noqa: UP045
+        str | None,
         typer.Option(
             metavar="A,B",
             help="Names (`offbeat list metrics`), or `NAME=FOLDER` with weights of its own. What "
@@ -49,11 +49,11 @@ def score(
     ] = "auto",
     each: Annotated[bool, typer.Option("--each", help="Show each picture's values.")] = False,
     json_file: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option("--json", metavar="FILE", help="Write everything as JSON."),
     ] = None,
     csv_file: Annotated[
-        Optional[Path],  # noqa: UP045
+        Path | None,
         typer.Option("--csv", metavar="FILE", help="Write a line for each value as CSV."),
     ] = None,
     place: Place = anywhere,

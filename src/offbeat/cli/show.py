@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from offbeat.cli.output import errors_shown
+from offbeat.cli.output import errors_shown, printable
 
 
 def show(
@@ -18,7 +18,7 @@ def show(
         bool, typer.Option("--json", help="Everything that the picture depends on, as JSON.")
     ] = False,
 ) -> None:
-    """Say how pictures were made, from what is kept inside them.
+    """Show how pictures were made, from what they keep inside.
 
     Of a picture of AUTOMATIC1111 or ComfyUI's savers it shows prompt and settings too.
     """
@@ -30,8 +30,9 @@ def show(
         for number, picture in enumerate(pictures):
             if as_json:
                 recipe = read_recipe(picture)
-                typer.echo(json.dumps(recipe, indent=1, ensure_ascii=False, sort_keys=True))
+                text = json.dumps(recipe, indent=1, ensure_ascii=False, sort_keys=True)
+                typer.echo(printable(text))
                 continue
             if len(pictures) > 1:
-                typer.secho(("\n" if number else "") + str(picture), bold=True)
-            typer.echo(read_infotext(picture))
+                typer.secho(("\n" if number else "") + printable(picture), bold=True)
+            typer.echo(printable(read_infotext(picture)))

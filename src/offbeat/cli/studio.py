@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import typer
 
@@ -24,7 +24,7 @@ def studio(
     ] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes a free one.")] = 8188,
     token: Annotated[
-        Optional[str],  # noqa: UP045 - typer reads it at run time on Python 3.10
+        str | None,
         typer.Option(
             envvar=TOKEN,
             help="Password for the page. Set it in the environment: then no list of processes "
@@ -32,7 +32,7 @@ def studio(
         ),
     ] = None,
     allow_host: Annotated[
-        Optional[list[str]],  # noqa: UP045
+        list[str] | None,
         typer.Option(metavar="NAME", help="Another host name of this server. Repeat for several."),
     ] = None,
     backbone: Annotated[

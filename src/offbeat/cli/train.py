@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import Annotated
 
 import typer
 
-from offbeat.cli.options import Checkpoint, Place, Settings, anywhere, placing
-from offbeat.cli.output import errors_shown, folder_for, resumable, settings_of
+from offbeat.cli.options import Checkpoint, Place, Resume, Settings, anywhere, placing, run_folder
+from offbeat.cli.output import at_work, folder_name, settings_of, show_result
 
 
 @placing
@@ -17,10 +17,10 @@ def train(
         str, typer.Argument(metavar="METHOD", help="`cretok`, `distok`, or a plug-in that trains.")
     ],
     vocabulary: Annotated[
-        Optional[str],  # noqa: UP045 - typer reads it at run time on Python 3.10
+        str | None,
         typer.Option(
-            help="`substitute-60`, `animals`, or a file with one word a line; what the checkpoint "
-            "was taught if not given."
+            help="`substitute-60`, `animals`, or a file with one word a line; by default the words "
+            "that the checkpoint was taught."
         ),
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Same seed, same result.")] = 0,
@@ -34,13 +34,8 @@ def train(
     settings: Settings = None,
     backbone: Checkpoint = "pocket",
     place: Place = anywhere,
-    out: Annotated[
-        Optional[Path],  # noqa: UP045
-        typer.Option(help="Run folder; `runs/METHOD-SEED` and a number if not given."),
-    ] = None,
-    resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with the training in `--out`, or the newest.")
-    ] = False,
+    out: Annotated[Path | None, run_folder("METHOD-SEED")] = None,
+    resume: Resume = False,
 ) -> None:
     """Train what `fuse` and `dream` use, once for a checkpoint.
 
@@ -55,24 +50,17 @@ def train(
 
     Sources: CreTok, arXiv:2410.24160; DisTok, arXiv:2505.03667.
     """
-    with errors_shown():
+    with at_work(out, folder_name(method, seed), place, resume=resume) as common:
         import offbeat
 
-        folder = out or folder_for(method, seed, resume=resume)
-        with resumable(folder) as progress:
-            trained = offbeat.train(
-                method,
-                vocabulary=vocabulary,
-                config=settings_of(settings),
-                seed=seed,
-                judge=judge,
-                backbone=backbone,
-                device=place(),
-                out=folder,
-                resume=resume,
-                observe=progress,
-            )
-    for warning in trained.readings.get("warnings", ()):
-        typer.secho(f"note: {warning}", fg="yellow", err=True)
-    typer.echo(f"{folder / f'{method}.safetensors'}")
-    typer.echo(f"{folder / 'contact.png'}")
+        trained = offbeat.train(
+            method,
+            vocabulary=vocabulary,
+            config=settings_of(settings),
+            seed=seed,
+            judge=judge,
+            backbone=backbone,
+            **common,
+        )
+    folder = common["out"]
+    show_result(trained.readings, folder / f"{method}.safetensors", folder / "contact.png")

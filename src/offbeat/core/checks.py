@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from numbers import Real
+
 import torch
 from torch import Tensor
 
-from offbeat.errors import NotFiniteError, RangeError, ShapeError
+from offbeat.errors import ConfigError, NotFiniteError, RangeError, ShapeError
 
 
 def check_shape(name: str, tensor: Tensor, *shape: int | None) -> None:
@@ -36,11 +38,26 @@ def check_range(
     Raises:
         RangeError: With the value that came and the interval expected.
     """
-    above = value > low if open_low else value >= low
-    below = value < high if open_high else value <= high
-    if not (above and below):
+    inside = isinstance(value, Real)
+    if inside:
+        inside = (value > low if open_low else value >= low) and (
+            value < high if open_high else value <= high
+        )
+    if not inside:
         interval = f"{'(' if open_low else '['}{low:g}, {high:g}{')' if open_high else ']'}"
         raise RangeError(f"{name}: expected a number in {interval}, got {value!r}")
+
+
+def check_whole(name: str, value: object, low: int = 1, high: int | None = None) -> None:
+    """Raise unless ``value`` is a whole number of at least ``low`` and at most ``high``.
+
+    Raises:
+        ConfigError: With the value that came and the range expected.
+    """
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    if not whole or value < low or (high is not None and value > high):  # type: ignore[operator]
+        wanted = f"of at least {low}" if high is None else f"from {low} to {high}"
+        raise ConfigError(f"{name}: expected a whole number {wanted}, got {value!r}")
 
 
 def check_finite(name: str, tensor: Tensor, *, hint: str = "") -> None:

@@ -25,7 +25,8 @@ def stream(seed: int, *purpose: str | int) -> torch.Generator:
 def streams(seed: int, *purpose: str | int, num: int, start: int = 0) -> list[torch.Generator]:
     """Return one stream for each of ``num`` samples, numbered from ``start``.
 
-    Sample i has its own stream, so it is the same in a batch of any size.
+    Sample i has its own stream, so its noise is the same in a batch of any size. What a network
+    makes of it is the same up to rounding: see ``docs/files.md``.
     """
     return [stream(seed, *purpose, index) for index in range(start, start + num)]
 

@@ -30,9 +30,11 @@ def check_text(name: str, text: str) -> None:
     """Refuse a text that cannot be written or encoded.
 
     Raises:
-        PromptError: If it holds half a character: a lone surrogate, as bytes that are not UTF-8
-            become on a command line.
+        PromptError: If it is no text, or holds half a character: a lone surrogate, as bytes that
+            are not UTF-8 become on a command line.
     """
+    if not isinstance(text, str):
+        raise PromptError(f"{name}: expected a text, got {text!r}")
     try:
         text.encode()
     except UnicodeEncodeError as error:

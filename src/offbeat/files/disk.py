@@ -79,6 +79,22 @@ def explained(verb: str, path: Path, error: OSError) -> StoreError:
     return StoreError(f"{path}: cannot be {verb} ({error.strerror or error}); {advice}")
 
 
+def safe_name(text: str) -> str:
+    """Return a text as the name of a file, which cannot lead to another folder.
+
+    A name of letters, digits, spaces and ``-_.,+=()&`` stays as it is. In any other, signs that
+    are not among those become ``_``, and a digest keeps two names apart.
+
+    >>> safe_name("pig + owl"), safe_name("../x").startswith("_")
+    ('pig + owl', True)
+    """
+    kept = "".join(c if c.isalnum() or c in " -_.,+=()&" else "_" for c in text)
+    kept = "_" + kept.lstrip(".") if kept.startswith(".") or not kept.strip() else kept
+    if kept == text and len(text) <= 120:
+        return text
+    return f"{kept[:100]}-{digest_of(text.encode(errors='surrogatepass'))[:8]}"
+
+
 def make_folder(folder: Path) -> None:
     """Make a folder and those above it.
 
@@ -168,6 +184,18 @@ def whole_lines(file: BinaryIO) -> int:
     return 0
 
 
+def parse_json(data: str | bytes) -> Any:
+    """Return what a JSON text says.
+
+    Raises:
+        ValueError: If it is none, or is nested deeper than can be read.
+    """
+    try:
+        return json.loads(data)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
 def read_json(path: Path) -> dict[str, Any]:
     """Return the object that a JSON file of a run holds.
 
@@ -176,7 +204,7 @@ def read_json(path: Path) -> dict[str, Any]:
         StoreError: If it cannot be read.
     """
     try:
-        value = json.loads(path.read_bytes())
+        value = parse_json(path.read_bytes())
     except FileNotFoundError as error:
         raise CorruptRunError(f"{path} is missing: not a run folder, or a damaged one") from error
     except OSError as error:
@@ -229,13 +257,13 @@ def unpack_tensors(data: bytes) -> tuple[dict[str, Tensor], Any]:
 
     try:
         tensors = load(data)
-        header = json.loads(data[8 : _header_end(data)])["__metadata__"]
+        header = parse_json(data[8 : _header_end(data)])["__metadata__"]
         text, digest = str(header["offbeat"]), header["digest"]
     except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise ValueError(f"not a tensor file of Offbeat ({error})") from error
     if _digest_of_file(text, data) != digest:
         raise ValueError("its content does not match its digest")
-    return tensors, json.loads(text)
+    return tensors, parse_json(text)
 
 
 def _digest_of_file(text: str, data: bytes) -> str:

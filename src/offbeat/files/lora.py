@@ -6,7 +6,6 @@ for a prior. kohya writes ``lora_unet_X.lora_down.weight`` with underscores for 
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 
 from offbeat.errors import CorruptRunError, ShapeError
+from offbeat.files.disk import parse_json
 
 UNET, PRIOR = "unet.", ""
 _KOHYA = {UNET: "lora_unet_", PRIOR: "lora_prior_"}
@@ -148,7 +148,7 @@ def _peft_scales(header: Mapping[str, str], file: str) -> Any:
     if text is None:
         return lambda layer: 1.0
     try:
-        told = {name.rpartition(".")[2]: value for name, value in json.loads(text).items()}
+        told = {name.rpartition(".")[2]: value for name, value in parse_json(text).items()}
         alphas, ranks = told.get("alpha_pattern") or {}, told.get("rank_pattern") or {}
         alpha, rank = float(told.get("lora_alpha", 1)), float(told.get("r", 1))
     except (ValueError, TypeError, AttributeError) as error:

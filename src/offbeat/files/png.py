@@ -16,7 +16,7 @@ from torch import Tensor
 
 from offbeat.core.checks import check_finite, check_shape
 from offbeat.errors import ConfigError, ImageError
-from offbeat.files.disk import plain
+from offbeat.files.disk import parse_json, plain
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -165,7 +165,7 @@ def _unquoted(text: str) -> str:
     if len(text) < 2 or not text[0] == text[-1] == '"':
         return text
     try:
-        return str(json.loads(text))
+        return str(parse_json(text))
     except ValueError:
         return text
 
@@ -182,7 +182,7 @@ def read_recipe(path: str | Path) -> dict[str, Any]:
             f"{path}: holds no recipe of Offbeat; a site or an editor may have removed it"
         )
     try:
-        recipe = json.loads(text)
+        recipe = parse_json(text)
     except (TypeError, ValueError) as error:
         raise ImageError(f"{path}: its recipe is damaged ({error})") from error
     if not isinstance(recipe, dict):

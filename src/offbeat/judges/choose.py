@@ -1,4 +1,4 @@
-"""Judges by name: models of their own in folders and on the hub, servers, plug-ins."""
+"""Who looks at pictures: the one place that turns a judge's name into a judge."""
 
 from __future__ import annotations
 
@@ -12,15 +12,20 @@ from offbeat.core.vocab import DEFAULT_LABELS
 from offbeat.errors import CapabilityError, CheckpointError, ConfigError, PromptError, StoreError
 from offbeat.judges.classifier import ClassifierJudge
 from offbeat.protocols import (
-    CalibratedJudge,
     ChecksSubject,
     EncodesImage,
     ExploringBackbone,
     HasCard,
     NamesThings,
-    PriorBackbone,
     ReadsClasses,
 )
+
+CANNOT: dict[type[Any], str] = {
+    ChecksSubject: "does not say whether a picture still shows the subject",
+    ReadsClasses: "gives no class probabilities",
+    NamesThings: "does not name what it sees",
+}
+"""What an error says of a judge that cannot do what it is chosen for."""
 
 SERVER = "api"
 MODEL_TYPES = {
@@ -36,13 +41,13 @@ MODEL_TYPES = {
 
 
 def open_judge(name: str, backbone: HasCard, *, labels: Sequence[str] = ()) -> Any:
-    """Return a judge that is not of the checkpoint's own weights.
+    """Load a judge that is not part of the checkpoint.
 
     Args:
         name: A name of the registry (``smolvlm``), the folder or hub id of a vision-language model
-            or a classifier, or a server's model as ``api:MODEL@ADDRESS``.
-        backbone: On whose device it runs.
-        labels: What one that can know any word chooses between; those of ``labels_of`` if empty.
+            or of a classifier, or the model of a server as ``api:MODEL@ADDRESS``.
+        backbone: The judge runs on the device of this checkpoint.
+        labels: The words that a vision-language model chooses between; ``labels_of`` if empty.
 
     Raises:
         UnknownNameError: If there is no such judge.
@@ -59,59 +64,103 @@ def open_judge(name: str, backbone: HasCard, *, labels: Sequence[str] = ()) -> A
         return registry.find("judge", name)()
     folder = model_folder(name)
     config = model_config(folder)
-    found = MODEL_TYPES.get(str(config.get("model_type")))
-    if found is None:
-        if not any("ImageClassification" in str(one) for one in config.get("architectures") or ()):
+    model_type = MODEL_TYPES.get(str(config.get("model_type")))
+    if model_type is None:
+        classes = config.get("architectures") or ()
+        if not any("ImageClassification" in str(kind) for kind in classes):
             raise CheckpointError(
                 f"{name}: expected an image classifier, or a vision-language model of type "
                 f"{', '.join(MODEL_TYPES)}, got {config.get('model_type')!r}"
             )
         subjects = backbone.card["subjects"]
         return ClassifierJudge.load(folder, device=backbone.device, subjects=subjects)
-    return registry.find("judge", found).load(name, **known)
+    return registry.find("judge", model_type).load(name, **known)
 
 
 def labels_of(backbone: HasCard, words: Sequence[str] = ()) -> tuple[str, ...]:
-    """Return what a judge that can know any word chooses between.
+    """Return the words that a judge without fixed classes chooses between.
 
-    The names of the checkpoint's card, else common ones; then the further ``words``.
+    They are the concepts on the checkpoint's card, or common ones, and then ``words``.
     """
-    own = tuple(backbone.card["concepts"])
-    known = own if len(own) > 1 else DEFAULT_LABELS
+    concepts = tuple(backbone.card["concepts"])
+    known = concepts if len(concepts) > 1 else DEFAULT_LABELS
     return tuple(dict.fromkeys((*known, *(word for word in words if word not in known))))
 
 
-def checks_subject(judge: Any, name: str) -> ChecksSubject:
-    """Return a judge that answers whether it is still a subject.
+def choose_judge(
+    name: str,
+    backbone: HasCard,
+    task: type[Any],
+    *,
+    subject: str | None = None,
+    words: Sequence[str] = (),
+    unseen: bool = False,
+) -> Any:
+    """Return the judge of a name for one task, or None if nobody is to look.
+
+    Args:
+        name: ``none``; ``classifier``, which is the one that comes with the checkpoint; ``clip``,
+            the checkpoint's own image encoder; any name that ``open_judge`` takes; or ``auto``:
+            the classifier if there is one and it knows the subject, else ``clip`` if the
+            checkpoint can, else nobody.
+        backbone: The checkpoint.
+        task: What the judge must do: ``ChecksSubject``, ``ReadsClasses`` or ``NamesThings``.
+        subject: The word that the judge must know, if the task is about one.
+        words: Words that a judge without fixed classes must know beside the checkpoint's.
+        unseen: Keep the checkpoint's classifier out of ``auto``, so that it can judge the result.
 
     Raises:
-        ConfigError: If it does not.
+        UnknownNameError: If there is no such judge.
+        ConfigError: If the judge cannot do the task.
+        PromptError: If the classifier does not know the subject.
+        StoreError: If the checkpoint brings no classifier.
+        CheckpointError: If a folder or hub id holds no judge.
+        CapabilityError: If the checkpoint cannot read pictures.
     """
-    if not isinstance(judge, ChecksSubject):
-        raise ConfigError(f"judge: {name} does not say whether it is still a subject; choose one")
+    if name == "auto":
+        name = _automatic(backbone, subject, unseen=unseen)
+    if name == "none":
+        return None
+    if name == "classifier":
+        source = backbone.card.get("judge")
+        if source is None:
+            raise StoreError(f"{backbone.name} brings no classifier; give its folder with --judge")
+        judge = ClassifierJudge.load(source, subjects=backbone.card["subjects"])
+    elif name == "clip":
+        judge = _clip(backbone, subject)
+    else:
+        judge = open_judge(name, backbone, labels=labels_of(backbone, words))
+    if subject is not None and isinstance(judge, ClassifierJudge):
+        judge.members(subject)  # an unknown subject fails here, not after the search
+    if not isinstance(judge, task):
+        raise ConfigError(f"judge: {name} {CANNOT[task]}; choose another")
     return judge
 
 
-def reads_classes(judge: Any, name: str) -> ReadsClasses:
-    """Return a judge that gives class probabilities.
+def choose_checker(name: str, backbone: HasCard, subject: str) -> tuple[Any, bool]:
+    """Return who looks at pictures of a subject, and whether it can tell if they show it.
 
-    Raises:
-        ConfigError: If it does not.
+    A classifier that does not know the subject can still say what else it sees.
     """
-    if not isinstance(judge, ReadsClasses):
-        raise ConfigError(f"judge: {name} gives no class probabilities; choose another")
-    return judge
+    try:
+        judge = choose_judge(name, backbone, ChecksSubject, subject=subject)
+    except PromptError:
+        if name not in ("auto", "classifier"):
+            raise
+        return choose_judge("classifier", backbone, ReadsClasses), False
+    return judge, judge is not None
 
 
-def names_things(judge: Any, name: str) -> NamesThings:
-    """Return a judge that names what it sees.
-
-    Raises:
-        ConfigError: If it does not.
-    """
-    if not isinstance(judge, NamesThings):
-        raise ConfigError(f"judge: {name} does not name what it sees; choose another")
-    return judge
+def choose_any(names: str, backbone: HasCard) -> Any:
+    """Return the judge of a name for whatever it can answer; several, with commas, as a tuple."""
+    bundled = ("auto", "none", "clip", "classifier")
+    judges = [
+        choose_judge(name, backbone, ReadsClasses)
+        if name in bundled
+        else open_judge(name, backbone)
+        for name in (part.strip() for part in names.split(","))
+    ]
+    return judges[0] if len(judges) == 1 else tuple(judges)
 
 
 def own_reader(judge: Any, backbone: HasCard) -> Any:
@@ -121,136 +170,42 @@ def own_reader(judge: Any, backbone: HasCard) -> Any:
     """
     if hasattr(judge, "features"):
         return judge
-    own = backbone.card.get("judge")
-    if own is None:
+    source = backbone.card.get("judge")
+    if source is None:
         return None
-    return ClassifierJudge.load(own, device=backbone.device, subjects=backbone.card["subjects"])
+    return ClassifierJudge.load(source, device=backbone.device, subjects=backbone.card["subjects"])
 
 
 def problems_of(judge: Any) -> list[str]:
-    """Return what a judge could not answer and why; only one that can be out of reach has any."""
+    """Return which questions a judge could not answer and why; empty for a judge on this device."""
     return list(getattr(judge, "problems", ()))
 
 
-def _judge_of(name: str, backbone: Any, subject: str) -> tuple[Any, bool]:
-    """Return whoever looks at pictures of a subject, and whether it can say if they are one.
-
-    ``auto`` is the checkpoint's own classifier; where there is none, its own CLIP towers if it has
-    a prior, whose space both share, and else nobody.
-    """
-    if name == "none":
-        return None, False
-    if not isinstance(backbone, PriorBackbone):
-        if name == "clip":
-            raise CapabilityError("the clip judge", backbone.name, "sample_prior", ("pocket",))
-        if name == "auto" and backbone.card.get("judge") is None:
-            return None, False
-        name = "classifier" if name == "auto" else name
-    try:
-        return choose_judge(name, backbone, subject), True
-    except PromptError:
-        if name != "classifier":
-            raise
-    # a name that it does not know: it can say what else it sees, and not whether it is one
-    return choose_reader(name, backbone), False
-
-
-def _asker(name: str, backbone: Any, subject: str) -> Any:
-    """Return who says what a search sees; None asks nobody.
-
-    Raises:
-        ConfigError: If it does not name what it sees.
-    """
-    found = choose_judge(name, backbone, subject)
-    return None if found is None else names_things(found, name)
-
-
-def choose_reader(name: str, backbone: HasCard, words: Sequence[str] = ()) -> ReadsClasses | None:
-    """Return a judge that gives class probabilities.
-
-    It is auto, none, clip, classifier, or as ``open_judge`` takes it; one that can know any word
-    knows ``words`` too. ``auto`` takes the checkpoint's own classifier, else its own CLIP towers
-    over the names of its card, else none.
-
-    Raises:
-        UnknownNameError: If there is no such judge.
-        StoreError: If the checkpoint brings no classifier and one is asked for.
-        CapabilityError: If the checkpoint cannot read pictures and must.
-    """
-    own = backbone.card.get("judge")
-    if name == "none":
-        return None
-    if name in ("auto", "classifier") and own is not None:
-        return ClassifierJudge.load(own, subjects=backbone.card["subjects"])
-    if name == "classifier":
-        raise StoreError(f"{backbone.name} brings no classifier; give its folder with --judge")
-    if name in ("auto", "clip"):
-        if not isinstance(backbone, EncodesImage) or len(backbone.card["concepts"]) < 2:
-            if name == "auto":
-                return None
-            raise CapabilityError("the clip judge", backbone.name, "encode_image", ("pocket",))
-        clip: ReadsClasses = registry.find("judge", "clip")(backbone)
-        return clip
-    return reads_classes(open_judge(name, backbone, labels=labels_of(backbone, words)), name)
-
-
-def choose_any(names: str, backbone: HasCard) -> Any:
-    """Return the judge of a name for whatever it can answer; several, with commas, as a tuple.
-
-    The names are those of ``choose_reader``, or as ``open_judge`` takes them.
-    """
-    own = ("auto", "none", "clip", "classifier")
-    found = [
-        choose_reader(name, backbone) if name in own else open_judge(name, backbone)
-        for name in (part.strip() for part in names.split(","))
-    ]
-    return found[0] if len(found) == 1 else tuple(found)
-
-
-def choose_judge(name: str, backbone: ExploringBackbone, subject: str) -> ChecksSubject | None:
-    """Return the judge of this name: auto, none, clip, classifier, or as ``open_judge`` takes it.
-
-    ``auto`` takes the checkpoint's own classifier if it knows the subject, and reads pixels with
-    its image encoder if not.
-
-    Raises:
-        UnknownNameError: If there is no such judge.
-        CheckpointError: If a folder or hub id holds none.
-    """
-    if name == "none":
-        return None
-    own = backbone.card.get("judge")
-    if name in ("auto", "classifier") and own is not None:
-        judge = ClassifierJudge.load(own, subjects=backbone.card["subjects"])
+def _automatic(backbone: HasCard, subject: str | None, *, unseen: bool) -> str:
+    """Return the judge that ``auto`` stands for."""
+    source = backbone.card.get("judge")
+    if source is not None and not unseen:
+        if subject is None or not isinstance(backbone, ExploringBackbone):
+            return "classifier"
         try:
-            judge.members(subject)
+            ClassifierJudge.load(source, subjects=backbone.card["subjects"]).members(subject)
         except PromptError:
-            if name == "classifier":
-                raise
-        else:
-            return judge
-    if name in ("auto", "clip"):
-        labels = None if len(backbone.card["concepts"]) > 1 else DEFAULT_LABELS
-        found: CalibratedJudge = registry.find("judge", "clip")(backbone, concepts=labels)
-        return found
-    if name == "classifier":
-        raise StoreError(f"{backbone.name} brings no classifier; give its folder with --judge")
-    given = open_judge(name, backbone)
-    if isinstance(given, ClassifierJudge):
-        given.members(subject)  # a subject that it does not know fails here, not after the search
-    return checks_subject(given, name)
+            return "clip"
+        return "classifier"
+    if subject is not None:
+        return "clip" if isinstance(backbone, ExploringBackbone) else "none"
+    able = isinstance(backbone, EncodesImage) and len(backbone.card["concepts"]) > 1
+    return "clip" if able else "none"
 
 
-def _reader(name: str, backbone: HasCard, words: Sequence[str]) -> ReadsClasses | None:
-    """Return who reads what decoded tokens draw.
-
-    Raises:
-        ConfigError: If the judge gives no class probabilities.
-    """
-    if name == "auto":
-        # the checkpoint's own towers: its classifier stays unseen, to judge the result
-        able = isinstance(backbone, EncodesImage) and len(backbone.card["concepts"]) > 1
-        name = "clip" if able else "none"
-    if name in ("none", "clip", "classifier"):
-        return choose_reader(name, backbone)
-    return reads_classes(open_judge(name, backbone, labels=words), name)
+def _clip(backbone: HasCard, subject: str | None) -> Any:
+    """Return the judge that runs on the checkpoint's own image encoder."""
+    concepts = len(backbone.card["concepts"]) > 1
+    clip = registry.find("judge", "clip")
+    if subject is not None:
+        if not isinstance(backbone, ExploringBackbone):
+            raise CapabilityError("the clip judge", backbone.name, "sample_prior", ("pocket",))
+        return clip(backbone, concepts=None if concepts else DEFAULT_LABELS)
+    if not isinstance(backbone, EncodesImage) or not concepts:
+        raise CapabilityError("the clip judge", backbone.name, "encode_image", ("pocket",))
+    return clip(backbone)

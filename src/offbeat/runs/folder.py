@@ -29,6 +29,7 @@ from offbeat.files.disk import (
     json_bytes,
     make_folder,
     pack_tensors,
+    parse_json,
     plain,
     read_json,
     unflatten,
@@ -226,7 +227,7 @@ class RunFolder:
         rows = []
         for number, line in enumerate(lines[:-1], start=1):
             try:
-                row = json.loads(line)
+                row = parse_json(line)
             except ValueError as error:
                 raise CorruptRunError(f"{self.path / TRACE}, line {number}: {error}") from error
             if not isinstance(row, dict):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,10 +49,11 @@ def png_files(
         drawing: What else ``draw`` was told, or ``GIVEN``, or ``BY_METHOD``.
     """
     learned = bool(concept.token_embeds or concept.lora or concept.image_embeds is not None)
-    shown = concept.prompt(request["prompt"] if request.get("verb") == "render" else None)
+    # brackets mark what no word of a prompt stands for
+    word = f"[{concept.subject}]" if learned else concept.word
     recipe = {
         **request,
-        "prompt": shown.replace(concept.word, f"[{concept.subject}]") if learned else shown,
+        "prompt": concept.template.replace("{concept}", word),
         "request": dict(request),
         "seed": request["seed"] if seed is None else seed,
         **{
@@ -84,13 +86,15 @@ MAX_SOURCE = 2**25
 """Bytes of a given picture that a run folder keeps a copy of."""
 
 
-def source_files(files: Sequence[Path]) -> dict[str, bytes]:
-    """Return copies of the pictures that a run was given: what it drew can be drawn again."""
-    kept = {}
-    for number, file in enumerate(files):
-        if file.stat().st_size <= MAX_SOURCE:
-            kept[f"sources/{number:04d}{file.suffix.lower()}"] = file.read_bytes()
-    return kept
+def source_files(files: Sequence[Path]) -> dict[str, Callable[[], bytes | None]]:
+    """Return what copies the pictures that a run was given: they are needed to draw it again."""
+    names = (f"sources/{number:04d}{file.suffix.lower()}" for number, file in enumerate(files))
+    return {name: partial(_copied, file) for name, file in zip(names, files, strict=True)}
+
+
+def _copied(file: Path) -> bytes | None:
+    """Return the content of a file; None if it is too large to keep a copy."""
+    return file.read_bytes() if file.stat().st_size <= MAX_SOURCE else None
 
 
 def _dial(request: Mapping[str, Any]) -> str | None:

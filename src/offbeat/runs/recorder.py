@@ -1,4 +1,4 @@
-"""Steps on their way to the trace, the checkpoint and the screen; and back after a kill."""
+"""Record the steps of a search: to the trace, the checkpoint and the screen, and back."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from offbeat.types import Observe, OnStep, Step
 OnKept = Callable[[int, Step], None]
 
 SMALL_WIDTH = 512
-"""Token width up to which a network counts as small."""
+"""Width of a token vector up to which a network counts as small."""
 
 
 @contextmanager
 def few_threads(backbone: TextBackbone) -> Iterator[None]:
-    """Search on one thread where the network is small, and put the number back after.
+    """Use one CPU thread while a small network runs, and restore the number after.
 
-    A step of pocket is hundreds of small products: two threads gain nothing on a quiet machine
-    and wait for each other ten times as long on a busy one. One thread also makes the result
-    independent of how many there are.
+    A step of pocket is hundreds of small products: two threads gain nothing on a quiet machine,
+    and on a busy one they wait for each other. With one thread the result does not depend on the
+    number of threads, either.
     """
     before = torch.get_num_threads()
     small = backbone.token_embed("a").numel() <= SMALL_WIDTH
@@ -37,12 +37,13 @@ def few_threads(backbone: TextBackbone) -> Iterator[None]:
         torch.set_num_threads(before)
 
 
-class Keeper:
-    """Keeps the steps of one search after another, numbered from 0.
+class Recorder:
+    """Records the steps of one search after another, numbered from 0.
 
     A search of thousands of short steps writes one row in ``row_every`` and one state in
     ``checkpoint_every``, a multiple of it: then a resumed run writes the very rows that an
-    undisturbed one writes.
+    undisturbed one writes. Seconds are told to the observer and never written: two equal runs
+    have equal files.
     """
 
     def __init__(
@@ -64,12 +65,12 @@ class Keeper:
     def observer(
         self, number: int, total: int, on_kept: OnKept | None = None, *, done: int = 0
     ) -> OnStep:
-        """Return what to hand a search as its ``on_step``.
+        """Return the ``on_step`` of a search.
 
         Args:
             number: Of the search.
             total: Steps that it takes at most.
-            on_kept: Told each kept step's count, before the checkpoint is written.
+            on_kept: Told the count of each step that gets a row, before the checkpoint is written.
             done: Steps that an earlier process took.
         """
         started = time.monotonic()
@@ -78,21 +79,39 @@ class Keeper:
             count, stopped = step.index + 1, bool(step.values.get("stopped"))
             pace = (time.monotonic() - started) / max(1, count - done)
             left = 0.0 if stopped else pace * (total - count)
-            row = {self.label: number, "step": step.index, "loss": step.loss, **step.values}
+            values = {name: value for name, value in step.values.items() if name != "seconds"}
+            row = {self.label: number, "step": step.index, "loss": step.loss, **values}
+            if not count % self.row_every or stopped or not step.index:
+                self.rows.append(row)
+                self._keep(number, step, row, on_kept, stopped=stopped)
+            # last: an observer that stops the run stops it after the step
             self.observe(self.stage, count, total, {**row, "seconds_left": left})
-            if count % self.row_every and not stopped and step.index:
-                return
-            self.rows.append(row)
-            if self.folder is None:
-                return
-            self.folder.append_trace(row)
-            if on_kept is not None:
-                on_kept(count, step)
-            if step.snapshot and (count % self.checkpoint_every == 0 or stopped):
-                state = {self.label: number, "rows": len(self.rows), "search": step.snapshot()}
-                self.folder.save_checkpoint(state)
 
         return on_step
+
+    def _keep(
+        self,
+        number: int,
+        step: Step,
+        row: Mapping[str, Any],
+        on_kept: OnKept | None,
+        *,
+        stopped: bool,
+    ) -> None:
+        """Write a step to the run folder, if there is one."""
+        if self.folder is None:
+            return
+        count = step.index + 1
+        self.folder.append_trace(row)
+        if on_kept is not None:
+            on_kept(count, step)
+        if step.snapshot and (count % self.checkpoint_every == 0 or stopped):
+            state = {self.label: number, "rows": len(self.rows), "search": step.snapshot()}
+            self.folder.save_checkpoint(state)
+
+    def taken(self, number: int) -> int:
+        """Return how many steps search ``number`` has taken, as far as the rows tell."""
+        return max((row["step"] + 1 for row in self.rows if row[self.label] == number), default=0)
 
     def resume(self, number: int) -> Mapping[str, Any] | None:
         """Return the state of search ``number``, and cut the trace back to where it stands."""
@@ -109,6 +128,6 @@ class Keeper:
         return state["search"] if state is not None and mine else None
 
     def reread(self) -> None:
-        """Take the rows of the trace: a search that an earlier process finished is among them."""
+        """Read the trace again: it holds the rows of a search that an earlier process finished."""
         if self.folder is not None:
             self.rows = self.folder.trace()

@@ -109,7 +109,7 @@ def concept_report(
     *,
     title: str,
     lead: str,
-    sheet_png: bytes,
+    sheet_png: bytes | None,
     found: Mapping[str, Any],
     settings: Mapping[str, Any],
     warnings: Sequence[str] = (),
@@ -120,7 +120,7 @@ def concept_report(
     Args:
         title: At its head.
         lead: The finding in a sentence or two.
-        sheet_png: The contact sheet.
+        sheet_png: The contact sheet; None leaves it out.
         found: JSON values, folded away.
         settings: JSON values, everything that the run depends on; folded away.
         warnings: What a reader must know first.
@@ -128,7 +128,7 @@ def concept_report(
     """
     sections = [
         _warning_list(warnings),
-        section("Pictures", f'<div class="chart">{_image(sheet_png, title)}</div>'),
+        section("Pictures", _chart(sheet_png, title)),
         section("How it got there", _chart(curve_png, "Curves over the steps")),
         section("What was found", _folded("Every reading", found)),
         section("Settings", _settings(settings)),

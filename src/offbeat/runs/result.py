@@ -1,4 +1,4 @@
-"""What a command made, and what every command needs: loaded checkpoints, finished folders."""
+"""A finished run, in memory or in its folder, and the concepts that it holds."""
 
 from __future__ import annotations
 
@@ -12,12 +12,11 @@ from offbeat.core.budget import metered
 from offbeat.core.modes import own_modes
 from offbeat.errors import StoreError
 from offbeat.files.concept import CONCEPT_FILE, about_of, concept_of, decode_concept
-from offbeat.files.disk import digest_of, json_bytes
+from offbeat.files.disk import digest_of
 from offbeat.files.learned import Learned, of_files
 from offbeat.protocols import HasCard, TextBackbone
 from offbeat.runs.export import export_learned
 from offbeat.runs.folder import RunFolder
-from offbeat.runs.report import concept_report
 from offbeat.types import Concept, Evaluations
 
 if TYPE_CHECKING:
@@ -150,70 +149,6 @@ def concept_files(
         # the concept last: its presence says that it is whole
         files |= {where + name: own[name] for name in sorted(own, reverse=True)}
     return files
-
-
-def kept(
-    request: Mapping[str, Any],
-    concepts: Sequence[Concept],
-    pictures: list[Image.Image],
-    files: Mapping[str, bytes],
-    folder: RunFolder | None,
-    *,
-    summary: Mapping[str, Any] | None = None,
-    ordinary: Sequence[Image.Image] = (),
-    trace: Sequence[dict[str, Any]] = (),
-) -> Run:
-    """Write what was drawn if there is a folder, and return it."""
-    summary = {"prompt": request["prompt"]} if summary is None else summary
-    files = {**files, "summary.json": json_bytes(summary)}
-    if folder is not None:
-        folder.write(files)
-        folder.finish()
-    return Run(
-        request=request,
-        concepts=list(concepts),
-        images=pictures,
-        ordinary=list(ordinary),
-        summary=summary,
-        trace=list(trace),
-        files=files,
-        folder=folder.path if folder is not None else None,
-    )
-
-
-def reported(
-    request: Mapping[str, Any],
-    concepts: Sequence[Concept],
-    pictures: list[Image.Image],
-    files: Mapping[str, bytes],
-    folder: RunFolder | None,
-    *,
-    title: str,
-    contact: bytes,
-    summary: Mapping[str, Any],
-    ordinary: Sequence[Image.Image] = (),
-    trace: Sequence[dict[str, Any]] = (),
-) -> Run:
-    """Write and return as ``kept`` does, with the contact sheet and a report on the summary."""
-    report = concept_report(
-        title=title,
-        lead=str(summary["in_words"]),
-        sheet_png=contact,
-        found=summary,
-        settings=request,
-        warnings=summary["warnings"],
-    )
-    files = {**files, "contact.png": contact, "report.html": report.encode()}
-    return kept(
-        request,
-        concepts,
-        pictures,
-        files,
-        folder,
-        summary=summary,
-        ordinary=ordinary,
-        trace=trace,
-    )
 
 
 def costed(verb: Callable[P, Run]) -> Callable[P, Run]:

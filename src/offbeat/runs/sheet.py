@@ -56,7 +56,7 @@ def contact_sheet(
     foot = len(note_lines) * sheet.line + sheet.margin
     canvas = Image.new("RGB", (sheet.width, head + len(blocks) * block_height + foot), PAPER)
     draw = ImageDraw.Draw(canvas)
-    draw.text((sheet.margin, sheet.margin), title, INK, font=sheet.large, anchor="lt")
+    draw.text((sheet.margin, sheet.margin), _line(title), INK, font=sheet.large, anchor="lt")
     top = head
     for block in blocks:
         sheet.draw_block(canvas, draw, top, rows, captions, block)
@@ -90,7 +90,7 @@ def triangle_sheet(
     height = top + side * (sheet.cell + sheet.gap) + sheet.label + sheet.margin
     canvas = Image.new("RGB", (sheet.width, height), PAPER)
     draw = ImageDraw.Draw(canvas)
-    draw.text((sheet.margin, sheet.margin), title, INK, font=sheet.large, anchor="lt")
+    draw.text((sheet.margin, sheet.margin), _line(title), INK, font=sheet.large, anchor="lt")
     step, middle = sheet.cell + sheet.gap, sheet.width // 2
     at = iter(pictures)
     for row in range(side):
@@ -100,10 +100,10 @@ def triangle_sheet(
             canvas.paste(_fit(next(at), sheet.cell), place)
     below = top + side * step
     start = middle - (side * step - sheet.gap) // 2
-    draw.text((middle, top - sheet.label // 3), corners[0], INK, font=sheet.bold, anchor="ms")
-    draw.text((start, below), corners[1], INK, font=sheet.bold, anchor="lt")
     end = start + side * step - sheet.gap
-    draw.text((end, below), corners[2], INK, font=sheet.bold, anchor="rt")
+    places = ((middle, top - sheet.label // 3, "ms"), (start, below, "lt"), (end, below, "rt"))
+    for corner, (x, y, anchor) in zip(corners, places, strict=True):
+        draw.text((x, y), _line(corner), INK, font=sheet.bold, anchor=anchor)
     return canvas
 
 
@@ -141,7 +141,7 @@ class _Sheet:
     ) -> None:
         """Draw one slice of every row below another, captions under the last."""
         for label, pictures in rows:
-            draw.text((self.margin, top), label, GREY, font=self.small, anchor="lt")
+            draw.text((self.margin, top), _line(label), GREY, font=self.small, anchor="lt")
             for column, picture in enumerate(pictures[block]):
                 canvas.paste(_fit(picture, self.cell), (self._left(column), top + self.label))
             top += self.row
@@ -188,6 +188,11 @@ def _font(size: int, *, bold: bool = False) -> ImageFont.FreeTypeFont:
     path = Path(matplotlib.get_data_path()) / "fonts" / "ttf" / name
     # the basic engine is in every build of Pillow: the same sheet everywhere
     return ImageFont.truetype(str(path), size, layout_engine=ImageFont.Layout.BASIC)
+
+
+def _line(text: str) -> str:
+    """Return a text without line breaks, which Pillow cannot place by its corner."""
+    return " ".join(text.split())
 
 
 def _wrap(draw: ImageDraw.ImageDraw, text: str, font: Any, width: float) -> list[str]:

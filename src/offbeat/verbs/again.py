@@ -13,12 +13,12 @@ from torch import Tensor
 
 from offbeat.checkpoints.open import loaded, loaded_recorded
 from offbeat.checkpoints.placement import Placement, Where
+from offbeat.core.checks import check_whole
 from offbeat.core.drawing import draw, draw_embeds
 from offbeat.errors import FingerprintError, ImageError, OffbeatError, StoreError
 from offbeat.files import png
 from offbeat.files.concept import CONCEPT_FILE, LORA_FILE
 from offbeat.files.disk import digest_of, make_folder, write_atomic
-from offbeat.files.labels import versions
 from offbeat.files.learned import of_bytes
 from offbeat.files.pictures import SUFFIXES
 from offbeat.files.png import encode_png, pixels_of, read_concept_file, read_recipe, to_pil
@@ -26,28 +26,29 @@ from offbeat.methods.settings import make_method, with_metric
 from offbeat.protocols import TextBackbone
 from offbeat.runs.folder import RunFolder
 from offbeat.runs.recorder import few_threads
-from offbeat.runs.result import concept_folders, numerics_of
+from offbeat.runs.result import concept_folders
 from offbeat.types import Concept, Observe, ignore
 from offbeat.verbs.explore_draw import explore_by_drawing
-from offbeat.verbs.mix import MixJob, Mixture, Parent, parent_of
-from offbeat.verbs.paint import Painting, PaintJob, Picture, strengths_of
+from offbeat.verbs.mix import Mixture, Parent, parent_of
+from offbeat.verbs.paint import Painting, Picture, strengths_of
+from offbeat.verbs.session import Session, conditions_of
 
 MAX_SEARCHED = 2000
-"""Files of a folder that are looked at for a picture."""
+"""Files of a folder that are searched for a picture."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Again:
-    """A picture that was made again, and how like the first it is."""
+    """A picture that was made again, and whether it is the same."""
 
     data: bytes
     """The PNG, with the recipe of the first."""
     same: bool
     """Whether it is the first, byte for byte."""
     same_pixels: bool
-    """Whether at least every pixel is."""
+    """Whether every pixel is the same."""
     notes: tuple[str, ...] = ()
-    """What is not as it was, and may be why they differ."""
+    """What has changed since then, and may be why the pictures differ."""
 
 
 def again(
@@ -60,7 +61,7 @@ def again(
     out: str | Path | None = None,
     observe: Observe = ignore,
 ) -> Again:
-    """Make a picture again from its metadata, and hold it against the first.
+    """Make a picture again from the recipe that it keeps inside, and compare it with the first.
 
     On the same machine, with the same versions and checkpoint, every byte is the same. Learned
     tokens are inside the picture; LoRA factors, too large for that, are read from its run folder.
@@ -68,9 +69,9 @@ def again(
     Args:
         picture: A PNG that Offbeat drew.
         run: Its run folder; None looks where the picture lies.
-        sources: Pictures that it was made from, or folders of them, if they lie elsewhere now;
-            they are known by their content.
-        backbone: None is the checkpoint that the picture names.
+        sources: Pictures that it was made from, or folders of them, if they were moved; they are
+            recognized by their content.
+        backbone: None is the checkpoint that the picture names, if it is on this machine.
         device: None is the one that it was drawn on.
         out: Where to write it; None writes nothing.
         observe: Told how far it is.
@@ -80,22 +81,22 @@ def again(
         FingerprintError: If the checkpoint is another.
         StoreError: If the run folder is needed and not there, or ``out`` is there already.
     """
+    if not isinstance(picture, str | Path):
+        raise ImageError(f"picture: expected the path of a PNG, got {picture!r}")
     path = Path(picture).expanduser()
-    recipe = read_recipe(path)
-    how = _drawing_of(recipe, path)
+    recipe = checked_recipe(read_recipe(path), path)
+    how = recipe["drawing"]
     target = None if out is None else Path(out).expanduser()
     if target is not None and target.exists():
         raise StoreError(f"{target}: is there already; choose another --out")
     where = _place(recipe) if device is None else device
-    if backbone is None:
-        model = loaded_recorded(str(recipe["checkpoint"]), where)
-    else:
-        model = loaded(backbone, where)
+    name = recipe["checkpoint"]
+    model = loaded_recorded(name, where) if backbone is None else loaded(backbone, where)
     if model.fingerprint != recipe["fingerprint"]:
         raise FingerprintError(
-            f"{path.name}: was drawn by {recipe['checkpoint']} ({recipe['fingerprint']}), and "
-            f"{model.name} is {model.fingerprint}: other weights draw another picture. Name the "
-            "checkpoint of then with --backbone"
+            f"{path.name}: was drawn by {name} ({recipe['fingerprint']}), and {model.name} is "
+            f"{model.fingerprint}: other weights draw another picture. Pass the original "
+            "checkpoint with --backbone"
         )
     folders = [Path(run).expanduser()] if run is not None else [path.resolve().parent.parent]
     if how["by"] == "draw":
@@ -117,16 +118,52 @@ def again(
     )
 
 
-def _drawing_of(recipe: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
-    how = recipe.get("drawing")
-    if not isinstance(how, dict):
+MAX_COUNT = 4096
+"""Pictures that a recipe may say were drawn together."""
+
+
+def checked_recipe(recipe: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
+    """Return a recipe that holds what drawing it again reads, each of the right type.
+
+    Its author may be a stranger.
+
+    Raises:
+        ImageError: If it was written by an early Offbeat, or is damaged.
+    """
+    how, request = recipe.get("drawing"), recipe.get("request")
+    if how is None:
         raise ImageError(
             f"{path}: was drawn by an early Offbeat, whose pictures do not say how; `offbeat show "
-            f"--json {path}` says what was asked"
+            f"--json {path}` shows what was asked"
         )
-    if how["by"] == "nobody":
+    if not isinstance(how, Mapping) or not isinstance(request, Mapping):
+        raise ImageError(f"{path}: its recipe is damaged (drawing, request: expected objects)")
+    if how.get("by") == "nobody":
         raise ImageError(f"{path}: shows a picture that was given; nothing drew it")
-    return how
+    texts = [(recipe, "checkpoint"), (recipe, "fingerprint"), (recipe, "verb"), (how, "by")]
+    texts += [(recipe, name) for name in ("device", "dtype", "attention") if recipe.get(name)]
+    counts = [(recipe, "index"), (how, "start")]
+    seeds, objects = [(recipe, "seed")], [(recipe, "versions")]
+    if how.get("by") == "draw":
+        texts += [(how, "purpose"), (how, "concept")]
+        counts += [(how, "num")]
+    else:
+        texts += [(request, "verb"), (request, "method")]
+        counts += [(request, "num_images")]
+        seeds += [(request, "seed")]
+        objects += [(request, "config")]
+    if not isinstance(how.get("rows", []), list | None):
+        raise ImageError(f"{path}: its recipe is damaged (rows: expected a list)")
+    for places, kind, most in (
+        (texts, str, 0), (objects, Mapping, 0), (counts, int, MAX_COUNT), (seeds, int, 2**64)
+    ):  # fmt: skip
+        for part, name in places:
+            value = part.get(name)
+            fits = isinstance(value, kind) and not isinstance(value, bool)
+            if not fits or (isinstance(value, int) and not 0 <= value <= most):
+                told = repr(value)[:40]
+                raise ImageError(f"{path}: its recipe is damaged ({name}: {told})")
+    return recipe
 
 
 def _place(recipe: Mapping[str, Any]) -> Placement:
@@ -136,9 +173,10 @@ def _place(recipe: Mapping[str, Any]) -> Placement:
 
 
 def _notes(recipe: Mapping[str, Any], model: TextBackbone) -> Iterator[str]:
-    """Say what is not as it was."""
-    now = {**versions(), **numerics_of(model)}
-    then = {**recipe.get("versions", {}), **{k: recipe[k] for k in recipe if k in now}}
+    """Yield what has changed since the picture was drawn."""
+    now = conditions_of(model)
+    now |= now.pop("versions")
+    then = {**recipe["versions"], **{name: recipe[name] for name in recipe if name in now}}
     for name in sorted(now.keys() & then.keys()):
         if now[name] != then[name]:
             yield f"{name} was {then[name]} and is {now[name]}: pictures may differ"
@@ -153,12 +191,16 @@ def _drawn(
     observe: Observe,
 ) -> Tensor:
     """Return a picture of a concept, ``[3, H, W]``: drawn among those that it was drawn among."""
-    concept = _concept_of(path, str(how["concept"]), run)
+    num, rows, index = how["num"], how.get("rows"), how.get("at", recipe["index"])
+    check_whole("at", index, 0, (num if rows is None else len(rows)) - 1)
+    for row in rows or ():
+        check_whole("rows", row, 0, MAX_COUNT)
+    concept = _concept_of(path, how["concept"], run)
     told = {name: how[name] for name in ("negative_prompt", "decoding") if name in how}
     settings: dict[str, Any] = {
-        "seed": int(recipe["seed"]),
-        "num": int(how["num"]),
-        "purpose": str(how["purpose"]),
+        "seed": recipe["seed"],
+        "num": how["num"],
+        "purpose": how["purpose"],
         "rows": how.get("rows"),
         "observe": observe,
         **told,
@@ -171,7 +213,7 @@ def _drawn(
             images = draw_embeds(model, concept, **settings)[1]  # type: ignore[arg-type]
         else:
             images = draw(model, concept, **settings)
-    return images[int(how.get("at", recipe["index"]))]
+    return images[index]
 
 
 def _concept_of(path: Path, digest: str, run: Path) -> Concept:
@@ -191,44 +233,51 @@ def _concept_of(path: Path, digest: str, run: Path) -> Concept:
         ]
     except OffbeatError as error:
         raise StoreError(
-            f"{path.name}: what it was drawn with is too large for a picture, and was kept in its "
-            f"run folder; name that with --run ({error})"
+            f"{path.name}: its LoRA factors are too large to be kept inside the picture; they are "
+            f"in its run folder: pass that with --run ({error})"
         ) from error
     for files in found:
         if digest_of(b"".join(files[name] for name in sorted(files))) == digest:
             return of_bytes(files, path)
     raise StoreError(
-        f"{run}: holds no concept that {path.name} was drawn with; name its own run with --run"
+        f"{run}: holds no concept that {path.name} was drawn with; pass its run folder with --run"
     )
 
 
 def drawn(
     recipe: Mapping[str, Any], model: Any, search: Sequence[Path], observe: Observe
 ) -> Tensor:
-    """Return the picture of a recipe, ``[3, H, W]``.
+    """Return the picture of a recipe that a method drew, ``[3, H, W]``.
 
     Args:
-        recipe: With what was asked under ``request``.
+        recipe: As ``checked_recipe`` returns it.
         model: The checkpoint, loaded.
         search: Files and folders where pictures that it was made from may be.
         observe: Told how far it is.
 
     Raises:
-        ImageError: If one of those is not found.
+        ImageError: If one of those is not found, or the recipe is damaged.
     """
     asked = recipe["request"]
-    number = int(recipe["drawing"]["start"]) + int(recipe["index"])
-    with few_threads(model):
-        if asked["verb"] == "paint":
-            return _painted(asked, model, search, number, observe)
-        if asked["verb"] == "explore":
-            return _explored(asked, model, number, observe)
-        return _mixed(asked, model, search, number, observe)
+    number = recipe["drawing"]["start"] + recipe["index"]
+    session = Session(model, observe=observe)
+    session.load()
+    session.request = dict(asked)
+    draw_again = {"paint": _painted, "explore": _explored}.get(asked["verb"], _mixed)
+    try:
+        with few_threads(model):
+            return draw_again(session, search, number)
+    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        if isinstance(error, OffbeatError):
+            raise
+        # each method reads other parts of a request, and a stranger's may lack any of them
+        raise ImageError(
+            f"its recipe is damaged, or another version wrote it ({type(error).__name__}: {error})"
+        ) from error
 
 
-def _mixed(
-    asked: Mapping[str, Any], model: Any, search: Sequence[Path], number: int, observe: Observe
-) -> Tensor:
+def _mixed(session: Session, search: Sequence[Path], number: int) -> Tensor:
+    asked, model = session.request, session.backbone
     method = with_metric(make_method(asked["method"], model, asked["config"]), model)
     parents, names = [], []
     for source in asked["sources"]:
@@ -240,30 +289,26 @@ def _mixed(
         parents.append(parent_of(str(file), _size(model)))
     points = [tuple((str(name), float(share)) for name, share in asked["weights"])]
     if "frame" in asked:  # the method paces its path itself
-        last = int(asked["num_points"]) - 1
+        check_whole("num_points", asked["num_points"], 2, MAX_COUNT)
+        last = asked["num_points"] - 1
         first, second = names
         points = [((first, 1 - at / last), (second, at / last)) for at in range(last + 1)]
     else:
-        number %= int(asked["num_images"])
-    job = MixJob(
+        number %= asked["num_images"]
+    mixture = Mixture(
+        session=session,
         layout=asked["layout"],
         points=points,
         parents=parents,
         method=method,
-        backbone=model,
         judge=None,
-        prompt=asked["prompt"],
-        num_images=int(asked["num_images"]),
-        seed=int(asked["seed"]),
     )
-    return Mixture(job, None, observe).one(number)
+    return mixture.draw_one(number)
 
 
-def _painted(
-    asked: Mapping[str, Any], model: Any, search: Sequence[Path], number: int, observe: Observe
-) -> Tensor:
-    method = make_method(asked["method"], model, asked["config"])
-    size = _size(model)
+def _painted(session: Session, search: Sequence[Path], number: int) -> Tensor:
+    asked, model = session.request, session.backbone
+    method, size = make_method(asked["method"], model, asked["config"]), _size(model)
 
     def is_it(digest: str, path: Path) -> bool:
         return Picture.read(path, "source", size).digest == digest
@@ -272,36 +317,29 @@ def _painted(
     for source in asked["sources"]:
         file = _found(source["picture"], search, partial(is_it, source["digest"]))
         given.append(Picture.read(file, "source", size))
-    swept = asked["strengths"] if asked["layout"] == "sweep" else None
-    job = PaintJob(
-        layout=asked["layout"],
-        points=strengths_of(method, swept),
+    painting = Painting(
+        session=session,
+        points=strengths_of(method, asked["strengths"] if asked["layout"] == "sweep" else None),
         method=method,
-        backbone=model,
         art=given[0],
         content=given[1] if len(given) > 1 else None,
         prompt=asked["prompt"],
-        num_images=int(asked["num_images"]),
-        seed=int(asked["seed"]),
     )
-    return Painting(job, None, observe).one(number)
+    return painting.draw_one(number)
 
 
-def _explored(asked: Mapping[str, Any], model: Any, number: int, observe: Observe) -> Tensor:
+def _explored(session: Session, search: Sequence[Path], number: int) -> Tensor:
     """Draw a subject again by a method that draws it its own way: all pictures are one choice."""
+    asked = session.request
     run = explore_by_drawing(
+        session,
         asked["subject"],
         method=asked["method"],
         config=asked["config"],
-        num_images=int(asked["num_images"]),
-        seed=int(asked["seed"]),
+        num_images=asked["num_images"],
+        seed=asked["seed"],
         prompt=asked["prompt"],
         judge="none" if asked["judge"] is None else "auto",
-        backbone=model,
-        device=str(model.device),
-        out=None,
-        resume=False,
-        observe=observe,
     )
     return pixels_of(run.images[number])
 
@@ -328,8 +366,8 @@ def _found(name: str, search: Sequence[Path], is_it: Callable[[Path], bool]) -> 
             continue
     places = ", ".join(str(place) for place in search)
     raise ImageError(
-        f"{name}: the picture that this one was made from is not found there, nor in {places}; say "
-        "with --source where it is now. It must be the very file"
+        f"{name}: the picture that this one was made from is not there, nor in {places}; pass the "
+        "same file, or its folder, with --source"
     )
 
 

@@ -13,8 +13,7 @@ from torch import Tensor
 
 from offbeat.core.baseline import Baseline
 from offbeat.core.drawing import plain_concept
-from offbeat.files.disk import json_bytes, pack_tensors
-from offbeat.files.labels import versions
+from offbeat.files.disk import pack_tensors
 from offbeat.files.png import to_pil
 from offbeat.methods.low_probability.choosing import Chosen, Eye
 from offbeat.methods.low_probability.config import LowProbabilityConfig
@@ -22,10 +21,10 @@ from offbeat.metrics.seen import variety
 from offbeat.protocols import ExploringBackbone
 from offbeat.runs import plots
 from offbeat.runs.images import png_files, sheet
-from offbeat.runs.map import Region
+from offbeat.runs.map import BASELINE_FILE, Region
 from offbeat.runs.report import CalibrationRow, ReportPicture, percent, report_html
-from offbeat.runs.result import numerics_of
 from offbeat.types import Concept, Request, Verdict
+from offbeat.verbs.session import View
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -103,10 +102,6 @@ class Plan:
             "verb": "explore",
             **{**asked, "avoid": list(asked["avoid"]), "unlike": list(self.unlike)},
             "prior": self.config.sampling(backbone),
-            "checkpoint": backbone.name,
-            "fingerprint": backbone.fingerprint,
-            "versions": versions(),
-            **numerics_of(backbone),
         }
 
 
@@ -207,24 +202,18 @@ class Outcome:
         return [verdict for trial in self.kept for verdict in trial.chosen.verdicts]
 
     def files(self, asked: Mapping[str, Any]) -> dict[str, bytes]:
-        """Return the run folder's pictures, plots, summary and report."""
-        summary = self.summary()
-        ordinary = to_pil(self.ordinary)
-        contact = self._sheet(summary, ordinary)
-        map_png, curve_png = self._plots(summary)
-        report = self._report(asked, summary, ordinary, contact, map_png, curve_png)
-        tensors, values = self.baseline.pack()
+        """Return the run folder's pictures and the baseline."""
         plain, seed = self.plan.ordinary(self.backbone), self.kept[0].seed
+        ordinary = to_pil(self.ordinary)
         return {
             **self._pictures(asked),
             **png_files("ordinary", ordinary, asked, plain, self.backbone, seed=seed),
-            "baseline.safetensors": pack_tensors(tensors, values),
-            "contact.png": contact,
-            "map.png": map_png,
-            "curve.png": curve_png,
-            "summary.json": json_bytes(summary),
-            "report.html": report.encode(),
+            BASELINE_FILE: pack_tensors(*self.baseline.pack()),
         }
+
+    def views(self) -> dict[str, View]:
+        """Return what makes the contact sheet and the plots."""
+        return {"contact.png": self._sheet, "map.png": self._map, "curve.png": self._curve}
 
     def _pictures(self, asked: Mapping[str, Any]) -> dict[str, bytes]:
         """Return the files of the pictures that are shown, numbered over all directions."""
@@ -252,9 +241,9 @@ class Outcome:
                 )
         return files
 
-    def _sheet(self, summary: Mapping[str, Any], ordinary: list[Image.Image]) -> bytes:
+    def _sheet(self) -> bytes:
         """Return the sheet: ordinary pictures on top, then a row for each direction."""
-        rows = [(f"Ordinary {self.plan.subject}", ordinary)]
+        rows = [(f"Ordinary {self.plan.subject}", to_pil(self.ordinary))]
         for trial in self.kept:
             label = f"Direction {trial.direction + 1}" if len(self.kept) > 1 else "Unusual"
             rows.append((f"{label}{_in_short(trial)}", to_pil(trial.chosen.images)))
@@ -264,40 +253,40 @@ class Outcome:
             rows,
             title=f"Unusual {self.plan.subject}",
             captions=self._captions() if single else (),
-            note=(note if single else "") + str(summary["in_words"]),
+            note=(note if single else "") + str(self.summary()["in_words"]),
         )
 
-    def _plots(self, summary: Mapping[str, Any]) -> tuple[bytes, bytes]:
-        baseline, trace = self.baseline, self.trace
-        k = baseline.space.num_components
-        map_png = plots.distribution_map(
+    def _map(self) -> bytes:
+        baseline = self.baseline
+        return plots.distribution_map(
             baseline.coordinates[:, :2],
-            trace,
+            self.trace,
             subject=self.plan.subject,
-            num_components=k,
+            num_components=baseline.space.num_components,
             way_out=baseline.way_out(self.best.fresh),
         )
-        anchored = self.plan.config.use_anchor
-        curve_png = plots.curves(
-            trace,
-            target=summary["target_distance"],
-            anchor_threshold=1 - baseline.anchor_threshold(self.plan.config.noises)
-            if anchored
-            else None,
-            num_components=k,
-        )
-        return map_png, curve_png
 
-    def _report(
-        self,
-        asked: Mapping[str, Any],
-        summary: Mapping[str, Any],
-        ordinary: list[Image.Image],
-        contact: bytes,
-        map_png: bytes,
-        curve_png: bytes,
+    def _curve(self) -> bytes:
+        baseline, config = self.baseline, self.plan.config
+        threshold = baseline.anchor_threshold(config.noises) if config.use_anchor else None
+        return plots.curves(
+            self.trace,
+            target=self._target(),
+            anchor_threshold=None if threshold is None else 1 - threshold,
+            num_components=baseline.space.num_components,
+        )
+
+    def _target(self) -> float | None:
+        """Return the distance to hold; None if there is none, or only pictures decide."""
+        config = self.plan.config
+        return None if config.novelty is not None else config.radius(self.baseline)
+
+    def report(
+        self, asked: Mapping[str, Any], summary: Mapping[str, Any], views: Mapping[str, bytes]
     ) -> str:
+        """Return the report as HTML; a plot that could not be made is left out."""
         pictures: list[ReportPicture] = []
+        ordinary = to_pil(self.ordinary)
         paired = self.plan.candidates == 1 and len(self.kept) == 1
         for trial in self.kept:
             unusual = to_pil(trial.chosen.images)
@@ -326,12 +315,12 @@ class Outcome:
             pictures=pictures,
             asked=self._asked(),
             lead=str(summary["in_words"]),
-            sheet_png=None if paired else contact,
+            sheet_png=None if paired else views.get("contact.png"),
             found=self._found(summary),
             probe=self.best.readings,
             target=summary["target_distance"],
-            map_png=map_png,
-            curve_png=curve_png,
+            map_png=views.get("map.png"),
+            curve_png=views.get("curve.png"),
             calibration=calibration,
             settings=asked,
             warnings=summary["warnings"],
@@ -347,7 +336,7 @@ class Outcome:
             "seed": best.seed,
             "stopped": best.stopped,
             "step": int(best.concept.metadata["step"]),
-            "target_distance": None if config.novelty is not None else config.radius(baseline),
+            "target_distance": self._target(),
             "target_novelty": config.quantile,
             "target_seen": config.novelty,
             "ordinary_distance": baseline.ordinary_distance,

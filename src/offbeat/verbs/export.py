@@ -7,15 +7,15 @@ from pathlib import Path
 
 import torch
 
-from offbeat.checkpoints.open import loaded, loaded_recorded
+from offbeat.checkpoints.open import loaded_recorded
 from offbeat.checkpoints.placement import Where
+from offbeat.errors import StoreError
 from offbeat.files.disk import digest_of
-from offbeat.files.labels import versions
 from offbeat.files.learned import check_fingerprint, check_lora, of_files
 from offbeat.protocols import TextBackbone
 from offbeat.runs.export import export_learned
-from offbeat.runs.folder import RunFolder
-from offbeat.runs.result import Run, Source, concept_files, kept, learned_of
+from offbeat.runs.result import Run, Source, concept_files, learned_of
+from offbeat.verbs.session import Session, check_template
 
 SUFFIX = ".safetensors"
 
@@ -84,27 +84,33 @@ def import_concept(
         ShapeError: If it does not fit the checkpoint.
         UnsafeWeightsError: If it is a pickle other than ConceptLab's.
     """
-    given = [source] if isinstance(source, str | Path) else list(source)
-    paths = [Path(one).expanduser() for one in given]
-    model = None if backbone is None else loaded(backbone, device)
-    learned = of_files(paths, model, word=word, prompt=prompt)
-    model = loaded_recorded(learned.checkpoint, device) if model is None else model
+    check_template(prompt)
+    given = [source] if isinstance(source, str | Path) else source
+    if not isinstance(given, Sequence) or not given:
+        raise StoreError(f"source: expected a file, got {source!r}")
+    paths = [Path(path).expanduser() for path in given]
+    session = Session(backbone, device, out=out)
+    learned = of_files(
+        paths, None if backbone is None else session.load(), word=word, prompt=prompt
+    )
+    if backbone is None:
+        session.backbone = loaded_recorded(learned.checkpoint, device)
+    model, concept = session.backbone, learned.concept
     check_fingerprint(learned, model)
-    concept = learned.concept
     check_lora(concept.lora, model)
     with torch.no_grad():  # a prompt that is too long, or a token that is too wide, fails here
         model.encode_text([concept.prompt()], tokens=concept.token_embeds)
-    request = {
-        "verb": "import",
-        "subject": concept.subject,
-        "prompt": concept.template,
-        "files": [{"name": path.name, "digest": digest_of(path.read_bytes())} for path in paths],
-        "method": concept.metadata.get("method", "imported"),
-        "num_images": 0,
-        "seed": 0,
-        "checkpoint": model.name,
-        "fingerprint": model.fingerprint,
-        "versions": versions(),
-    }
-    folder = RunFolder.create(Path(out), request) if out is not None else None
-    return kept(request, [concept], [], concept_files([concept], model), folder)
+    session.open(
+        {
+            "verb": "import",
+            "subject": concept.subject,
+            "prompt": concept.template,
+            "files": [
+                {"name": path.name, "digest": digest_of(path.read_bytes())} for path in paths
+            ],
+            "method": concept.metadata.get("method", "imported"),
+            "num_images": 0,
+            "seed": 0,
+        }
+    )
+    return session.write([concept], [], concept_files([concept], model), views={})

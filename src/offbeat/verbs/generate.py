@@ -5,17 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from offbeat.checkpoints.open import loaded
 from offbeat.checkpoints.placement import Where
+from offbeat.core.checks import check_range, check_whole
 from offbeat.core.drawing import draw
-from offbeat.errors import ConfigError, PromptError
-from offbeat.files.labels import versions
+from offbeat.core.templates import check_text
+from offbeat.errors import ConfigError
 from offbeat.files.png import to_pil
 from offbeat.protocols import PriorBackbone, TextBackbone
-from offbeat.runs.folder import RunFolder
 from offbeat.runs.images import png_files, sheet
-from offbeat.runs.result import Run, concept_files, costed, kept, numerics_of
+from offbeat.runs.result import Run, concept_files, costed
 from offbeat.types import Concept, Observe, ignore
+from offbeat.verbs.session import Session, check_numbers, checked_text
 
 
 @costed
@@ -55,11 +55,23 @@ def generate(
         ConfigError: If a setting is out of its range, or of a prior that the checkpoint lacks.
         PromptError: If the prompt is empty or too long.
     """
-    if not prompt.strip():
-        raise PromptError("prompt: expected some text, got nothing")
-    if num_images < 1:
-        raise ConfigError(f"num_images: expected at least 1, got {num_images}")
-    model = loaded(backbone, device)
+    checked_text("prompt", prompt)
+    check_text("negative_prompt", negative_prompt)
+    check_numbers(num_images=num_images, seed=seed)
+    for name, steps, low in (
+        ("num_inference_steps", num_inference_steps, 1),
+        ("prior_num_inference_steps", prior_num_inference_steps, 2),
+    ):
+        if steps is not None:
+            check_whole(name, steps, low, 1000)
+    for name, scale in (
+        ("guidance_scale", guidance_scale),
+        ("prior_guidance_scale", prior_guidance_scale),
+    ):
+        if scale is not None:
+            check_range(name, scale, 0, 1000)
+    session = Session(backbone, device, out=out, observe=observe)
+    model = session.load()
     card = model.card
     prior = _prior_settings(model, prior_num_inference_steps, prior_guidance_scale)
     decoding: dict[str, Any] = {
@@ -67,31 +79,32 @@ def generate(
         "guidance_scale": _or(guidance_scale, card["guidance_scale"]),
     }
     metadata = {"method": "generate", **{name: str(value) for name, value in prior.items()}}
-    concept = Concept(template=prompt, subject=prompt, word=prompt, metadata=metadata)
-    request = {
-        "verb": "generate",
-        "prompt": prompt,
-        "negative_prompt": negative_prompt,
-        "num_images": num_images,
-        "seed": seed,
-        **prior,
-        **decoding,
-        "checkpoint": model.name,
-        "fingerprint": model.fingerprint,
-        "versions": versions(),
-        **numerics_of(model),
-    }
+    # the prompt is the word, not the template: it may hold {concept} itself
+    concept = Concept(template="{concept}", subject=prompt, word=prompt, metadata=metadata)
     model.encode_text([prompt, negative_prompt])  # too long a text fails before a folder is made
-    folder = RunFolder.create(Path(out), request) if out is not None else None
+    session.open(
+        {
+            "verb": "generate",
+            "prompt": prompt,
+            "negative_prompt": negative_prompt,
+            "num_images": num_images,
+            "seed": seed,
+            **prior,
+            **decoding,
+        }
+    )
     drawing: dict[str, Any] = {"negative_prompt": negative_prompt, "decoding": decoding}
     images = draw(model, concept, seed=seed, num=num_images, **drawing, observe=observe)
     pictures = to_pil(images)
-    files = {
-        **png_files("images", pictures, request, concept, model, drawing=drawing),
-        **concept_files([concept], model),
-        "contact.png": sheet([("", pictures)], title=prompt),
-    }
-    return kept(request, [concept], pictures, files, folder)
+    return session.write(
+        [concept],
+        pictures,
+        {
+            **png_files("images", pictures, session.request, concept, model, drawing=drawing),
+            **concept_files([concept], model),
+        },
+        views={"contact.png": lambda: sheet([("", pictures)], title=prompt)},
+    )
 
 
 def _prior_settings(

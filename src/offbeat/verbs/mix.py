@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,32 +16,28 @@ import torch
 from torch import Tensor
 
 from offbeat import registry
-from offbeat.checkpoints.open import check_needs, default_backbone, loaded
-from offbeat.checkpoints.placement import Where
-from offbeat.core.drawing import DRAW_BATCH, draw, plain_concept_of
+from offbeat.core.drawing import DRAW_BATCH, plain_concept_of
 from offbeat.core.functional import balance_reward, pair_cosine
 from offbeat.core.templates import fill
 from offbeat.errors import CapabilityError, ConfigError, ImageError
 from offbeat.files.disk import digest_of
-from offbeat.files.labels import versions
 from offbeat.files.pictures import is_picture, read_picture
 from offbeat.files.png import to_pil
-from offbeat.judges.choose import choose_reader
-from offbeat.methods.settings import config_of, make_method, result_of, verbs_of, with_metric
-from offbeat.protocols import EncodesImage, TextBackbone
+from offbeat.judges.choose import choose_judge
+from offbeat.methods.settings import config_of, result_of, verbs_of
+from offbeat.protocols import EncodesImage, ReadsClasses, TextBackbone
 from offbeat.protocols.methods import MorphsSources, Takes
 from offbeat.runs import animation, readings
-from offbeat.runs.folder import RunFolder
 from offbeat.runs.images import BY_METHOD, GIVEN, png_files, sheet, source_files
-from offbeat.runs.recorder import Keeper, few_threads
-from offbeat.runs.result import Run, load_run, numerics_of, reported
-from offbeat.types import Concept, Observe, Request, ignore
+from offbeat.runs.recorder import few_threads
+from offbeat.runs.result import Run
+from offbeat.types import Concept, Request
+from offbeat.verbs.session import Session, Task, View
 
 if TYPE_CHECKING:
     from PIL import Image
 
 Shares = tuple[tuple[str, float], ...]
-
 
 PICTURES = "`magicmix` and `diffmorpher` take pictures, `conceptlab` pictures alone"
 """What an error says to someone who brings a picture to another method."""
@@ -52,85 +49,50 @@ def draws_mixtures(method: str) -> bool:
     Raises:
         UnknownNameError: If there is no such method.
     """
-    found = registry.find("method", method)
-    return "fuse" in verbs_of(found) and result_of(found) == "pictures"
+    kind = registry.find("method", method)
+    return "fuse" in verbs_of(kind) and result_of(kind) == "pictures"
 
 
-def mix(
-    layout: str,
-    points: Sequence[Shares],
-    num_images: int,
-    *,
-    method: str,
-    config: dict[str, Any] | None = None,
-    trained: object = None,
-    prompt: str | None = None,
-    seed: int = 0,
-    judge: str = "auto",
-    backbone: str | Path | TextBackbone | None = None,
-    device: Where = "auto",
-    out: str | Path | None = None,
-    resume: bool = False,
-    observe: Observe = ignore,
-) -> Run:
+def mix(session: Session, layout: str, points: Sequence[Shares], task: Task) -> Run:
     """Check everything, then draw mixtures by a method that is ``MixesSources``.
 
     Args:
+        session: Not loaded yet.
         layout: ``fuse``, or ``sweep`` for a path.
         points: Both sources with their shares, once for each mixture.
-        num_images: Pictures of each.
-        method: Its name; the rest is as of ``offbeat.fuse``.
-        config: Its settings.
-        trained: None: such a method takes nothing trained.
-        prompt: With ``{concept}``, where a word of the sources stands.
-        seed: Of every draw.
-        judge: Who reads the pictures.
-        backbone: None is the bundled checkpoint that draws from text, ``pocket-sd``.
-        device: Where to run, or a ``Placement``: see ``load_backbone``.
-        out: Run folder.
-        resume: Go on with the run in it.
-        observe: Told how far it is.
+        task: What else is asked.
 
     Raises:
         ConfigError: If the method does not take these sources.
         ImageError: If a picture is not there or cannot be read.
         CapabilityError: If the checkpoint lacks what the method needs.
     """
-    if num_images < 1:
-        raise ConfigError(f"num_images: expected at least 1, got {num_images}")
-    if trained is not None:
-        raise ConfigError(f"trained: {method} takes nothing trained")
-    if prompt is not None:
-        fill(prompt, concept="")  # a prompt without its place fails first
-    check_sources(method, [name for name, _ in points[0]])
-    model = loaded(default_backbone(method) if backbone is None else backbone, device)
-    chosen = make_method(method, model, config)
-    check_needs(method, chosen.needs, model)
-    chosen = with_metric(chosen, model)
-    if layout == "sweep" and not chosen.takes_weights:
-        raise ConfigError(f"method: {method} heeds no weights, so it draws no path")
-    size = min(int(model.card["height"]), int(model.card["width"]))
-    parents = [parent_of(name, size) for name, _ in points[0]]
-    for parent in parents:  # too long a prompt fails before a folder is made
-        if parent.picture is None:
-            model.encode_text([plain_concept_of(parent.name, model, prompt).prompt()])
+    name = task.method
+    if task.trained is not None:
+        raise ConfigError(f"trained: {name} takes nothing trained")
+    check_sources(name, [source for source, _ in points[0]])
+    backbone = session.load(name)
+    method = session.method(name, task.config, "fuse", "mixes nothing")
+    if layout == "sweep" and not method.takes_weights:
+        raise ConfigError(f"method: {name} ignores weights, so it draws no path")
+    size = min(int(backbone.card["height"]), int(backbone.card["width"]))
+    parents = [parent_of(source, size) for source, _ in points[0]]
     words = [parent.name for parent in parents if parent.picture is None]
-    job = MixJob(
+    for word in words:  # too long a prompt fails before a folder is made
+        backbone.encode_text([plain_concept_of(word, backbone, task.prompt).prompt()])
+    mixture = Mixture(
+        session=session,
         layout=layout,
         points=points,
         parents=parents,
-        method=chosen,
-        backbone=model,
-        judge=choose_reader(judge, model, words),
-        prompt=prompt,
-        num_images=num_images,
-        seed=seed,
+        method=method,
+        judge=choose_judge(task.judge, backbone, ReadsClasses, words=words),
     )
-    folder = RunFolder.create(Path(out), job.as_json(), resume=resume) if out else None
-    if folder is not None and folder.is_finished:
-        return load_run(folder.path)
-    with few_threads(model):
-        return Mixture(job, folder, observe).run()
+    finished = session.open(mixture.as_json(task))
+    if finished:
+        return session.finished()
+    with few_threads(backbone):
+        return mixture.run()
 
 
 def check_sources(method: str, names: Sequence[str]) -> None:
@@ -186,19 +148,16 @@ class Parent:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class MixJob:
-    """Everything that one mixture, or one path of them, is made with."""
+class Mixture:
+    """One mixture of two sources, or one path of them: draws it, and writes what it found."""
 
+    session: Session
     layout: str
     """``fuse`` or ``sweep``."""
     points: Sequence[Shares]
     parents: Sequence[Parent]
     method: Any
-    backbone: TextBackbone
     judge: Any
-    prompt: str | None
-    num_images: int
-    seed: int
 
     @property
     def is_morph(self) -> bool:
@@ -210,173 +169,168 @@ class MixJob:
         """Both sources by name."""
         return " + ".join(parent.shown for parent in self.parents)
 
-    def as_json(self) -> dict[str, Any]:
-        """Return everything that the result depends on."""
+    @property
+    def num_images(self) -> int:
+        """Pictures of each mixture."""
+        return int(self.session.request["num_images"])
+
+    def as_json(self, task: Task) -> dict[str, Any]:
+        """Return the request: everything that the result depends on beside the checkpoint."""
+        points = [] if self.is_morph else self.points
         return {
             "verb": "fuse",
             "layout": self.layout,
             "subject": self.subject,
             "sources": [parent.as_json() for parent in self.parents],
-            "weights": [[list(pair) for pair in point] for point in self._asked],
+            "weights": [[list(pair) for pair in point] for point in points],
             "method": self.method.name,
             "config": config_of(self.method),
             "judge": self.judge.name if self.judge else None,
-            "prompt": self.prompt,
-            "num_images": self.num_images,
+            "prompt": task.prompt,
+            "num_images": task.num_images,
             "num_points": len(self.points),
-            "seed": self.seed,
-            "checkpoint": self.backbone.name,
-            "fingerprint": self.backbone.fingerprint,
-            "versions": versions(),
-            **numerics_of(self.backbone),
+            "seed": task.seed,
         }
-
-    @property
-    def _asked(self) -> Sequence[Shares]:
-        return [] if self.is_morph else self.points
-
-    def request(self, point: Shares, start: int) -> Request:
-        """Return what the method is asked: up to ``DRAW_BATCH`` pictures from number ``start``."""
-        return Request(
-            subject=self.subject,
-            prompt=None if self.prompt is None else fill(self.prompt, concept="{subject}"),
-            weights=point,
-            num_images=min(DRAW_BATCH, self.num_images - start),
-            seed=self.seed,
-        )
-
-
-class Mixture:
-    """Draws the mixtures of a job, and writes them."""
-
-    def __init__(self, job: MixJob, folder: RunFolder | None, observe: Observe) -> None:
-        self.job, self.folder, self.observe = job, folder, observe
-        self.keeper = Keeper(folder, observe, stage="searching", label="part", row_every=1)
 
     def run(self) -> Run:
         """Return the run, written if it has a folder."""
-        job = self.job
-        ordinary = [self._ordinary(parent) for parent in job.parents]
+        session = self.session
+        session.record("searching", "part")
+        ordinary = [self._ordinary(parent) for parent in self.parents]
         images = self._mixtures(ordinary)
         rows = [
-            self._row(point, part, ordinary) for point, part in zip(job.points, images, strict=True)
+            self._row(point, part, ordinary)
+            for point, part in zip(self.points, images, strict=True)
         ]
-        asked, summary = job.as_json(), self._summary(rows)
         pictures = [to_pil(part) for part in images]
         alone = [to_pil(part) for part in ordinary]
-        contact = self._sheet(pictures, alone, rows)
-        return reported(
-            asked,
+        given = [Path(p.name).expanduser() for p in self.parents if p.picture is not None]
+        views: dict[str, View] = {
+            **source_files(given),
+            "contact.png": lambda: self._sheet(pictures, alone, rows),
+        }
+        if self.layout == "sweep":
+            views |= self._films(pictures)
+        return session.write(
             [],
             [picture for part in pictures for picture in part],
-            self._files(pictures, alone, asked),
-            self.folder,
-            title=f"{job.method.name}: {job.subject}",
-            contact=contact,
-            summary=summary,
+            self._files(pictures, alone),
+            summary=self._summary(rows),
+            views=views,
+            title=f"{self.method.name}: {self.subject}",
             ordinary=[picture for part in alone for picture in part],
-            trace=self.keeper.rows,
         )
 
-    def one(self, number: int) -> Tensor:
-        """Return picture ``number`` alone, ``[3, H, W]``: the part that it belongs to is drawn."""
-        job = self.job
-        ordinary = [self._ordinary(parent) for parent in job.parents]
-        at, image = divmod(number, job.num_images)
+    def draw_one(self, number: int) -> Tensor:
+        """Return picture ``number`` alone, ``[3, H, W]``: its whole batch is drawn."""
+        ordinary = [self._ordinary(parent) for parent in self.parents]
+        at, image = divmod(number, self.num_images)
         start = image // DRAW_BATCH * DRAW_BATCH
-        point = 0 if job.is_morph else at
-        part = self._drawn(0, point, start, ordinary, job.is_morph)  # [P, n, 3, H, W]
+        point = 0 if self.is_morph else at
+        part = self._drawn(0, point, start, ordinary)  # [P, n, 3, H, W]
         return part[at - point, image - start].cpu()
 
     def _ordinary(self, parent: Parent) -> Tensor:
         """Return a source alone, ``[N, 3, H, W]``: drawn, or the same picture N times."""
-        job = self.job
         if parent.picture is not None:
-            return parent.picture.expand(job.num_images, -1, -1, -1)
-        plain = plain_concept_of(parent.name, job.backbone, job.prompt)
-        return draw(job.backbone, plain, seed=job.seed, num=job.num_images, observe=self.observe)
+            return parent.picture.expand(self.num_images, -1, -1, -1)
+        return self.session.draw(self.session.plain(parent.name))
 
     def _mixtures(self, ordinary: Sequence[Tensor]) -> list[Tensor]:
-        """Return the pictures of each point, ``[N, 3, H, W]``; what was drawn outlives a kill."""
-        job = self.job
-        whole = job.is_morph
-        starts = range(0, job.num_images, DRAW_BATCH)
-        parts = [(at, start) for at in range(1 if whole else len(job.points)) for start in starts]
-        state = self.folder.load_checkpoint() if self.folder is not None else None
-        done = int(state["part"]) if state is not None else 0
-        found = dict(self.keeper.resume(done) or {})
-        for number, (at, start) in list(enumerate(parts))[done:]:
-            drawn = self._drawn(number, at, start, ordinary, whole)
-            found[f"{number:06d}"] = drawn.cpu()
-            self.observe("mixing", number + 1, len(parts), {})
-            if self.folder is not None and number + 1 < len(parts):
-                rows = len(self.keeper.rows)
-                after = {"part": number + 1, "rows": rows, "search": found}
-                self.folder.save_checkpoint(after)
-        in_order = [found[f"{number:06d}"] for number in range(len(parts))]  # [P, n, 3, H, W]
-        if whole:
-            return list(torch.cat(in_order, dim=1))
+        """Return the pictures of each point, ``[N, 3, H, W]``."""
+        starts = range(0, self.num_images, DRAW_BATCH)
+        points = range(1 if self.is_morph else len(self.points))
+        places = [(at, start) for at in points for start in starts]
+        parts = [
+            part[""]  # [P, n, 3, H, W]
+            for part in self.session.draw_parts(
+                "mixing", len(places), lambda n: {"": self._drawn(n, *places[n], ordinary)}
+            )
+        ]
+        if self.is_morph:
+            return list(torch.cat(parts, dim=1))
         each = len(starts)
         return [
-            torch.cat([part[0] for part in in_order[at * each : (at + 1) * each]])
-            for at in range(len(job.points))
+            torch.cat([part[0] for part in parts[at * each : (at + 1) * each]]) for at in points
         ]
 
-    def _drawn(
-        self, number: int, at: int, start: int, ordinary: Sequence[Tensor], whole: bool
-    ) -> Tensor:
-        """Return one part, ``[P, n, 3, H, W]``: all points of a path, or one of them."""
-        job = self.job
-        request = job.request(job.points[at], start)
-        rows = slice(start, start + request.num_images)
+    def _drawn(self, number: int, at: int, start: int, ordinary: Sequence[Tensor]) -> Tensor:
+        """Return one part, ``[P, n, 3, H, W]``: all points of a morph, or one of them."""
+        asked, backbone = self.session.request, self.session.backbone
+        num = min(DRAW_BATCH, self.num_images - start)
+        prompt = asked["prompt"]
+        request = Request(
+            subject=self.subject,
+            prompt=None if prompt is None else fill(prompt, concept="{subject}"),
+            weights=self.points[at],
+            num_images=num,
+            seed=asked["seed"],
+        )
+        steps = getattr(self.method, "num_steps", 1)
         settings: dict[str, Any] = {
-            "pictures": [part[rows] for part in ordinary],
+            "pictures": [part[start : start + num] for part in ordinary],
             "start": start,
-            "on_step": self.keeper.observer(number, getattr(job.method, "num_steps", 1)),
+            "on_step": self.session.recorder.observer(number, steps),
         }
-        sources = [p.name if p.picture is None else p.picture for p in job.parents]
-        if whole:
-            frames: Tensor = job.method.morph(
-                job.backbone, request, sources, num=len(job.points), **settings
-            )
+        sources = [p.name if p.picture is None else p.picture for p in self.parents]
+        if self.is_morph:
+            count = len(self.points)
+            frames: Tensor = self.method.morph(backbone, request, sources, num=count, **settings)
             return frames.transpose(0, 1)
-        pictures: Tensor = job.method.mix(job.backbone, request, sources, **settings)
+        pictures: Tensor = self.method.mix(backbone, request, sources, **settings)
         return pictures[None]
 
     def _row(self, point: Shares, images: Tensor, ordinary: Sequence[Tensor]) -> dict[str, Any]:
         """Return what is read in the pictures of one point."""
-        job = self.job
-        row: dict[str, Any] = {} if job.is_morph else {"weights": dict(point)}
-        read = readings.read(job.judge, images)
+        row: dict[str, Any] = {} if self.is_morph else {"weights": dict(point)}
+        read = readings.read(self.judge, images)
         if read is not None:
-            labels = job.judge.labels
+            labels = self.judge.labels
             row |= readings.describe(labels, read, dict(point))
-            row["images"] = [", ".join(readings.in_words(labels, one)) for one in read]
-            row["captions"] = [readings.caption(labels, one) for one in read]
-        cosines = likeness(job.backbone, images, ordinary)
+            row["images"] = [", ".join(readings.in_words(labels, part)) for part in read]
+            row["captions"] = [readings.caption(labels, part) for part in read]
+        cosines = likeness(self.session.backbone, images, ordinary)
         if cosines is not None:
             first, second = cosines
             row["likeness"] = [first.tolist(), second.tolist()]
             row["reward"] = float(balance_reward(first, second).mean())
         return row
 
-    def _summary(self, rows: list[dict[str, Any]]) -> dict[str, Any]:
-        job, notes = self.job, []
-        if not job.method.takes_weights and len({share for _, share in job.points[0]}) > 1:
-            notes.append(f"{job.method.name} heeds no weights: both sources count the same.")
-        told = Counter(row["note"] for row in self.keeper.rows if "note" in row)
-        notes += [f"{told[note]} of {job.num_images} pictures: {note}." for note in told]
-        if job.num_images > 1 and all(parent.picture is not None for parent in job.parents):
+    def _summary(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        asked, notes = self.session.request, []
+        if not self.method.takes_weights and len({share for _, share in self.points[0]}) > 1:
+            notes.append(f"{self.method.name} ignores weights: both sources count the same.")
+        told = Counter(row["note"] for row in self.session.recorder.rows if "note" in row)
+        notes += [f"{told[note]} of {self.num_images} pictures: {note}." for note in told]
+        if self.num_images > 1 and all(parent.picture is not None for parent in self.parents):
             notes.append("Of two pictures all mixtures are nearly the same; one is enough.")
         return {
-            "subject": job.subject,
-            "prompt": job.prompt,
-            "seed": job.seed,
-            "judge": job.judge.name if job.judge else None,
+            "subject": self.subject,
+            "prompt": asked["prompt"],
+            "seed": asked["seed"],
+            "judge": asked["judge"],
             "concepts": [{k: v for k, v in row.items() if k != "captions"} for row in rows],
             "warnings": notes,
-            "in_words": _in_words(job, rows),
+            "in_words": self._in_words(rows),
         }
+
+    def _in_words(self, rows: Sequence[Mapping[str, Any]]) -> str:
+        """Return what was found in a sentence or two."""
+        last = f"{self.method.name} learns no concept that another prompt could use."
+        if self.layout == "sweep":
+            return f"{len(rows)} steps from {self.subject.replace(' + ', ' to ')}. {last}"
+        row = rows[0]
+        shown = {parent.name: parent.shown for parent in self.parents}
+        text = f"Asked: {readings.label([(shown[n], share) for n, share in self.points[0]])}."
+        if row.get("mean"):
+            shares = ", ".join(
+                f"{readings.in_percent(share)} {word}" for word, share in row["mean"].items()
+            )
+            text += f" Read by the judge, mean of {self.num_images}: {shares}."
+        if "likeness" in row:
+            first, second = (sum(values) / len(values) for values in row["likeness"])
+            text += f" Mean cosine to both sources' pictures: {first:.2f}, {second:.2f}."
+        return f"{text} {last}"
 
     def _sheet(
         self,
@@ -384,91 +338,81 @@ class Mixture:
         alone: Sequence[list[Image.Image]],
         rows: Sequence[Mapping[str, Any]],
     ) -> bytes:
-        job = self.job
-        title = f"{job.subject}, by {job.method.name}"
-        if job.layout == "sweep":
-            names = [parent.shown for parent in job.parents]
+        title = f"{self.subject}, by {self.method.name}"
+        names = [parent.shown for parent in self.parents]
+        if self.layout == "sweep":
             strips = [
                 ("" if row else f"{names[0]} to {names[1]}", [part[row] for part in pictures])
-                for row in range(job.num_images)
+                for row in range(self.num_images)
             ]
-            captions = [f"{readings.in_percent(point[1][1])} {names[1]}" for point in job.points]
-            if job.is_morph:
-                captions = [f"frame {number}" for number in range(1, len(job.points) + 1)]
+            captions = [f"{readings.in_percent(point[1][1])} {names[1]}" for point in self.points]
+            if self.is_morph:
+                captions = [f"frame {number}" for number in range(1, len(self.points) + 1)]
             return sheet(strips, title=title, captions=captions, columns=len(pictures))
-        labels = [parent.shown for parent in job.parents]
-        found = rows[0]
-        captions = list(found.get("captions", [""] * job.num_images))
+        row = rows[0]
+        captions = list(row.get("captions", [""] * self.num_images))
         note = "Each column is drawn from the same noise."
-        if job.judge:
-            note += f" Under each: what {job.judge.name} reads"
-        if "likeness" in found:
-            like = zip(captions, *found["likeness"], strict=True)
+        if self.judge:
+            note += f" Under each: what {self.judge.name} reads"
+        if "likeness" in row:
+            like = zip(captions, *row["likeness"], strict=True)
             captions = [f"{text}\nlike {a:.2f}, {b:.2f}".strip() for text, a, b in like]
-            note += (", then" if job.judge else " Under each:") + (
+            note += (", then" if self.judge else " Under each:") + (
                 " its cosine to both sources' pictures, by the checkpoint's image encoder"
             )
-        mixed = (job.method.name, pictures[0])
         return sheet(
-            [*zip(labels, alone, strict=True), mixed],
+            [*zip(names, alone, strict=True), (self.method.name, pictures[0])],
             title=title,
             captions=captions,
             note=note.removesuffix(".") + ".",
         )
 
-    def _moving(self, pictures: Sequence[list[Image.Image]]) -> dict[str, bytes]:
-        """Return each path as a GIF, and as an MP4 where ffmpeg is."""
-        files: dict[str, bytes] = {}
-        for row in range(self.job.num_images):
+    def _films(self, pictures: Sequence[list[Image.Image]]) -> dict[str, View]:
+        """Return what makes each path a GIF, and an MP4 where ffmpeg is installed."""
+        views: dict[str, View] = {}
+        for row in range(self.num_images):
             frames = animation.there_and_back([part[row] for part in pictures])
-            files[f"path-{row:02d}.gif"] = animation.gif(frames)
-            film = animation.mp4(frames)
-            if film is not None:
-                files[f"path-{row:02d}.mp4"] = film
-        return files
+            views[f"path-{row:02d}.gif"] = partial(animation.gif, frames)
+            views[f"path-{row:02d}.mp4"] = partial(animation.mp4, frames)
+        return views
 
     def _files(
-        self,
-        pictures: Sequence[list[Image.Image]],
-        alone: Sequence[list[Image.Image]],
-        asked: Mapping[str, Any],
+        self, pictures: Sequence[list[Image.Image]], alone: Sequence[list[Image.Image]]
     ) -> dict[str, bytes]:
-        job, each = self.job, self.job.num_images
-        config = getattr(job.method, "config", None)
-        used = {
-            name: getattr(config, name)
-            for name in ("num_inference_steps", "guidance_scale")
-            if getattr(config, name, None) is not None
-        }
-        template = plain_concept_of("", job.backbone, job.prompt).template
+        """Return every picture's file: the mixtures, and both sources alone."""
+        asked, backbone, each = self.session.request, self.session.backbone, self.num_images
+        recipe = {**asked, **steering_of(self.method)}
         # brackets mark what no word of a prompt stands for
         mixture = Concept(
-            template=template,
-            subject=job.subject,
-            word=f"[{job.subject}]",
-            metadata={"method": job.method.name},
+            template=plain_concept_of("", backbone, asked["prompt"]).template,
+            subject=self.subject,
+            word=f"[{self.subject}]",
+            metadata={"method": self.method.name},
         )
-        files = self._moving(pictures) if job.layout == "sweep" else {}
-        given = [parent.name for parent in job.parents if parent.picture is not None]
-        files |= source_files([Path(name).expanduser() for name in given])
-        for index, (point, drawn) in enumerate(zip(job.points, pictures, strict=True)):
-            place = {"frame": index} if job.is_morph else {"weights": [list(p) for p in point]}
-            recipe = {**asked, **used, **place}
-            start = index * each
-            files |= png_files(
-                "images", drawn, recipe, mixture, job.backbone, start=start, drawing=BY_METHOD
-            )
-        for index, (parent, drawn) in enumerate(zip(job.parents, alone, strict=True)):
-            plain = plain_concept_of(parent.shown, job.backbone, job.prompt)
-            drawing = None
+        files: dict[str, bytes] = {}
+        for index, (point, drawn) in enumerate(zip(self.points, pictures, strict=True)):
+            place = {"frame": index} if self.is_morph else {"weights": [list(p) for p in point]}
+            own, at = {**recipe, **place}, index * each
+            files |= png_files("images", drawn, own, mixture, backbone, start=at, drawing=BY_METHOD)
+        for index, (parent, drawn) in enumerate(zip(self.parents, alone, strict=True)):
+            plain, drawing = self.session.plain(parent.shown), None
             if parent.picture is not None:  # shown, not drawn
                 drawing = GIVEN
                 plain = replace(plain, template="{concept}", metadata={"method": "given"})
-            start = index * each
             files |= png_files(
-                "ordinary", drawn, asked, plain, job.backbone, start=start, drawing=drawing
+                "ordinary", drawn, asked, plain, backbone, start=index * each, drawing=drawing
             )
         return files
+
+
+def steering_of(method: Any) -> dict[str, Any]:
+    """Return the steps and the guidance scale that a method draws with, where it sets them."""
+    config = getattr(method, "config", None)
+    settings = {name: getattr(config, name, None) for name in STEERING}
+    return {name: value for name, value in settings.items() if value is not None}
+
+
+STEERING = ("num_inference_steps", "guidance_scale")
 
 
 @torch.no_grad()
@@ -492,21 +436,3 @@ def likeness(
     except CapabilityError:
         return None
     return pair_cosine(mixed, first), pair_cosine(mixed, second)
-
-
-def _in_words(job: MixJob, rows: Sequence[Mapping[str, Any]]) -> str:
-    """Return what was found in a sentence or two."""
-    last = f"{job.method.name} learns no concept that another prompt could use."
-    if job.layout == "sweep":
-        return f"{len(rows)} steps from {job.subject.replace(' + ', ' to ')}. {last}"
-    row = rows[0]
-    named = {parent.name: parent.shown for parent in job.parents}
-    point = [(named[name], share) for name, share in job.points[0]]
-    text = f"Asked: {readings.label(point)}."
-    if row.get("mean"):
-        shares = ", ".join(f"{readings.in_percent(p)} {word}" for word, p in row["mean"].items())
-        text += f" Read by the judge, mean of {job.num_images}: {shares}."
-    if "likeness" in row:
-        first, second = (sum(values) / len(values) for values in row["likeness"])
-        text += f" Mean cosine to both sources' pictures: {first:.2f}, {second:.2f}."
-    return f"{text} {last}"

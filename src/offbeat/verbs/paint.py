@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -11,25 +11,22 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from offbeat.checkpoints.open import check_needs, loaded
 from offbeat.checkpoints.placement import Where
 from offbeat.core.checks import check_finite, check_shape
-from offbeat.core.templates import check_text
-from offbeat.errors import CapabilityError, ConfigError, RangeError
+from offbeat.errors import CapabilityError, ConfigError, ImageError, RangeError
 from offbeat.files.cache import cached
 from offbeat.files.disk import digest_of
-from offbeat.files.labels import versions
 from offbeat.files.pictures import FORMATS, read_picture
 from offbeat.files.png import to_pil
-from offbeat.methods.settings import config_of, make_method
+from offbeat.methods.settings import config_of
 from offbeat.protocols import PaintingBackbone, TextBackbone
 from offbeat.protocols.capabilities import backbones_with
-from offbeat.protocols.methods import InvertsArt, PaintsImages
-from offbeat.runs.folder import RunFolder
+from offbeat.protocols.methods import InvertsArt
 from offbeat.runs.images import BY_METHOD, GIVEN, png_files, sheet, source_files
-from offbeat.runs.recorder import Keeper, few_threads
-from offbeat.runs.result import Run, costed, load_run, numerics_of, reported
+from offbeat.runs.recorder import few_threads
+from offbeat.runs.result import Run, costed
 from offbeat.types import Concept, Observe, Request, ignore
+from offbeat.verbs.session import Session, check_numbers, checked_text, conditions_of
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -58,7 +55,7 @@ def paint(
     strength: float | None = None,
     sweep: int | Sequence[float] | None = None,
     num_images: int = 4,
-    config: dict[str, Any] | None = None,
+    config: Mapping[str, Any] | None = None,
     seed: int = 0,
     backbone: str | Path | TextBackbone = "pocket-sd",
     device: Where = "auto",
@@ -99,53 +96,53 @@ def paint(
 
     Source: CreativeSynth, arXiv:2401.14066.
     """
-    if num_images < 1:
-        raise ConfigError(f"num_images: expected at least 1, got {num_images}")
+    check_numbers(num_images=num_images, seed=seed)
     if prompt is not None:
-        check_text("prompt", prompt)
+        checked_text("prompt", prompt)
     if strength is not None and sweep is not None:
         raise ConfigError("strength, sweep: expected one of them, got both")
-    given = dict(config or {})
-    if strength is not None:
-        given["strength"] = strength
-    model = loaded(backbone, device)
-    chosen = make_method(method, model, given)
-    _check_method(chosen, model)
+    settings = {**(config or {}), **({} if strength is None else {"strength": strength})}
+    session = Session(backbone, device, out=out, resume=resume, observe=observe)
+    model = session.load()
+    chosen = session.method(method, settings, "paint", "does not paint")
+    _check_prompting(chosen, model)
     points = strengths_of(chosen, sweep)
     size = min(int(model.card["height"]), int(model.card["width"]))
-    job = PaintJob(
-        layout="paint" if sweep is None else "sweep",
+    painting = Painting(
+        session=session,
         points=points,
         method=chosen,
-        backbone=model,
         art=Picture.read(art, "artwork", size),
         content=None if content is None else Picture.read(content, "content", size),
         prompt=prompt,
-        num_images=num_images,
-        seed=seed,
     )
-    _check_inputs(job, model)
-    folder = RunFolder.create(Path(out), job.as_json(), resume=resume) if out else None
-    if folder is not None and folder.is_finished:
-        return load_run(folder.path)
+    with torch.no_grad():  # what is too long or does not fit fails before a folder is made
+        model.encode_text([prompt or ""])
+        model.encode_latents(painting.art.image[None].to(model.device))
+    if painting.content is not None:
+        check_shape("content", painting.content.image, *painting.art.image.shape)
+    finished = session.open(
+        {
+            "verb": "paint",
+            "layout": "paint" if sweep is None else "sweep",
+            "subject": painting.subject,
+            "sources": [{"picture": p.name, "digest": p.digest} for p in painting.given],
+            "prompt": prompt,
+            "strengths": [at for at, _ in points],
+            "method": chosen.name,
+            "config": config_of(chosen),
+            "num_images": num_images,
+            "seed": seed,
+        }
+    )
+    if finished:
+        return session.finished()
     with few_threads(model):
-        return Painting(job, folder, observe).run()
+        return painting.run()
 
 
-def _check_inputs(job: PaintJob, backbone: Any) -> None:
-    """Let a text that is too long and pictures that do not fit fail before a folder is made."""
-    with torch.no_grad():
-        backbone.encode_text([job.prompt or ""])
-        backbone.encode_latents(job.art.image[None].to(backbone.device))
-    if job.content is not None:
-        check_shape("content", job.content.image, *job.art.image.shape)
-
-
-def _check_method(method: Any, backbone: TextBackbone) -> None:
-    """Refuse a method that does not paint, or not on this checkpoint."""
-    if not isinstance(method, PaintsImages):
-        raise ConfigError(f"method: {method.name} paints nothing; choose one that does")
-    check_needs(method.name, getattr(method, "needs", PaintingBackbone), backbone)
+def _check_prompting(method: Any, backbone: TextBackbone) -> None:
+    """Refuse a method that shows a picture to a checkpoint that cannot look at one."""
     prompted = getattr(getattr(method, "config", None), "with_semantic", False)
     if prompted and not getattr(backbone, "takes_images", True):
         who = f"{method.name}, unless with_semantic is false,"
@@ -167,9 +164,12 @@ def strengths_of(
             raise ConfigError(f"sweep: expected 2 to {MAX_SWEEP} strengths, got {sweep}")
         strengths = [at / (sweep - 1) for at in range(sweep)]
     else:
-        strengths = [float(at) for at in sweep]
+        try:
+            strengths = [float(at) for at in sweep]
+        except (TypeError, ValueError) as error:
+            raise ConfigError(f"sweep: expected numbers from 0 to 1, got {sweep!r}") from error
         if not 1 <= len(strengths) <= MAX_SWEEP or not all(map(math.isfinite, strengths)):
-            raise ConfigError(f"sweep: expected 1 to {MAX_SWEEP} strengths, got {list(sweep)}")
+            raise ConfigError(f"sweep: expected 1 to {MAX_SWEEP} strengths, got {strengths}")
     return [(at, type(method)(replace(config, strength=at))) for at in strengths]
 
 
@@ -202,6 +202,8 @@ class Picture:
             if float(source.min()) < 0 or float(source.max()) > 1:
                 raise RangeError(f"{role}: expected values from 0 to 1")
             image, name, note, file = source.detach().cpu().float(), role, "", None
+        elif not isinstance(source, str | Path):
+            raise ImageError(f"{role}: expected a file or a tensor, got {source!r}")
         else:
             image, name = read_picture(source, size=size), Path(source).name
             file = Path(source).expanduser()
@@ -231,50 +233,6 @@ def _fitted(file: Path, size: int) -> str:
     if max(width, height) < size:
         done.append(f"is small ({width} x {height}): enlarged to {size} x {size}, so it is blurred")
     return f"{file.name} {'; it '.join(done)}." if done else ""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PaintJob:
-    """Everything that one painting, or one strip of them, is made with."""
-
-    layout: str
-    """``paint`` or ``sweep``."""
-    points: Sequence[tuple[float | None, Any]]
-    """Strengths, each with its method."""
-    method: Any
-    backbone: Any
-    art: Picture
-    content: Picture | None
-    prompt: str | None
-    num_images: int
-    seed: int
-
-    @property
-    def subject(self) -> str:
-        """What is painted into what, by name."""
-        parts = [self.content.name] if self.content else []
-        parts += [f"“{self.prompt}”"] if self.prompt else []
-        return f"{' and '.join(parts)} in {self.art.name}" if parts else f"{self.art.name}, varied"
-
-    def as_json(self) -> dict[str, Any]:
-        """Return everything that the result depends on."""
-        pictures = [self.art] + ([self.content] if self.content else [])
-        return {
-            "verb": "paint",
-            "layout": self.layout,
-            "subject": self.subject,
-            "sources": [{"picture": one.name, "digest": one.digest} for one in pictures],
-            "prompt": self.prompt,
-            "strengths": [strength for strength, _ in self.points],
-            "method": self.method.name,
-            "config": config_of(self.method),
-            "num_images": self.num_images,
-            "seed": self.seed,
-            "checkpoint": self.backbone.name,
-            "fingerprint": self.backbone.fingerprint,
-            "versions": versions(),
-            **numerics_of(self.backbone),
-        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -311,10 +269,8 @@ def inverted(method: InvertsArt, backbone: PaintingBackbone, art: Picture) -> In
     key = {
         "picture": art.digest,
         "size": list(art.image.shape[-2:]),
-        "fingerprint": backbone.fingerprint,
         **method.inversion_settings(),
-        "versions": versions(),
-        **numerics_of(backbone),
+        **conditions_of(backbone),
     }
 
     def build() -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -330,96 +286,118 @@ def inverted(method: InvertsArt, backbone: PaintingBackbone, art: Picture) -> In
     return Inversion(way=tensors["way"], psnr=figures["psnr"], ceiling=figures["ceiling"])
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Painting:
-    """Paints what a job asks for, and writes it."""
+    """One painting, or one strip of them: paints it, and writes it."""
 
-    def __init__(self, job: PaintJob, folder: RunFolder | None, observe: Observe) -> None:
-        self.job, self.folder, self.observe = job, folder, observe
-        self.keeper = Keeper(folder, observe, stage="painting", label="part", row_every=1)
+    session: Session
+    points: Sequence[tuple[float | None, Any]]
+    """Strengths, each with its method."""
+    method: Any
+    art: Picture
+    content: Picture | None
+    prompt: str | None
+
+    @property
+    def given(self) -> list[Picture]:
+        """The artwork, and the content if there is one."""
+        return [self.art, *([self.content] if self.content else [])]
+
+    @property
+    def subject(self) -> str:
+        """What is painted into what, by name."""
+        parts = [self.content.name] if self.content else []
+        parts += [f"“{self.prompt}”"] if self.prompt else []
+        return f"{' and '.join(parts)} in {self.art.name}" if parts else f"{self.art.name}, varied"
 
     def run(self) -> Run:
         """Return the run, written if it has a folder."""
-        job = self.job
-        self.keeper.resume(0)  # what a killed run painted is painted again: it takes seconds
-        found = self._inverted()
+        session = self.session
+        # what a killed run painted is painted again: it takes seconds
+        session.record("painting", "part").resume(0)
+        inversion = self._inverted()
         images = [
-            self._painted(number, method, found) for number, (_, method) in enumerate(job.points)
+            self._painted(number, method, inversion)
+            for number, (_, method) in enumerate(self.points)
         ]
-        asked, summary = job.as_json(), self._summary(found)
+        summary = self._summary(inversion)
         pictures = [to_pil(part) for part in images]
-        given = [job.art] + ([job.content] if job.content else [])
-        sources = to_pil(torch.stack([one.image for one in given]))
-        contact = self._sheet(pictures, sources, summary)
-        return reported(
-            asked,
+        sources = to_pil(torch.stack([picture.image for picture in self.given]))
+        return session.write(
             [],
             [picture for part in pictures for picture in part],
-            self._files(pictures, sources, asked),
-            self.folder,
-            title=f"{job.method.name}: {job.subject}",
-            contact=contact,
+            self._files(pictures, sources),
             summary=summary,
+            views={
+                **source_files([p.file for p in self.given if p.file is not None]),
+                "contact.png": lambda: self._sheet(pictures, sources, summary),
+            },
+            title=f"{self.method.name}: {self.subject}",
             ordinary=sources,
-            trace=self.keeper.rows,
         )
 
-    def one(self, number: int) -> Tensor:
+    def draw_one(self, number: int) -> Tensor:
         """Return picture ``number`` alone, ``[3, H, W]``: all of its strength are painted."""
-        at, image = divmod(number, self.job.num_images)
-        return self._painted(at, self.job.points[at][1], self._inverted())[image]
+        at, image = divmod(number, self.session.request["num_images"])
+        return self._painted(at, self.points[at][1], self._inverted())[image]
 
     def _inverted(self) -> Inversion | None:
-        method = self.job.method
-        if not isinstance(method, InvertsArt):
+        config = getattr(self.method, "config", None)
+        if not isinstance(self.method, InvertsArt) or not getattr(config, "with_inversion", True):
             return None
-        if not getattr(getattr(method, "config", None), "with_inversion", True):
-            return None
-        self.observe("inverting the artwork", 0, 1, {})
-        found = inverted(method, self.job.backbone, self.job.art)
-        self.observe("inverting the artwork", 1, 1, {})
-        return found
+        self.session.observe("inverting the artwork", 0, 1, {})
+        inversion = inverted(self.method, self.session.backbone, self.art)
+        self.session.observe("inverting the artwork", 1, 1, {})
+        return inversion
 
-    def _painted(self, number: int, method: Any, found: Inversion | None) -> Tensor:
+    def _painted(self, number: int, method: Any, inversion: Inversion | None) -> Tensor:
         """Return the pictures of one strength, ``[N, 3, H, W]``, on the CPU."""
-        job = self.job
+        asked = self.session.request
         request = Request(
-            subject=job.subject, prompt=job.prompt, num_images=job.num_images, seed=job.seed
+            subject=self.subject,
+            prompt=self.prompt,
+            num_images=asked["num_images"],
+            seed=asked["seed"],
         )
         steps = int(getattr(getattr(method, "config", None), "num_inference_steps", 1))
         images: Tensor = method.paint(
-            job.backbone,
+            self.session.backbone,
             request,
-            job.art.image,
-            content=None if job.content is None else job.content.image,
-            way=None if found is None else found.way,
-            on_step=self.keeper.observer(number, steps),
+            self.art.image,
+            content=None if self.content is None else self.content.image,
+            way=None if inversion is None else inversion.way,
+            on_step=self.session.recorder.observer(number, steps),
         )
         return images.cpu()
 
-    def _summary(self, found: Inversion | None) -> dict[str, Any]:
-        job = self.job
-        pictures = [job.art] + ([job.content] if job.content else [])
-        warnings = [one.note for one in pictures if one.note]
-        if found is not None and found.is_poor:
-            warnings.append(
-                f"{found.in_words()} That is poor: pictures near the artwork lose details of it. "
-                "More steps, or --set num_refinements=1 or more, mend it."
-            )
-        strengths = [strength for strength, _ in job.points]
-        text = f"Painted: {job.subject}, by {job.method.name}"
+    def _summary(self, inversion: Inversion | None) -> dict[str, Any]:
+        asked = self.session.request
+        warnings = [picture.note for picture in self.given if picture.note]
+        text = f"Painted: {self.subject}, by {self.method.name}"
+        strengths = asked["strengths"]
         if strengths[0] is not None:
-            ends = f"{strengths[0]:g}"
-            ends += f" to {strengths[-1]:g}" if job.layout == "sweep" else ""
-            text += f" at strength {ends}"
-        text += "." if found is None else f". {found.in_words()}"
+            text += f" at strength {strengths[0]:g}"
+            text += f" to {strengths[-1]:g}" if asked["layout"] == "sweep" else ""
+        text += "."
+        reconstruction = None
+        if inversion is not None:
+            text += f" {inversion.in_words()}"
+            reconstruction = {
+                "psnr": inversion.psnr,
+                "autoencoder_psnr": inversion.ceiling,
+                "poor": inversion.is_poor,
+            }
+            if inversion.is_poor:
+                warnings.append(
+                    f"{inversion.in_words()} That is poor: pictures near the artwork lose details "
+                    "of it. Use more steps, or --set num_refinements=1 or more."
+                )
         return {
-            "subject": job.subject,
-            "prompt": job.prompt,
-            "seed": job.seed,
+            "subject": self.subject,
+            "prompt": self.prompt,
+            "seed": asked["seed"],
             "strengths": strengths,
-            "reconstruction": None
-            if found is None
-            else {"psnr": found.psnr, "autoencoder_psnr": found.ceiling, "poor": found.is_poor},
+            "reconstruction": reconstruction,
             "warnings": warnings,
             "in_words": text,
         }
@@ -428,48 +406,41 @@ class Painting:
         self,
         pictures: Sequence[list[Image.Image]],
         sources: Sequence[Image.Image],
-        summary: dict[str, Any],
+        summary: Mapping[str, Any],
     ) -> bytes:
         """Return artwork, content and what was painted; of a strip, a row for each picture."""
-        job = self.job
+        asked = self.session.request
+        swept, num_images = asked["layout"] == "sweep", asked["num_images"]
         heads = ["artwork", "content"][: len(sources)]
-        if job.layout == "sweep":
+        if swept:
             rows = [
-                ("", [*sources, *(part[row] for part in pictures)]) for row in range(job.num_images)
+                ("", [*sources, *(part[row] for part in pictures)]) for row in range(num_images)
             ]
-            captions = [*heads, *(f"strength {at:.2g}" for at, _ in job.points)]
+            captions = [*heads, *(f"strength {at:.2g}" for at, _ in self.points)]
         else:
             rows = [("", [*sources, *pictures[0]])]
-            captions = [*heads, *(f"picture {at}" for at in range(job.num_images))]
+            captions = [*heads, *(f"picture {at}" for at in range(num_images))]
         return sheet(
             rows,
-            title=f"{job.subject}, by {job.method.name}",
+            title=f"{self.subject}, by {self.method.name}",
             captions=captions,
             note=summary["in_words"],
-            columns=len(captions) if job.layout == "sweep" else COLUMNS,
+            columns=len(captions) if swept else COLUMNS,
         )
 
     def _files(
-        self,
-        pictures: Sequence[list[Image.Image]],
-        sources: Sequence[Image.Image],
-        asked: dict[str, Any],
+        self, pictures: Sequence[list[Image.Image]], sources: Sequence[Image.Image]
     ) -> dict[str, bytes]:
-        """Return every picture's file: what was painted, and what it was painted from."""
-        job, config = self.job, asked["config"]
-        pictures_given = [job.art, *([job.content] if job.content else [])]
-        files = source_files([one.file for one in pictures_given if one.file is not None])
+        """Return the files of what was painted, and of what it was painted from."""
+        asked, backbone = self.session.request, self.session.backbone
+        config, num_images = asked["config"], asked["num_images"]
         steps = ("num_inference_steps", "guidance_scale", "negative_prompt")
         recipe = {**asked, **{name: config[name] for name in steps if name in config}}
-        text = job.prompt or ""
-        plain = Concept(
-            template=text, subject=text, word=text, metadata={"method": job.method.name}
-        )
-        for number, ((strength, _), part) in enumerate(zip(job.points, pictures, strict=True)):
-            own = {**recipe, "strength": strength}
-            start = number * job.num_images
-            files |= png_files(
-                "images", part, own, plain, job.backbone, start=start, drawing=BY_METHOD
-            )
-        files |= png_files("ordinary", sources, recipe, plain, job.backbone, drawing=GIVEN)
-        return files
+        text = self.prompt or ""
+        metadata = {"method": self.method.name}
+        plain = Concept(template="{concept}", subject=text, word=text, metadata=metadata)
+        files: dict[str, bytes] = {}
+        for number, ((strength, _), part) in enumerate(zip(self.points, pictures, strict=True)):
+            own, start = {**recipe, "strength": strength}, number * num_images
+            files |= png_files("images", part, own, plain, backbone, start=start, drawing=BY_METHOD)
+        return files | png_files("ordinary", sources, recipe, plain, backbone, drawing=GIVEN)

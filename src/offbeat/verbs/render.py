@@ -6,19 +6,18 @@ import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
-from offbeat.checkpoints.open import loaded, loaded_recorded
 from offbeat.checkpoints.placement import Where
 from offbeat.core.drawing import draw, prior_settings
 from offbeat.errors import ConfigError, PromptError, StoreError
-from offbeat.files.labels import versions
-from offbeat.files.learned import Learned, check_fingerprint
+from offbeat.files.learned import Learned
 from offbeat.files.png import to_pil
 from offbeat.protocols import TextBackbone
-from offbeat.runs.folder import RunFolder
 from offbeat.runs.images import png_files, sheet
-from offbeat.runs.result import Run, Source, concept_files, costed, kept, learned_of, numerics_of
+from offbeat.runs.result import Run, Source, concept_files, costed
 from offbeat.types import Concept, Observe, ignore
+from offbeat.verbs.session import Session, check_numbers, checked_text
 
 
 @costed
@@ -53,23 +52,19 @@ def render(
         PromptError: If the prompt lacks ``{concept}``, or a further source's place.
         StoreError: If there is no such run or concept.
     """
-    sources = [source] if isinstance(source, str | Path | Run) else list(source)
-    if not sources:
-        raise StoreError("source: expected a run, got none")
-    if num_images < 1:
-        raise ConfigError(f"num_images: expected at least 1, got {num_images}")
-    given = None if backbone is None else loaded(backbone, device)
-    learned = [learned_of(one, given) for one in sources]
-    concept = joined([one.concept for one in learned], prompt)
-    first = learned[0]
-    model = loaded_recorded(first.checkpoint, device) if given is None else given
-    for one in learned:
-        check_fingerprint(one, model)
-    request = {
-        "checkpoint": model.name,
-        "fingerprint": model.fingerprint,
-        "versions": first.origin["request"].get("versions", versions()),
-        **numerics_of(model),
+    sources = [source] if isinstance(source, str | Path | Run) else source
+    if not isinstance(sources, Sequence) or not sources:
+        raise StoreError(f"source: expected a run or its folder, got {source!r}")
+    if prompt is not None:
+        checked_text("prompt", prompt)
+    check_numbers(num_images=num_images, seed=seed)
+    session = Session(backbone, device, out=out, observe=observe)
+    learned = session.load_learned(sources)
+    model, first = session.backbone, learned[0]
+    concept = joined([part.concept for part in learned], prompt)
+    # too long a prompt fails before a folder is made
+    model.encode_text([concept.prompt()], tokens=concept.token_embeds)
+    asked: dict[str, Any] = {
         "subject": concept.subject,
         "verb": "render",
         "prompt": prompt or first.concept.template,
@@ -79,21 +74,21 @@ def render(
         "prior": dict(prior_settings(concept)),
     }
     if len(learned) > 1:
-        request["beside"] = [dict(one.origin) for one in learned[1:]]
-    # too long a prompt fails before a folder is made
-    model.encode_text([concept.prompt()], tokens=concept.token_embeds)
-    folder = RunFolder.create(Path(out), request) if out is not None else None
+        asked["beside"] = [dict(part.origin) for part in learned[1:]]
+    session.open(asked)
     template = None if prompt is None else concept.template
     images = draw(model, concept, seed=seed, num=num_images, template=template, observe=observe)
     pictures = to_pil(images)
-    files = {
-        **png_files("images", pictures, request, concept, model),
-        "contact.png": sheet(
-            [(_title(request["prompt"], learned), pictures)], title=concept.subject
-        ),
-        **concept_files([concept], model),
-    }
-    return kept(request, [concept], pictures, files, folder)
+    title = _title(asked["prompt"], learned)
+    return session.write(
+        [concept],
+        pictures,
+        {
+            **png_files("images", pictures, session.request, concept, model),
+            **concept_files([concept], model),
+        },
+        views={"contact.png": lambda: sheet([(title, pictures)], title=concept.subject)},
+    )
 
 
 def joined(concepts: Sequence[Concept], prompt: str | None) -> Concept:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
@@ -86,9 +85,24 @@ class ScoreTable:
             names = self.pictures if found.per_image else ("all",)
             for name, said, value in zip(names, texts, found.values, strict=False):
                 said = said if found.per_image else ""
-                row = [name, said, found.name, repr(value), found.better, found.checkpoint]
-                lines.writerow(row)
+                cells = (name, said, found.name, repr(value), found.better, found.checkpoint)
+                lines.writerow([harmless(cell) for cell in cells])
         return text.getvalue()
+
+
+def harmless(cell: str) -> str:
+    """Return a cell of a table that no spreadsheet runs as a formula; numbers stay as they are.
+
+    >>> harmless("=1+1"), harmless("-0.5"), harmless("a pig")
+    ("'=1+1", '-0.5', 'a pig')
+    """
+    if not cell.startswith(("=", "+", "-", "@", "\t", "\r")):
+        return cell
+    try:
+        float(cell)
+    except ValueError:
+        return f"'{cell}"
+    return cell
 
 
 def score(
@@ -156,8 +170,10 @@ class _Pictures:
         found = cls([], [], [], MEMORY_SHARE * psutil.virtual_memory().available)
         single = isinstance(given, str | Path | Run) or hasattr(given, "getbands")
         single = single or (isinstance(given, Tensor) and given.ndim == 3)
-        for one in [given] if single else list(given):  # type: ignore[arg-type]
-            found._add(one)
+        if not single and not isinstance(given, Iterable):
+            raise ImageError(f"{what}: expected files, folders, runs or pictures, got {given!r}")
+        for picture in [given] if single else list(given):  # type: ignore[arg-type]
+            found._add(picture)
         if not found.images:
             raise ImageError(f"{what}: expected at least 1 picture, got 0")
         return found
@@ -220,9 +236,11 @@ def _text_in(recipe: Mapping[str, Any], reads: str) -> str | None:
     if reads == "weights":
         pairs = recipe.get("weights") or ()
         return " + ".join(f"{word}={share:g}" for word, share in pairs) or None
-    text = recipe.get(reads)
+    text, subject = recipe.get(reads), recipe.get("subject")
+    if not isinstance(text, str) or not text:
+        return None
     # what was learned stands in brackets: "a picture of a [handbag]"
-    return re.sub(r"\[([^\[\]]+)\]", r"\1", text) if isinstance(text, str) and text else None
+    return text.replace(f"[{subject}]", str(subject))
 
 
 def _texts(metric: Metric, found: _Pictures, text: str | Sequence[str] | None) -> list[str] | None:

@@ -1,9 +1,8 @@
-"""Quick pictures: one, in few steps, kept nowhere. What follows a slider."""
+"""Draw one picture in few steps, without saving it: the preview of a slider."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +11,6 @@ from offbeat.checkpoints.placement import Where
 from offbeat.core import vocab
 from offbeat.core.checks import check_range
 from offbeat.core.drawing import draw, plain_concept_of
-from offbeat.core.templates import fill
 from offbeat.errors import ConfigError
 from offbeat.files.png import to_pil
 from offbeat.methods.settings import make_method, verbs_of
@@ -21,6 +19,7 @@ from offbeat.runs.recorder import few_threads
 from offbeat.runs.result import Source, learned_of
 from offbeat.runs.trained import find_trained
 from offbeat.types import Concept, Request
+from offbeat.verbs.session import check_template, in_prompt
 from offbeat.verbs.walk import between
 
 if TYPE_CHECKING:
@@ -38,7 +37,7 @@ def sketch(
     backbone: str | Path | TextBackbone = "pocket",
     device: Where = "auto",
 ) -> Image.Image:
-    """Draw one quick picture of a concept.
+    """Draw one picture of a concept in few steps.
 
     Args:
         concept: From ``mixture``, ``dreamt``, ``between``, or a run.
@@ -48,14 +47,13 @@ def sketch(
         backbone: Name, folder, hub id, or a loaded one.
         device: Where to run, or a ``Placement``: see ``load_backbone``.
     """
-    if prompt is not None:
-        fill(prompt, concept="")  # a prompt without its place fails first
+    check_template(prompt)
     check_range("num_inference_steps", num_inference_steps, 1, 1000)
     model = loaded(backbone, device)
     with few_threads(model):
         images = draw(
             model,
-            concept if prompt is None else replace(concept, template=prompt),
+            in_prompt(concept, prompt),
             seed=seed,
             num=1,
             decoding={"num_inference_steps": num_inference_steps},
@@ -73,9 +71,9 @@ def mixture(
     """Return one concept of several words, by a method that was trained once.
 
     Args:
-        weights: Words with their shares, which are made to sum to 1; a word alone is itself.
-        method: Its name.
-        backbone: Whose; what the method learned must come with it.
+        weights: Words with their shares, which are scaled to sum to 1; a word alone is itself.
+        method: Name of the method.
+        backbone: The checkpoint; what the method learned must come with it.
         device: Where to run.
 
     Raises:
@@ -87,12 +85,12 @@ def mixture(
     if len(parts) == 1:
         return plain_concept_of(parts[0][0], model)
     chosen = make_method(method, model, None)
-    found, _ = find_trained(chosen, model, None)
-    if found is None or "fuse" not in verbs_of(chosen):
-        raise ConfigError(f"method: {method} makes no mixture at once; choose {METHOD}")
+    space, _ = find_trained(chosen, model, None)
+    if space is None or "fuse" not in verbs_of(chosen):
+        raise ConfigError(f"method: {method} searches anew each time; choose {METHOD}")
     point = vocab.shares(parts)
     request = Request(subject=" + ".join(word for word, _ in point), weights=point)
-    made: Concept = chosen.fuse(model, request, trained=found)
+    made: Concept = chosen.fuse(model, request, trained=space)
     return made
 
 
@@ -109,21 +107,21 @@ def dreamt(
     Args:
         law: ``gaussian``, ``laplace`` or ``cauchy``; None is the method's own.
         seed: Same seed, same concept.
-        method: Its name.
-        backbone: Whose.
+        method: Name of the method.
+        backbone: The checkpoint.
         device: Where to run.
     """
     model = loaded(backbone, device)
     chosen = make_method(method, model, None if law is None else {"law": law})
-    found, _ = find_trained(chosen, model, None)
-    if found is None or "dream" not in verbs_of(chosen):
-        raise ConfigError(f"method: {method} dreams nothing at once; choose {METHOD}")
-    made: Concept = chosen.dream(model, Request(subject="dream", seed=seed), index=0, trained=found)
+    space, _ = find_trained(chosen, model, None)
+    if space is None or "dream" not in verbs_of(chosen):
+        raise ConfigError(f"method: {method} searches anew each time; choose {METHOD}")
+    made: Concept = chosen.dream(model, Request(subject="dream", seed=seed), index=0, trained=space)
     return made
 
 
 def concept_of(source: Source) -> Concept:
-    """Return what a run learned: as ``render`` takes it."""
+    """Return the concept that a run learned; ``source`` is as in ``render``."""
     return learned_of(source).concept
 
 

@@ -7,27 +7,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from offbeat.checkpoints.open import loaded
 from offbeat.checkpoints.placement import Where
 from offbeat.core import vocab
 from offbeat.core.drawing import draw, plain_concept_of
-from offbeat.errors import ConfigError, StoreError, VocabularyError
+from offbeat.errors import StoreError, VocabularyError
 from offbeat.files.concept import encode_trained, made_on
-from offbeat.files.disk import json_bytes
-from offbeat.files.labels import versions
 from offbeat.files.png import to_pil
-from offbeat.judges.choose import _reader
-from offbeat.methods.settings import config_of, make_method, steps_of
-from offbeat.protocols import TextBackbone
-from offbeat.protocols.methods import FusesConcepts, TrainsOnce
-from offbeat.runs.folder import RunFolder
+from offbeat.judges.choose import choose_judge
+from offbeat.methods.settings import config_of, steps_of
+from offbeat.protocols import ReadsClasses, TextBackbone
+from offbeat.protocols.methods import FusesConcepts
 from offbeat.runs.images import sheet
 from offbeat.runs.plots import lines_over_steps
-from offbeat.runs.recorder import Keeper, few_threads
-from offbeat.runs.report import concept_report
-from offbeat.runs.result import numerics_of
+from offbeat.runs.recorder import few_threads
 from offbeat.runs.trained import SUFFIX, find_trained
 from offbeat.types import Observe, Request, Trained, ignore
+from offbeat.verbs.session import Session, View, check_numbers
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -42,7 +37,7 @@ def train(
     method: str,
     *,
     vocabulary: Sequence[str] | str | Path | None = None,
-    config: dict[str, Any] | None = None,
+    config: Mapping[str, Any] | None = None,
     seed: int = 0,
     judge: str = "auto",
     backbone: str | Path | TextBackbone = "pocket",
@@ -72,56 +67,46 @@ def train(
         ConfigError: If the method trains nothing, or a setting is unknown.
         VocabularyError: If the vocabulary is empty, too small, or holds a word twice.
     """
-    model = loaded(backbone, device)
-    chosen = make_method(method, model, config)
-    if not isinstance(chosen, TrainsOnce):
-        raise ConfigError(f"method: {method} trains nothing; it learns each concept anew")
+    check_numbers(seed=seed)
+    session = Session(backbone, device, out=out, resume=resume, observe=observe)
+    model = session.load()
+    chosen = session.method(method, config, "train", "trains nothing: it learns each concept anew")
     words = words_of(vocabulary, model)
-    reader = _reader(judge, model, words)
-    asked = {
-        "verb": "train",
-        "method": method,
-        "config": config_of(chosen),
-        "vocabulary": list(words),
-        "seed": seed,
-        "judge": reader.name if reader else None,
-        "checkpoint": model.name,
-        "fingerprint": model.fingerprint,
-        "versions": versions(),
-        **numerics_of(model),
-    }
-    folder = RunFolder.create(Path(out), asked, resume=resume) if out else None
-    if folder is not None and folder.is_finished:
-        found, _ = find_trained(chosen, model, folder.path)
-        assert found is not None
-        return found
-    keeper = Keeper(
-        folder,
-        observe,
-        stage="training",
-        label="training",
-        row_every=ROW_EVERY,
-        checkpoint_every=CHECKPOINT_EVERY,
+    # the checkpoint's classifier stays unseen, to judge the result
+    reader = choose_judge(judge, model, ReadsClasses, words=words, unseen=True)
+    finished = session.open(
+        {
+            "verb": "train",
+            "method": method,
+            "config": config_of(chosen),
+            "vocabulary": list(words),
+            "seed": seed,
+            "judge": reader.name if reader else None,
+        }
     )
-    state = keeper.resume(0)
-    total = steps_of(chosen)
-    done = 0 if not keeper.rows else int(keeper.rows[-1]["step"]) + 1
+    if finished and session.folder is not None:
+        known, _ = find_trained(chosen, model, session.folder.path)
+        assert known is not None
+        return known
+    recorder = session.record(
+        "training", "training", row_every=ROW_EVERY, checkpoint_every=CHECKPOINT_EVERY
+    )
+    state = recorder.resume(0)
     with few_threads(model):
         trained: Trained = chosen.train(
             model,
             words,
             seed=seed,
             judge=reader,
-            on_step=keeper.observer(0, total, done=done),
+            on_step=recorder.observer(0, steps_of(chosen), done=recorder.taken(0)),
             resume=state,
         )
     layout = made_on(model)["layout"]
     if len(layout) > 1:  # other tools must know which part of a row is whose
         encoders = [list(part) for part in layout]
         trained = replace(trained, readings={**trained.readings, "encoders": encoders})
-    if folder is not None:
-        folder.write(_files(chosen, model, trained, keeper.rows, asked, observe))
-        folder.finish()
+    if session.folder is not None:
+        _write(session, chosen, trained)
     return trained
 
 
@@ -140,6 +125,8 @@ def words_of(
     if isinstance(vocabulary, str) and vocabulary in LISTS:
         return LISTS[vocabulary]
     if not isinstance(vocabulary, str | Path):
+        if not isinstance(vocabulary, Sequence) or not all(isinstance(w, str) for w in vocabulary):
+            raise VocabularyError(f"vocabulary: expected words or a file, got {vocabulary!r}")
         return vocab.check_words(vocabulary)
     path = Path(vocabulary).expanduser()
     try:
@@ -155,50 +142,38 @@ def words_of(
     return vocab.check_words([line for line in lines if line.strip() and line[0] != "#"])
 
 
-def _files(
-    method: Any,
-    backbone: TextBackbone,
-    trained: Trained,
-    rows: Sequence[Mapping[str, Any]],
-    asked: Mapping[str, Any],
-    observe: Observe,
-) -> dict[str, bytes]:
-    """Return what was trained, its curve, and what it draws of pairs that it never met."""
-    data = encode_trained(trained)
-    curve = lines_over_steps({"loss": [(row["step"], row["loss"], 0.0) for row in rows]})
-    files = {f"{method.name}{SUFFIX}": data, "curve.png": curve}
-    warnings = list(trained.readings.get("warnings", ()))
-    summary = {
-        "method": method.name,
-        "steps": rows[-1]["step"] + 1 if rows else 0,
-        "loss": rows[-1]["loss"] if rows else None,
-        "readings": dict(trained.readings),
-        "warnings": warnings,
-    }
-    files["summary.json"] = json_bytes(summary)
+def _write(session: Session, method: Any, trained: Trained) -> None:
+    """Write what was trained, its curve, and what it draws of pairs that were held out."""
+    rows = session.recorder.rows
+    points = [(row["step"], row["loss"], 0.0) for row in rows]
+    steps, loss = (rows[-1]["step"] + 1, rows[-1]["loss"]) if rows else (0, None)
+    views: dict[str, View] = {"curve.png": lambda: lines_over_steps({"loss": points})}
     if isinstance(method, FusesConcepts):
-        contact = _shown(method, backbone, trained, observe)
-        files["contact.png"] = contact
-        files["report.html"] = concept_report(
-            title=f"{method.name}, trained on {backbone.name}",
-            lead=f"{summary['steps']} steps over {len(trained.vocabulary)} words; last loss "
-            f"{summary['loss']:.3f}."
-            if rows
-            else "",
-            sheet_png=contact,
-            curve_png=curve,
-            found=summary,
-            settings=asked,
-            warnings=warnings,
-        ).encode()
-    return files
+        views["contact.png"] = lambda: _sheet(session, method, trained)
+    words = f"{steps} steps over {len(trained.vocabulary)} words"
+    session.write(
+        [],
+        [],
+        {f"{method.name}{SUFFIX}": encode_trained(trained)},
+        summary={
+            "method": method.name,
+            "steps": steps,
+            "loss": loss,
+            "readings": dict(trained.readings),
+            "warnings": list(trained.readings.get("warnings", ())),
+            "in_words": f"{words}; last loss {loss:.3f}." if rows else f"{words}.",
+        },
+        views=views,
+        title=f"{method.name}, trained on {session.backbone.name}",
+    )
 
 
-def _shown(method: Any, backbone: TextBackbone, trained: Trained, observe: Observe) -> bytes:
+def _sheet(session: Session, method: Any, trained: Trained) -> bytes:
     """Return a sheet of pairs that were held out: each word alone, then both."""
-    chosen = vocab.evaluation_pairs(trained.vocabulary, min(30, len(trained.vocabulary) // 2))
+    backbone, words = session.backbone, trained.vocabulary
+    pairs = vocab.evaluation_pairs(words, min(30, len(words) // 2))[:NUM_SHOWN]
     rows: list[list[Image.Image]] = [[], [], []]
-    for number, pair in enumerate(chosen[:NUM_SHOWN]):
+    for number, pair in enumerate(pairs):
         request = Request(subject=" + ".join(pair), weights=((pair[0], 0.5), (pair[1], 0.5)))
         concepts = [
             *(plain_concept_of(word, backbone) for word in pair),
@@ -206,11 +181,9 @@ def _shown(method: Any, backbone: TextBackbone, trained: Trained, observe: Obser
         ]
         for row, concept in zip(rows, concepts, strict=True):
             row += to_pil(draw(backbone, concept, seed=number, num=1))
-        observe("drawing", number + 1, len(chosen[:NUM_SHOWN]), {})
-    captions = ["\n+ ".join(pair) for pair in chosen[:NUM_SHOWN]]
-    labels = ("one", "the other", "both")
+        session.observe("drawing", number + 1, len(pairs), {})
     return sheet(
-        list(zip(labels, rows, strict=True)),
-        title=f"{method.name}: pairs that it never met",
-        captions=captions,
+        list(zip(("first word", "second word", "both"), rows, strict=True)),
+        title=f"{method.name}: pairs that were held out of its training",
+        captions=["\n+ ".join(pair) for pair in pairs],
     )

@@ -2,34 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from offbeat.checkpoints.open import loaded, loaded_recorded
 from offbeat.checkpoints.placement import Where
-from offbeat.core.drawing import draw
-from offbeat.core.templates import fill
+from offbeat.core.checks import check_whole
 from offbeat.errors import ConfigError
-from offbeat.files.labels import versions
-from offbeat.files.learned import check_fingerprint
 from offbeat.files.png import to_pil
 from offbeat.protocols import TextBackbone
-from offbeat.runs.folder import RunFolder
 from offbeat.runs.images import png_files, sheet
-from offbeat.runs.result import (
-    Run,
-    Source,
-    concept_files,
-    costed,
-    learned_of,
-    numerics_of,
-    reported,
-)
+from offbeat.runs.result import Run, Source, concept_files, costed
 from offbeat.types import PLACEHOLDER, Concept, Observe, ignore
+from offbeat.verbs.session import Session, check_numbers, check_template, in_prompt
 
 
 @costed
@@ -46,7 +31,7 @@ def walk(
     out: str | Path | None = None,
     observe: Observe = ignore,
 ) -> Run:
-    """Draw the way from one find to another: ``num`` concepts, the ends among them.
+    """Draw ``num`` concepts on the straight line between two learned ones, the ends included.
 
     Args:
         first: A run with one concept, its folder, ``FOLDER:INDEX``, or a ``concept.safetensors``.
@@ -61,114 +46,88 @@ def walk(
         observe: Told how far it is.
 
     Raises:
-        ConfigError: If a number is out of its range, or one of them is more than a token.
-        FingerprintError: If one was learned on another checkpoint.
+        ConfigError: If a number is out of its range, or a source is more than one token.
+        FingerprintError: If a source was learned on another checkpoint.
         PromptError: If the prompt lacks ``{concept}``.
         StoreError: If there is no such run or concept.
     """
-    if num < 2 or num_images < 1:
-        raise ConfigError(f"num, num_images: expected at least 2 and 1, got {num} and {num_images}")
-    if prompt is not None:
-        fill(prompt, concept="")  # a prompt without its place fails first
-    given = None if backbone is None else loaded(backbone, device)
-    ends = [learned_of(one, given) for one in (first, second)]
-    model = loaded_recorded(ends[0].checkpoint, device) if given is None else given
-    for one in ends:
-        check_fingerprint(one, model)
+    check_whole("num", num, 2)
+    check_numbers(num_images=num_images, seed=seed)
+    check_template(prompt)
+    session = Session(backbone, device, out=out, observe=observe)
+    ends = session.load_learned([first, second])
+    model = session.backbone
     shares = [index / (num - 1) for index in range(num)]
-    concepts = [between(ends[0].concept, ends[1].concept, share) for share in shares]
-    if prompt is not None:
-        concepts = [replace(concept, template=prompt) for concept in concepts]
+    concepts = [
+        in_prompt(between(ends[0].concept, ends[1].concept, share), prompt) for share in shares
+    ]
     with torch.no_grad():  # too long a prompt fails before a folder is made
         model.encode_text([concepts[0].prompt()], tokens=concepts[0].token_embeds)
-    names = [one.concept.subject for one in ends]
-    request = {
-        "verb": "walk",
-        "subject": " to ".join(names),
-        "learned": dict(ends[0].origin),
-        "beside": [dict(ends[1].origin)],
-        "num": num,
-        "num_images": num_images,
-        "prompt": prompt,
-        "seed": seed,
-        "method": "walk",
-        "checkpoint": model.name,
-        "fingerprint": model.fingerprint,
-        "versions": versions(),
-        **numerics_of(model),
-    }
-    folder = RunFolder.create(Path(out), request) if out is not None else None
-    images = []
-    for index, concept in enumerate(concepts):
-        images.append(draw(model, concept, seed=seed, num=num_images))
-        observe("walking", index + 1, num, {})
-    return _written(request, concepts, names, shares, images, model, folder)
-
-
-def between(first: Concept, second: Concept, share: float) -> Concept:
-    """Return the concept at ``share``, 0 to 1, of the way: its token lies on the straight line.
-
-    Raises:
-        ConfigError: If one of them is more than one token, or tokens of different length.
-    """
-    rows = []
-    for one in (first, second):
-        if len(one.token_embeds) != 1 or one.lora or one.image_embeds is not None:
-            raise ConfigError(
-                f"{one.subject}: a way leads between learned tokens, and this is "
-                "no single one (LoRA factors, an embedding, or a plain word have no place on it)"
-            )
-        rows.append(next(iter(one.token_embeds.values())))
-    if rows[0].shape != rows[1].shape:
-        got = " and ".join(str(list(one.shape)) for one in rows)
-        raise ConfigError(f"tokens: expected two of one length, got {got}")
-    return Concept(
-        template=first.prompt().replace(first.word, "{concept}"),
-        subject=first.subject if share < 0.5 else second.subject,
-        token_embeds={PLACEHOLDER: torch.lerp(rows[0], rows[1], share)},
-        metadata={"method": "walk", "share": f"{share:.4f}", **_prior(first)},
+    names = [end.concept.subject for end in ends]
+    session.open(
+        {
+            "verb": "walk",
+            "subject": " to ".join(names),
+            "learned": dict(ends[0].origin),
+            "beside": [dict(ends[1].origin)],
+            "num": num,
+            "num_images": num_images,
+            "prompt": prompt,
+            "seed": seed,
+            "method": "walk",
+        }
     )
-
-
-def _prior(concept: Concept) -> dict[str, str]:
-    """Return how the prior is sampled for what a search found."""
-    return {name: text for name, text in concept.metadata.items() if name.startswith("prior_")}
-
-
-def _written(
-    request: dict[str, Any],
-    concepts: Sequence[Concept],
-    names: Sequence[str],
-    shares: Sequence[float],
-    images: Sequence[torch.Tensor],
-    model: TextBackbone,
-    folder: RunFolder | None,
-) -> Run:
-    """Write what was drawn on the way."""
-    each = request["num_images"]
-    pictures = to_pil(torch.cat(list(images)))
+    pictures = to_pil(torch.cat([session.draw(concept) for concept in concepts]))
     files = concept_files(concepts, model)
     for index, concept in enumerate(concepts):
-        part = pictures[index * each : (index + 1) * each]
-        files |= png_files("images", part, request, concept, model, start=index * each)
+        start = index * num_images
+        part = pictures[start : start + num_images]
+        files |= png_files("images", part, session.request, concept, model, start=start)
     title = f"From {names[0]} to {names[1]}"
-    rows = [("", pictures[at::each]) for at in range(each)]
-    summary = {
-        "subject": request["subject"],
-        "prompt": concepts[0].template,
-        "seed": request["seed"],
-        "concepts": [{"share": share} for share in shares],
-        "warnings": [],
-        "in_words": f"{len(concepts)} concepts on the straight line between two learned tokens.",
-    }
-    contact = sheet(rows, title=title, captions=[f"{share:.2f}" for share in shares])
-    return reported(
-        request,
+    return session.write(
         concepts,
         pictures,
         files,
-        folder,
+        summary={
+            "subject": session.request["subject"],
+            "prompt": concepts[0].template,
+            "seed": seed,
+            "concepts": [{"share": share} for share in shares],
+            "warnings": [],
+            "in_words": f"{num} concepts on the straight line between two learned tokens.",
+        },
+        views={
+            "contact.png": lambda: sheet(
+                [("", pictures[row::num_images]) for row in range(num_images)],
+                title=title,
+                captions=[f"{share:.2f}" for share in shares],
+            )
+        },
         title=title,
-        contact=contact,
-        summary=summary,
+    )
+
+
+def between(first: Concept, second: Concept, share: float) -> Concept:
+    """Return the concept at ``share``, 0 to 1, of the straight line between two tokens.
+
+    Raises:
+        ConfigError: If a concept is more than one token, or their lengths differ.
+    """
+    rows = []
+    for end in (first, second):
+        if len(end.token_embeds) != 1 or end.lora or end.image_embeds is not None:
+            raise ConfigError(
+                f"{end.subject}: expected a concept that is one learned token, got one with LoRA "
+                "factors, an embedding, several tokens or none; no line leads between those"
+            )
+        rows.append(next(iter(end.token_embeds.values())))
+    if rows[0].shape != rows[1].shape:
+        got = " and ".join(str(list(row.shape)) for row in rows)
+        raise ConfigError(f"tokens: expected two of one length, got {got}")
+    sampling = {name: text for name, text in first.metadata.items() if name.startswith("prior_")}
+    return Concept(
+        template=first.template,
+        subject=first.subject if share < 0.5 else second.subject,
+        token_embeds={PLACEHOLDER: torch.lerp(rows[0], rows[1], share)},
+        metadata={"method": "walk", "share": f"{share:.4f}", **sampling},
     )

@@ -16,9 +16,10 @@ from offbeat.bench.lab import Lab, Outcome, spending
 from offbeat.bench.spec import Table, Way
 from offbeat.core.drawing import draw
 from offbeat.core.rng import stream
-from offbeat.judges.choose import choose_reader
+from offbeat.judges.choose import choose_judge
 from offbeat.methods.settings import config_of, make_method
 from offbeat.metrics.fusion import vendi_score
+from offbeat.protocols import ReadsClasses
 from offbeat.runs.trained import find_trained
 from offbeat.types import Request
 
@@ -44,7 +45,7 @@ class Dream:
         backbone = self.lab.backbone_for(way)
         method = make_method(way.method, backbone, dict(way.set))
         trained, _ = find_trained(method, backbone, None)
-        guide = choose_reader(way.judge or "clip", backbone)
+        guide = choose_judge(way.judge or "clip", backbone, ReadsClasses)
         # a space of dreams may know no subject: each item has dreams of its own
         own = stream(seed, "bench", item.name).initial_seed() % 1_000_000
         request = Request(subject=item.value, seed=own)

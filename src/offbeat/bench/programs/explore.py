@@ -24,13 +24,13 @@ from offbeat.core.rng import streams
 from offbeat.core.templates import fill
 from offbeat.files.cache import cached
 from offbeat.files.labels import versions
-from offbeat.judges.choose import choose_judge, choose_reader
+from offbeat.judges.choose import choose_judge
 from offbeat.methods.low_probability.config import LowProbabilityConfig
 from offbeat.methods.low_probability.method import LowProbability
 from offbeat.methods.settings import config_of, make_method
 from offbeat.metrics.fusion import vendi_score
 from offbeat.metrics.novelty import nearest_distance
-from offbeat.protocols import CalibratedJudge
+from offbeat.protocols import CalibratedJudge, ChecksSubject, ReadsClasses
 from offbeat.types import Concept, Evaluations, Request, Step
 
 NUM_SAMPLES = 64
@@ -212,7 +212,9 @@ class Explore:
 
     def _judge(self, subject: str) -> CalibratedJudge:
         if subject not in self._judges:
-            found: Any = choose_judge(self.table.judge, self.lab.backbone, subject)
+            found: Any = choose_judge(
+                self.table.judge, self.lab.backbone, ChecksSubject, subject=subject
+            )
             if isinstance(found, CalibratedJudge):
                 found.calibrate(self.lab.ordinary(subject), subject)
             self._judges[subject] = found
@@ -224,8 +226,8 @@ class Explore:
             return None
         backbone = self.lab.backbone_for(way)
         if way.judge == "itself":  # the same towers that it searches in
-            return choose_reader("clip", backbone)
-        judge: Any = choose_judge(way.judge, backbone, subject)
+            return choose_judge("clip", backbone, ReadsClasses)
+        judge: Any = choose_judge(way.judge, backbone, ChecksSubject, subject=subject)
         if isinstance(judge, CalibratedJudge):
             judge.calibrate(self.lab.ordinary(subject), subject)
         return judge
