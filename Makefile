@@ -1,5 +1,6 @@
 # make demo    draw unusual handbags      make check   lint, format, types
 # make test    run the tests              make bench   speed ratios
+# make test-slow  commands killed at random moments, leaks, 10,000 made-up files of each kind
 # make docs    API pages into site/       make tables  the papers' claims, re-run
 # make pocket  what CreTok and DisTok learn for pocket, after its weights changed
 # make clean   remove what check, test, docs and builds made
@@ -15,7 +16,7 @@ override DEMO := out/demo
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := demo
-.PHONY: demo test check bench tables pocket docs clean
+.PHONY: demo test test-slow check bench tables pocket docs clean
 
 demo: $(VENV)/.installed
 	@if [ -f $(DEMO)/request.json ]; then rm -rf $(DEMO); fi
@@ -25,6 +26,11 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -q -n logical --dist loadfile
+
+# minutes to an hour: what is too long for each commit
+test-slow: $(VENV)/.installed-dev
+	$(BIN)/python -m pytest -q -n logical --dist loadfile -m slow
+	OFFBEAT_EXAMPLES=10000 $(BIN)/python -m pytest -q -n logical tests/verbs/test_fuzz.py
 
 check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .

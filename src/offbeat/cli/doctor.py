@@ -13,13 +13,13 @@ def doctor() -> None:
         import offbeat
 
         findings = offbeat.doctor()
-    width = max(len(one.what) for one in findings)
-    for one in findings:
-        colour = {"fine": None, "note": "yellow", "wrong": "red"}[one.level]
-        mark = {"fine": " ", "note": "-", "wrong": "!"}[one.level]
-        typer.secho(f"{mark} {one.what:<{width}}  {one.found}", fg=colour)
-        if one.advice:
-            typer.echo(f"  {'':<{width}}  {one.advice}")
-    wrong = sum(one.level == "wrong" for one in findings)
+    width = max(len(finding.what) for finding in findings)
+    for finding in findings:
+        colour = {"fine": None, "note": "yellow", "wrong": "red"}[finding.level]
+        mark = {"fine": " ", "note": "-", "wrong": "!"}[finding.level]
+        typer.secho(f"{mark} {finding.what:<{width}}  {finding.found}", fg=colour)
+        if finding.advice:
+            typer.echo(f"  {'':<{width}}  {finding.advice}")
+    wrong = sum(finding.level == "wrong" for finding in findings)
     typer.echo(f"{wrong} things are wrong." if wrong else "Nothing is wrong.")
     raise typer.Exit(1 if wrong else 0)

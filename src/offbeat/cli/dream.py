@@ -7,23 +7,11 @@ from typing import Annotated, Literal
 
 import typer
 
-from offbeat.cli.options import (
-    Checkpoint,
-    Place,
-    Reader,
-    Resume,
-    Seed,
-    Settings,
-    Template,
-    TrainedFile,
-    anywhere,
-    placing,
-    run_folder,
-)
+from offbeat.cli import options as shared
 from offbeat.cli.output import at_work, folder_name, settings_of, show_result
 
 
-@placing
+@shared.placing
 def dream(
     num: Annotated[int, typer.Option("--num-images", "-n", min=1, help="Concepts.")] = 16,
     law: Annotated[
@@ -48,10 +36,10 @@ def dream(
             help="Drop a dream whose text has this cosine, or more, to one that is kept.",
         ),
     ] = 0.95,
-    prompt: Template = None,
-    seed: Seed = 0,
-    trained: TrainedFile = None,
-    judge: Reader = "auto",
+    prompt: shared.Template = None,
+    seed: shared.Seed = 0,
+    trained: shared.TrainedFile = None,
+    judge: shared.Reader = "auto",
     guide: Annotated[
         str,
         typer.Option(
@@ -59,11 +47,11 @@ def dream(
             "model, its folder or hub id, or `api:MODEL@ADDRESS`."
         ),
     ] = "clip",
-    settings: Settings = None,
-    backbone: Checkpoint = "pocket",
-    place: Place = anywhere,
-    out: Annotated[Path | None, run_folder("dream-SEED")] = None,
-    resume: Resume = False,
+    settings: shared.Settings = None,
+    backbone: shared.Checkpoint = "pocket",
+    place: shared.Place = shared.anywhere,
+    out: Annotated[Path | None, shared.run_folder("dream-SEED")] = None,
+    resume: shared.Resume = False,
 ) -> None:
     """Make concepts that have no name, and draw one picture of each.
 

@@ -7,15 +7,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from offbeat.cli.options import (
-    FittingCheckpoint,
-    Place,
-    Resume,
-    Settings,
-    anywhere,
-    placing,
-    run_folder,
-)
+from offbeat.cli import options as shared
 from offbeat.cli.output import at_work, folder_name, settings_of, show_result
 
 Space = Literal["subject", "adjective", "lora", "token+lora", "direct"]
@@ -28,7 +20,7 @@ ASK, FIND, FAR, ABLATE = (
 )
 
 
-@placing
+@shared.placing
 def explore(
     subject: Annotated[
         str, typer.Argument(metavar="SUBJECT", help="What to draw; one word is best: `handbag`.")
@@ -181,11 +173,11 @@ def explore(
             rich_help_panel=ABLATE,
         ),
     ] = None,
-    settings: Settings = None,
-    backbone: FittingCheckpoint = None,
-    place: Place = anywhere,
-    out: Annotated[Path | None, run_folder("SUBJECT-SEED")] = None,
-    resume: Resume = False,
+    settings: shared.Settings = None,
+    backbone: shared.FittingCheckpoint = None,
+    place: shared.Place = shared.anywhere,
+    out: Annotated[Path | None, shared.run_folder("SUBJECT-SEED")] = None,
+    resume: shared.Resume = False,
 ) -> None:
     """Find unusual pictures of SUBJECT that are still a SUBJECT.
 

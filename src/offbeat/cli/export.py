@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from offbeat.cli.options import Place, anywhere, placing
+from offbeat.cli import options as shared
 from offbeat.cli.output import errors_shown, free_folder
 
 
@@ -55,7 +55,7 @@ def export(
             typer.echo(str(path))
 
 
-@placing
+@shared.placing
 def import_(
     files: Annotated[
         list[Path],
@@ -77,7 +77,7 @@ def import_(
         str | None,
         typer.Option(help="With `{concept}` where it stands; the checkpoint's own if not given."),
     ] = None,
-    place: Place = anywhere,
+    place: shared.Place = shared.anywhere,
     out: Annotated[
         Path | None,
         typer.Option(help="Run folder; `runs/NAME` and a number if not given."),

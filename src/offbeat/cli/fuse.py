@@ -7,19 +7,7 @@ from typing import Annotated
 
 import typer
 
-from offbeat.cli.options import (
-    FittingCheckpoint,
-    Place,
-    Reader,
-    Resume,
-    Seed,
-    Settings,
-    Template,
-    TrainedFile,
-    anywhere,
-    placing,
-    run_folder,
-)
+from offbeat.cli import options as shared
 from offbeat.cli.output import (
     at_work,
     check_num_images,
@@ -30,7 +18,7 @@ from offbeat.cli.output import (
 )
 
 
-@placing
+@shared.placing
 def fuse(
     words: Annotated[
         list[str],
@@ -66,15 +54,15 @@ def fuse(
             "pictures 1.",
         ),
     ] = None,
-    prompt: Template = None,
-    seed: Seed = 0,
-    trained: TrainedFile = None,
-    judge: Reader = "auto",
-    settings: Settings = None,
-    backbone: FittingCheckpoint = None,
-    place: Place = anywhere,
-    out: Annotated[Path | None, run_folder("WORDS-SEED")] = None,
-    resume: Resume = False,
+    prompt: shared.Template = None,
+    seed: shared.Seed = 0,
+    trained: shared.TrainedFile = None,
+    judge: shared.Reader = "auto",
+    settings: shared.Settings = None,
+    backbone: shared.FittingCheckpoint = None,
+    place: shared.Place = shared.anywhere,
+    out: Annotated[Path | None, shared.run_folder("WORDS-SEED")] = None,
+    resume: shared.Resume = False,
 ) -> None:
     """Make one thing of several WORDs.
 

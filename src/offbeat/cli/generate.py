@@ -7,25 +7,17 @@ from typing import Annotated
 
 import typer
 
-from offbeat.cli.options import (
-    Checkpoint,
-    NumImages,
-    Place,
-    Seed,
-    anywhere,
-    placing,
-    run_folder,
-)
+from offbeat.cli import options as shared
 from offbeat.cli.output import at_work, show_result
 
 
-@placing
+@shared.placing
 def generate(
     prompt: Annotated[
         str, typer.Argument(metavar="PROMPT", help="E.g. `a red castle on a blue background`.")
     ],
     negative_prompt: Annotated[str, typer.Option(help="What to steer away from.")] = "",
-    num_images: NumImages = 8,
+    num_images: shared.NumImages = 8,
     steps: Annotated[
         int | None,
         typer.Option(min=1, help="Denoising steps."),
@@ -42,10 +34,10 @@ def generate(
         float | None,
         typer.Option(min=1, help="Guidance scale of the prior; 1 is off; only with a prior."),
     ] = None,
-    seed: Seed = 0,
-    backbone: Checkpoint = "pocket",
-    place: Place = anywhere,
-    out: Annotated[Path | None, run_folder("generate")] = None,
+    seed: shared.Seed = 0,
+    backbone: shared.Checkpoint = "pocket",
+    place: shared.Place = shared.anywhere,
+    out: Annotated[Path | None, shared.run_folder("generate")] = None,
 ) -> None:
     """Draw PROMPT as it is: the ordinary, to compare with.
 

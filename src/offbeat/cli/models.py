@@ -25,15 +25,16 @@ def list_(json: Json = False) -> None:
         import offbeat
         from offbeat.checkpoints.models import as_json
 
-        found = offbeat.list_models()
+        models = offbeat.list_models()
         if json:
-            _dump([as_json(one) for one in found])
+            _dump([as_json(model) for model in models])
             return
-    width = max(len(one.name) for one in found)
-    for one in found:
-        size = f", {_bytes(one.num_bytes)}" if one.num_bytes else ""
-        typer.echo(f"{one.name:<{width}}  {one.family}; {one.state}{size}; licence: {one.licence}")
-        typer.echo(f"{'':<{width}}  {', '.join(one.sources) or 'of a plug-in'}")
+    width = max(len(model.name) for model in models)
+    for model in models:
+        size = f", {_bytes(model.num_bytes)}" if model.num_bytes else ""
+        told = f"{model.family}; {model.state}{size}; licence: {model.licence}"
+        typer.echo(f"{model.name:<{width}}  {told}")
+        typer.echo(f"{'':<{width}}  {', '.join(model.sources) or 'of a plug-in'}")
     typer.echo("`offbeat models inspect NAME` tells what one can do, and the memory that it takes.")
 
 
@@ -56,24 +57,24 @@ def inspect(
         import offbeat
         from offbeat.checkpoints.models import as_json
 
-        found = offbeat.inspect_model(source)
+        model = offbeat.inspect_model(source)
         if json:
-            _dump(as_json(found))
+            _dump(as_json(model))
             return
-    typer.echo(f"{found.source}: {found.pipeline}, {found.width} x {found.height} pixels")
-    for folder in found.folders:
+    typer.echo(f"{model.source}: {model.pipeline}, {model.width} x {model.height} pixels")
+    for folder in model.folders:
         typer.echo(f"  in {folder}")
-    typer.echo(f"  licence: {found.licence or 'not told'}")
-    typer.echo(f"  fingerprint: {found.fingerprint or 'known when loaded'}")
-    typer.echo(f"  can: {', '.join(found.capabilities)}")
-    total = f"{found.parameters / 1e6:,.1f} M parameters, {_bytes(found.num_bytes)} on the disk"
+    typer.echo(f"  licence: {model.licence or 'not told'}")
+    typer.echo(f"  fingerprint: {model.fingerprint or 'known when loaded'}")
+    typer.echo(f"  can: {', '.join(model.capabilities)}")
+    total = f"{model.parameters / 1e6:,.1f} M parameters, {_bytes(model.num_bytes)} on the disk"
     typer.echo(f"  {total}")
-    width = max((len(part.name) for part in found.components), default=0)
-    for part in found.components:
+    width = max((len(part.name) for part in model.components), default=0)
+    for part in model.components:
         told = f"{part.parameters / 1e6:>9,.1f} M  {'/'.join(part.dtypes):<5} {part.kind}"
         typer.echo(f"    {part.name:<{width}} {told}, {part.role}")
     typer.echo("  memory, about, for one picture:")
-    for options, need in found.memory.items():
+    for options, need in model.memory.items():
         device = f"{_bytes(need['device'])} on the device, " if need["device"] else ""
         typer.echo(f"    {options:<40} {device}{_bytes(need['host'])} in the CPU's memory")
 

@@ -44,19 +44,19 @@ def settings_of(given: list[str] | None) -> dict[str, Any]:
     from offbeat.errors import ConfigError
     from offbeat.files.disk import parse_json
 
-    found: dict[str, Any] = {}
+    settings: dict[str, Any] = {}
     for text in given or ():
         name, sign, value = text.partition("=")
         name = name.strip().replace("-", "_")
         if not sign or not name:
             raise ConfigError(f"--set: expected NAME=VALUE, got {text!r}")
-        if name in found:
+        if name in settings:
             raise ConfigError(f"--set: {name} is there twice")
         try:
-            found[name] = parse_json(value)
+            settings[name] = parse_json(value)
         except ValueError:
-            found[name] = value
-    return found
+            settings[name] = value
+    return settings
 
 
 def weights_of(words: list[str]) -> list[tuple[str, float]]:
@@ -67,17 +67,17 @@ def weights_of(words: list[str]) -> list[tuple[str, float]]:
     """
     from offbeat.errors import VocabularyError
 
-    found = []
+    weights = []
     for text in words:
         word, _, weight = text.rpartition("=") if "=" in text else (text, "", "1")
         try:
-            found.append((word, float(weight)))
+            weights.append((word, float(weight)))
         except ValueError as error:
             raise VocabularyError(f"{text}: expected WORD=WEIGHT, e.g. pig=0.55") from error
     weighted = sum("=" in text for text in words)
     if 0 < weighted < len(words):
         raise VocabularyError(f"words: expected a weight for each of {', '.join(words)}, or none")
-    return found
+    return weights
 
 
 def folder_name(what: str, seed: int) -> Path:
@@ -88,11 +88,11 @@ def folder_name(what: str, seed: int) -> Path:
 
 def free_folder(first: Path) -> Path:
     """Return ``first``, or the first of ``first-2``, ``first-3``, ... that is not there."""
-    found, number = first, 1
-    while found.exists():
+    folder, number = first, 1
+    while folder.exists():
         number += 1
-        found = first.with_name(f"{first.name}-{number}")
-    return found
+        folder = first.with_name(f"{first.name}-{number}")
+    return folder
 
 
 def newest_folder(first: Path) -> Path:
@@ -104,14 +104,14 @@ def newest_folder(first: Path) -> Path:
     from offbeat.errors import StoreError
 
     number = re.compile(re.escape(first.name) + r"(-\d+)?")
-    found = [
+    runs = [
         (request.stat().st_mtime_ns, request.parent)
         for request in first.parent.glob("*/request.json")
         if number.fullmatch(request.parent.name)
     ]
-    if not found:
+    if not runs:
         raise StoreError(f"{first}: no such run to resume; name its folder with --out")
-    return max(found)[1]
+    return max(runs)[1]
 
 
 def printable(text: object) -> str:

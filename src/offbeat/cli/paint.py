@@ -7,20 +7,11 @@ from typing import Annotated
 
 import typer
 
-from offbeat.cli.options import (
-    Checkpoint,
-    Place,
-    Resume,
-    Seed,
-    Settings,
-    anywhere,
-    placing,
-    run_folder,
-)
+from offbeat.cli import options as shared
 from offbeat.cli.output import at_work, check_num_images, folder_name, settings_of, show_result
 
 
-@placing
+@shared.placing
 def paint(
     art: Annotated[Path, typer.Option(help="The artwork: a picture file.")],
     content: Annotated[
@@ -56,12 +47,12 @@ def paint(
             help="Pictures; by default 4, with `--sweep` 1 of each strength.",
         ),
     ] = None,
-    seed: Seed = 0,
-    settings: Settings = None,
-    backbone: Checkpoint = "pocket-sd",
-    place: Place = anywhere,
-    out: Annotated[Path | None, run_folder("ARTWORK-SEED")] = None,
-    resume: Resume = False,
+    seed: shared.Seed = 0,
+    settings: shared.Settings = None,
+    backbone: shared.Checkpoint = "pocket-sd",
+    place: shared.Place = shared.anywhere,
+    out: Annotated[Path | None, shared.run_folder("ARTWORK-SEED")] = None,
+    resume: shared.Resume = False,
 ) -> None:
     """Paint a content, a text or both into an artwork.
 

@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
-from offbeat.cli.options import NumImages, Place, Seed, anywhere, placing
+from offbeat.cli import options as shared
 from offbeat.cli.output import at_work, show_result
 
 
-@placing
+@shared.placing
 def render(
     sources: Annotated[
         list[str],
@@ -29,13 +29,13 @@ def render(
             "learned in."
         ),
     ] = None,
-    num_images: NumImages = 8,
-    seed: Seed = 0,
+    num_images: shared.NumImages = 8,
+    seed: shared.Seed = 0,
     backbone: Annotated[
         str | None,
         typer.Option(help="The checkpoint that it was learned on, if it is not on this machine."),
     ] = None,
-    place: Place = anywhere,
+    place: shared.Place = shared.anywhere,
     out: Annotated[
         Path | None,
         typer.Option(help="Run folder; by default `RUN-render` and a number."),

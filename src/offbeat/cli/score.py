@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from offbeat.cli.options import Checkpoint, Place, anywhere, placing
+from offbeat.cli import options as shared
 from offbeat.cli.output import ProgressLine, errors_shown
 
 if TYPE_CHECKING:
     from offbeat.verbs.score import ScoreTable
 
 
-@placing
+@shared.placing
 def score(
     pictures: Annotated[
         list[str],
@@ -40,7 +40,7 @@ def score(
             "fits what is given if none is named.",
         ),
     ] = None,
-    backbone: Checkpoint = "pocket",
+    backbone: shared.Checkpoint = "pocket",
     judge: Annotated[
         str,
         typer.Option(
@@ -56,7 +56,7 @@ def score(
         Path | None,
         typer.Option("--csv", metavar="FILE", help="Write a line for each value as CSV."),
     ] = None,
-    place: Place = anywhere,
+    place: shared.Place = shared.anywhere,
 ) -> None:
     """Measure pictures, ours or any others.
 

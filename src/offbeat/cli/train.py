@@ -7,11 +7,11 @@ from typing import Annotated
 
 import typer
 
-from offbeat.cli.options import Checkpoint, Place, Resume, Settings, anywhere, placing, run_folder
+from offbeat.cli import options as shared
 from offbeat.cli.output import at_work, folder_name, settings_of, show_result
 
 
-@placing
+@shared.placing
 def train(
     method: Annotated[
         str, typer.Argument(metavar="METHOD", help="`cretok`, `distok`, or a plug-in that trains.")
@@ -31,11 +31,11 @@ def train(
             "`none`, `clip`, a vision-language model, its folder or hub id."
         ),
     ] = "auto",
-    settings: Settings = None,
-    backbone: Checkpoint = "pocket",
-    place: Place = anywhere,
-    out: Annotated[Path | None, run_folder("METHOD-SEED")] = None,
-    resume: Resume = False,
+    settings: shared.Settings = None,
+    backbone: shared.Checkpoint = "pocket",
+    place: shared.Place = shared.anywhere,
+    out: Annotated[Path | None, shared.run_folder("METHOD-SEED")] = None,
+    resume: shared.Resume = False,
 ) -> None:
     """Train what `fuse` and `dream` use, once for a checkpoint.
 

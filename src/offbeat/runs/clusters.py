@@ -1,4 +1,4 @@
-"""What a request names by text: judges, runs to avoid, folders of pictures to differ from."""
+"""Read what a search keeps away from: runs, regions of their maps, folders of pictures."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from offbeat.runs.result import best_direction, concept_folders, read_concept
 from offbeat.types import Concept
 
 NUM_SAMPLES = 256
-"""Samples of each state that are held against the region."""
+"""Samples of each kept step that are compared with the region."""
 
 MIN_INSIDE = 4
-"""Fewer say nothing about a region."""
+"""Fewer samples than this make no cluster."""
 
 
 NUM_CLUSTER = 500
@@ -65,7 +65,7 @@ def avoid_clusters(sources: Sequence[str | Region], backbone: ExploringBackbone)
 
 
 def _state_of(run: RunFolder, step: str) -> str:
-    """Return the folder of a state of the run's best trial; none means its result."""
+    """Return the folder of a kept step of the run's best trial; the result's for no step."""
     if not step:
         return ""
     steps = kept_steps(run)
@@ -110,8 +110,8 @@ def unlike_clusters(
         ImageError: If a folder holds no picture, or one cannot be read.
     """
     clusters = []
-    for one in given:
-        files = picture_files(one) if isinstance(one, str) else [Path(file) for file in one]
+    for group in given:
+        files = picture_files(group) if isinstance(group, str) else [Path(file) for file in group]
         with torch.no_grad():
             parts = [
                 backbone.encode_image(torch.stack([read_picture(file) for file in batch])).cpu()
@@ -145,10 +145,10 @@ def region_cluster(region: Region, backbone: ExploringBackbone) -> Tensor:
             noise = streams(0, "region", num=NUM_SAMPLES)
             samples = sample_concept(backbone, concept, noise, **prior_settings(concept))
         parts.append(samples[inside(space.project(samples)[:, :2], region.region)])
-    found = torch.cat(parts)
-    if len(found) < MIN_INSIDE:
+    cluster = torch.cat(parts)
+    if len(cluster) < MIN_INSIDE:
         raise ConfigError(
-            f"region: of what the search drew, {len(found)} samples lie inside, and at least "
+            f"region: of what the search drew, {len(cluster)} samples lie inside, and at least "
             f"{MIN_INSIDE} make a cluster; draw it wider, or around other points"
         )
-    return found
+    return cluster

@@ -236,16 +236,16 @@ class RunFolder:
         return rows
 
     def cut_trace(self, num_rows: int) -> None:
-        """Keep the first ``num_rows`` rows: those that the checkpoint stands on.
+        """Keep the first ``num_rows`` rows: those that were written before the checkpoint.
 
         Raises:
             CorruptRunError: If there are fewer.
         """
-        found = len(self.trace())
-        if found < num_rows:
+        count = len(self.trace())
+        if count < num_rows:
             raise CorruptRunError(
                 f"{self.path / TRACE}: expected at least the {num_rows} rows of the checkpoint, "
-                f"got {found}"
+                f"got {count}"
             )
         data = self.read(TRACE) if self.exists(TRACE) else b""
         kept = b"".join(line + b"\n" for line in data.split(b"\n")[:num_rows])
@@ -330,10 +330,10 @@ class RunFolder:
 
     def names(self) -> list[str]:
         """Return every file of the run but the checkpoint and the marker, sorted."""
-        found = (path.relative_to(self.path) for path in self.path.rglob("*") if path.is_file())
+        paths = (path.relative_to(self.path) for path in self.path.rglob("*") if path.is_file())
         return sorted(
             path.as_posix()
-            for path in found
+            for path in paths
             if path.parts[0] != "checkpoint"
             and path.as_posix() != DONE
             and not any(part.startswith(".") for part in path.parts)

@@ -1,4 +1,4 @@
-"""Draw a concept's pictures and turn them into files; shared by every command that draws."""
+"""Turn pictures into files that hold their recipe; shared by every command that draws."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MAX_EMBEDDED = 2**16
 """Bytes of a concept that each of its pictures keeps inside: tokens fit, LoRA factors do not."""
 
 GIVEN, BY_METHOD = {"by": "nobody"}, {"by": "method"}
-"""How pictures came about that ``draw`` did not draw: shown as given, or drawn by a method."""
+"""How a picture was made that ``draw`` did not draw: it was given, or a method drew it."""
 
 
 def png_files(
@@ -68,10 +68,10 @@ def png_files(
     how = {"by": "draw", "num": len(pictures), "purpose": "image", **(drawing or {})}
     inside = None
     if how["by"] == "draw":
-        own = concept_of(concept, backbone)
-        how["concept"] = digest_of(b"".join(own[name] for name in sorted(own)))
-        small = len(own) == 1 and len(own[CONCEPT_FILE]) <= MAX_EMBEDDED
-        inside = own[CONCEPT_FILE] if small else None
+        files = concept_of(concept, backbone)
+        how["concept"] = digest_of(b"".join(files[name] for name in sorted(files)))
+        small = len(files) == 1 and len(files[CONCEPT_FILE]) <= MAX_EMBEDDED
+        inside = files[CONCEPT_FILE] if small else None
     return {
         f"{folder}/{start + index:04d}.png": encode_png(
             picture,
@@ -98,7 +98,7 @@ def _copied(file: Path) -> bytes | None:
 
 
 def _dial(request: Mapping[str, Any]) -> str | None:
-    """Return how far was asked for, in one word."""
+    """Return the requested distance as one word, e.g. ``2x``."""
     config = request.get("config") or {}
     for name, unit in (("reach", "x"), ("quantile", ""), ("novelty", "")):
         if config.get(name) is not None:
@@ -115,5 +115,5 @@ def sheet(
     columns: int = 8,
 ) -> bytes:
     """Return a contact sheet as PNG."""
-    found = contact_sheet(rows, title=title, captions=captions, note=note, max_columns=columns)
-    return png_of(found)
+    picture = contact_sheet(rows, title=title, captions=captions, note=note, max_columns=columns)
+    return png_of(picture)

@@ -57,8 +57,8 @@ def kept_steps(run: RunFolder, trial: int | None = None) -> dict[int, str]:
         trial = int(run.read_json("summary.json")["trial"]) if run.exists("summary.json") else 0
     under, ending = f"trials/{trial}/states/", f"/{CONCEPT_FILE}"
     names = (name for name in run.names() if name.startswith(under) and name.endswith(ending))
-    found = {int(name[len(under) :].split("/")[0]): name.removesuffix(ending[1:]) for name in names}
-    return dict(sorted(found.items()))
+    steps = {int(name[len(under) :].split("/")[0]): name.removesuffix(ending[1:]) for name in names}
+    return dict(sorted(steps.items()))
 
 
 def inside(points: Tensor, polygon: Sequence[tuple[float, float]]) -> Tensor:

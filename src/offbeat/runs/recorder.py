@@ -60,7 +60,7 @@ class Recorder:
         self.stage, self.label = stage, label
         self.row_every, self.checkpoint_every = row_every, checkpoint_every
         self.rows: list[dict[str, Any]] = []
-        """Of the trace, those of earlier processes included."""
+        """The rows of the trace, with those of earlier processes."""
 
     def observer(
         self, number: int, total: int, on_kept: OnKept | None = None, *, done: int = 0
@@ -114,7 +114,7 @@ class Recorder:
         return max((row["step"] + 1 for row in self.rows if row[self.label] == number), default=0)
 
     def resume(self, number: int) -> Mapping[str, Any] | None:
-        """Return the state of search ``number``, and cut the trace back to where it stands."""
+        """Return the saved state of search ``number``, and cut the trace back to that step."""
         if self.folder is None:
             return None
         state = self.folder.load_checkpoint()

@@ -115,15 +115,15 @@ def concept_folders(run: RunFolder) -> list[str]:
     """Return where a run keeps its concepts: at its top, or ``concepts/0000/`` and so on."""
     if run.exists(CONCEPT_FILE):
         return [""]
-    found = {name.rpartition("/")[0] for name in run.names() if name.startswith("concepts/")}
-    return [f"{where}/" for where in sorted(found) if not where.endswith("/lora")] or [""]
+    folders = {name.rpartition("/")[0] for name in run.names() if name.startswith("concepts/")}
+    return [f"{where}/" for where in sorted(folders) if not where.endswith("/lora")] or [""]
 
 
 def best_direction(request: Mapping[str, Any], summary: Mapping[str, Any]) -> int | None:
     """Return which direction of an exploration is the best; None of any other run."""
     if request.get("verb") != "explore":
         return None
-    trials = [one["trial"] for one in summary.get("directions", ())]
+    trials = [direction["trial"] for direction in summary.get("directions", ())]
     return trials.index(summary["trial"]) if summary.get("trial") in trials else 0
 
 
@@ -133,26 +133,26 @@ def read_concept(run: RunFolder, where: str) -> tuple[Concept, dict[str, Any]]:
 
 
 def numerics_of(backbone: HasCard) -> dict[str, Any]:
-    """Return what numbers depend on beside checkpoint, settings and seed: device, type, ..."""
-    own: Mapping[str, Any] = getattr(backbone, "numerics", {"device": backbone.device.type})
-    return dict(own)
+    """Return what changes numbers beside checkpoint, settings and seed: device, dtype, ..."""
+    numerics: Mapping[str, Any] = getattr(backbone, "numerics", {"device": backbone.device.type})
+    return dict(numerics)
 
 
 def concept_files(
     concepts: Sequence[Concept], backbone: HasCard, method: str | None = None
 ) -> dict[str, bytes]:
-    """Return the files of a run's concepts; ``method`` is the concepts' own if not given."""
+    """Return the files of a run's concepts; ``method`` is the one that each names by default."""
     files: dict[str, bytes] = {}
     for index, concept in enumerate(concepts):
         where = f"concepts/{index:04d}/" if len(concepts) > 1 else ""
-        own = concept_of(concept, backbone, method)
+        parts = concept_of(concept, backbone, method)
         # the concept last: its presence says that it is whole
-        files |= {where + name: own[name] for name in sorted(own, reverse=True)}
+        files |= {where + name: parts[name] for name in sorted(parts, reverse=True)}
     return files
 
 
 def costed(verb: Callable[P, Run]) -> Callable[P, Run]:
-    """Return a verb in torch modes of its own, whose runs say what they took of the networks."""
+    """Return a verb that runs in its own torch modes, and whose runs count network evaluations."""
 
     @functools.wraps(verb)
     def call(*args: P.args, **kwargs: P.kwargs) -> Run:
@@ -168,8 +168,8 @@ def _pictures(run: RunFolder, names: Sequence[str], under: str) -> list[Image.Im
 
     from PIL import Image
 
-    found = [name for name in names if name.startswith(under) and name.endswith(".png")]
-    return [Image.open(io.BytesIO(run.read(name))).convert("RGB") for name in found]
+    files = [name for name in names if name.startswith(under) and name.endswith(".png")]
+    return [Image.open(io.BytesIO(run.read(name))).convert("RGB") for name in files]
 
 
 def learned_of(source: Source, model: TextBackbone | None = None) -> Learned:

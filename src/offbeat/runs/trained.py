@@ -56,13 +56,13 @@ def find_trained(
 
 def _path_of(name: str, backbone: HasCard, source: str | Path | None) -> Path:
     if source is None:
-        own = backbone.card.get("trained", {}).get(name)
-        if own is None:
+        bundled = backbone.card.get("trained", {}).get(name)
+        if bundled is None:
             raise StoreError(
                 f"{name}: nothing trained comes with {backbone.name}. Make it with `offbeat train "
                 f"{name} --backbone {backbone.name}`, then give its folder with --trained"
             )
-        return Path(own)
+        return Path(bundled)
     path = Path(source).expanduser()
     if path.is_dir():
         run = RunFolder.open(path)

@@ -379,6 +379,6 @@ def _candidates(name: Path, search: Sequence[Path]) -> Iterator[Path]:
         if place.is_file():
             yield place
         elif place.is_dir():
-            found = (one for one in place.iterdir() if one.suffix.lower() in SUFFIXES)
-            files = sorted(one for one in found if one.is_file())[:MAX_SEARCHED]
-            yield from sorted(files, key=lambda one: one.name != name.name)
+            pictures = (file for file in place.iterdir() if file.suffix.lower() in SUFFIXES)
+            files = sorted(file for file in pictures if file.is_file())[:MAX_SEARCHED]
+            yield from sorted(files, key=lambda file: file.name != name.name)

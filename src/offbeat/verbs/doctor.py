@@ -1,4 +1,4 @@
-"""What this machine and this installation can do, and what is wrong with them."""
+"""Check this machine and this installation, and say what is wrong."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ EXTRAS = {
     "ray": "runs on many machines",
     "dev": "what tests, checks and docs need",
 }
-"""What an extra adds, in words; another is told by its packages."""
+"""What an extra adds; any other extra is described by its packages."""
 ATTENTION = ("flash-attn", "xformers", "sageattention")
 NUM_STEPS = 4
 """Of the trial picture."""
@@ -37,7 +37,7 @@ NUM_STEPS = 4
 
 @dataclass(frozen=True, slots=True)
 class Finding:
-    """One thing that was looked at."""
+    """The result of one check."""
 
     what: str
     found: str
@@ -47,7 +47,7 @@ class Finding:
 
 
 def doctor() -> list[Finding]:
-    """Look at versions, devices, memory, folders and the bundled checkpoints.
+    """Check versions, devices, memory, folders and the bundled checkpoints.
 
     Nothing is changed, and no network is used; a picture is drawn by each form of pocket.
     """
@@ -68,10 +68,10 @@ def doctor() -> list[Finding]:
 
 
 def _python() -> Finding:
-    found = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
+    running = f"{platform.python_version()} on {platform.system()} {platform.machine()}"
     if OLDEST <= sys.version_info[:2] <= NEWEST:
-        return Finding("Python", found)
-    return Finding("Python", found, "note", "3.10 to 3.13 are tested")
+        return Finding("Python", running)
+    return Finding("Python", running, "note", "3.10 to 3.13 are tested")
 
 
 def _packages() -> Iterator[Finding]:
@@ -80,38 +80,39 @@ def _packages() -> Iterator[Finding]:
 
     try:
         yield Finding("offbeat", f"{version('offbeat')}, {Path(__file__).parents[1]}")
-        asked = [Requirement(line) for line in requires("offbeat") or ()]
+        requirements = [Requirement(line) for line in requires("offbeat") or ()]
     except PackageNotFoundError:
         advice = "install it: python -m pip install ."
         yield Finding("offbeat", f"not installed, {Path(__file__).parents[1]}", "wrong", advice)
         return
-    for one in asked:
-        if one.marker is not None and not one.marker.evaluate({"extra": ""}):
+    for requirement in requirements:
+        if requirement.marker is not None and not requirement.marker.evaluate({"extra": ""}):
             continue
-        install = f"python -m pip install '{one}'"
+        install = f"python -m pip install '{requirement}'"
         try:
-            found = version(one.name)
+            installed = version(requirement.name)
         except PackageNotFoundError:
-            yield Finding(one.name, "not installed", "wrong", install)
+            yield Finding(requirement.name, "not installed", "wrong", install)
             continue
-        fits = one.specifier.contains(found, prereleases=True)
-        yield Finding(one.name, found, "fine" if fits else "wrong", "" if fits else install)
+        fits = requirement.specifier.contains(installed, prereleases=True)
+        name = requirement.name
+        yield Finding(name, installed, "fine" if fits else "wrong", "" if fits else install)
 
 
 def _torchvision() -> Iterator[Finding]:
     """Yield nothing where it is absent: it is not needed, and a broken one breaks transformers."""
     try:
-        found = version("torchvision")
+        installed = version("torchvision")
     except PackageNotFoundError:
         return
     tried = [sys.executable, "-c", "import torchvision"]
     done = subprocess.run(tried, capture_output=True, text=True, check=False)
     if done.returncode == 0:
-        yield Finding("torchvision", found)
+        yield Finding("torchvision", installed)
         return
     said = (done.stderr.strip().splitlines() or ["it cannot be imported"])[-1]
     advice = "transformers fails with it: python -m pip uninstall torchvision"
-    yield Finding("torchvision", f"{found}: {said}", "wrong", advice)
+    yield Finding("torchvision", f"{installed}: {said}", "wrong", advice)
 
 
 def _extras() -> Iterator[Finding]:
@@ -120,20 +121,21 @@ def _extras() -> Iterator[Finding]:
 
     try:
         names = metadata("offbeat").get_all("Provides-Extra") or []
-        asked = [Requirement(line) for line in requires("offbeat") or ()]
+        requirements = [Requirement(line) for line in requires("offbeat") or ()]
     except PackageNotFoundError:
         return
     for extra in sorted(names):
-        own = [
-            one
-            for one in asked
-            if one.name != "offbeat"
-            and one.marker is not None
-            and one.marker.evaluate({"extra": extra})
-            and not one.marker.evaluate({"extra": ""})
+        needed = [
+            requirement
+            for requirement in requirements
+            if requirement.name != "offbeat"
+            and requirement.marker is not None
+            and requirement.marker.evaluate({"extra": extra})
+            and not requirement.marker.evaluate({"extra": ""})
         ]
-        absent = sorted({one.name for one in own if not _is_installed(one.name)})
-        adds = EXTRAS.get(extra, ", ".join(sorted(one.name for one in own)))
+        names = sorted({requirement.name for requirement in needed})
+        absent = [name for name in names if not _is_installed(name)]
+        adds = EXTRAS.get(extra, ", ".join(names))
         if not absent:
             yield Finding(f"[{extra}]", f"installed: {adds}")
             continue

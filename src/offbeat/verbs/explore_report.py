@@ -86,9 +86,9 @@ class Plan:
 
         A broad subject brings its members, too: a watermelon is no unusual fruit.
         """
-        members = [one for one in backbone.card["subjects"].get(self.subject, ())]
+        members = list(backbone.card["subjects"].get(self.subject, ()))
         each = -(-NUM_REFERENCES // len(members)) if members else 0
-        kinds = [(self.ordinary(backbone, one), min(each, MAX_PER_MEMBER)) for one in members]
+        kinds = [(self.ordinary(backbone, member), min(each, MAX_PER_MEMBER)) for member in members]
         return [(self.ordinary(backbone), NUM_REFERENCES), *kinds]
 
     def as_json(self, backbone: ExploringBackbone) -> dict[str, Any]:
@@ -554,11 +554,11 @@ def _in_words(summary: Mapping[str, Any]) -> str:
         return _statistics(summary)
     words = f"About {summary['seen']:.1f} times as different as another ordinary {subject}"
     if summary["validity"] is not None:
-        drawn = sum(one["num_drawn"] for one in summary["directions"])
-        passed = sum(one["num_passed"] for one in summary["directions"])
+        drawn = sum(direction["num_drawn"] for direction in summary["directions"])
+        passed = sum(direction["num_passed"] for direction in summary["directions"])
         words += f"; {passed} of {drawn} pictures drawn are still recognised"
     shown = len(summary["images"])
-    if shown < sum(one["num_drawn"] for one in summary["directions"]):
+    if shown < sum(direction["num_drawn"] for direction in summary["directions"]):
         words += f", and the {shown} most different are shown"
     return f"{words}."
 

@@ -115,17 +115,17 @@ def _prior_settings(
     Raises:
         ConfigError: If something is asked of a prior that is not there.
     """
-    own = model.card
+    card = model.card
     if isinstance(model, PriorBackbone):
         return {
-            "prior_num_inference_steps": num_inference_steps or own["prior_num_inference_steps"],
-            "prior_guidance_scale": _or(guidance_scale, own["prior_guidance_scale"]),
+            "prior_num_inference_steps": num_inference_steps or card["prior_num_inference_steps"],
+            "prior_guidance_scale": _or(guidance_scale, card["prior_guidance_scale"]),
         }
-    asked = {
+    given = {
         "prior_num_inference_steps": num_inference_steps,
         "prior_guidance_scale": guidance_scale,
     }
-    for name, value in asked.items():
+    for name, value in given.items():
         if value is not None:
             raise ConfigError(
                 f"{name}: {model.name} draws from text itself and has no prior, got {value}; leave "

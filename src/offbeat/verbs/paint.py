@@ -154,10 +154,10 @@ def strengths_of(
 ) -> list[tuple[float | None, Any]]:
     """Return each strength with its method."""
     config = getattr(method, "config", None)
-    own = getattr(config, "strength", None)
+    strength = getattr(config, "strength", None)
     if sweep is None:
-        return [(own, method)]
-    if own is None or config is None:
+        return [(strength, method)]
+    if strength is None or config is None:
         raise ConfigError(f"sweep: {method.name} has no setting `strength` to sweep over")
     if isinstance(sweep, int):
         if not 2 <= sweep <= MAX_SWEEP:

@@ -111,22 +111,22 @@ def joined(concepts: Sequence[Concept], prompt: str | None) -> Concept:
             raise PromptError(f"prompt: {extra} in {template!r} stands for no source")
     if len(concepts) == 1:
         return replace(first, template=template)
-    if any(one.image_embeds is not None for one in concepts):
+    if any(concept.image_embeds is not None for concept in concepts):
         raise ConfigError("source: an embedding (--space direct) cannot stand beside another")
-    if sum(bool(one.lora) for one in concepts) > 1:
+    if sum(bool(concept.lora) for concept in concepts) > 1:
         raise ConfigError("source: at most one concept of a prompt may bring LoRA factors")
     tokens, lora = dict(first.token_embeds), dict(first.lora)
-    for number, (place, one) in enumerate(zip(places[1:], concepts[1:], strict=True), start=2):
-        word = one.word
-        for name, vectors in one.token_embeds.items():
-            own = f"<{name.strip('<>')}-{number}>"
-            word, tokens[own] = word.replace(name, own), vectors
+    for number, (place, concept) in enumerate(zip(places[1:], concepts[1:], strict=True), start=2):
+        word = concept.word
+        for name, vectors in concept.token_embeds.items():
+            renamed = f"<{name.strip('<>')}-{number}>"
+            word, tokens[renamed] = word.replace(name, renamed), vectors
         template = template.replace(place, word)
-        lora |= one.lora
+        lora |= concept.lora
     return replace(
         first,
         template=template,
-        subject=" and ".join(one.subject for one in concepts),
+        subject=" and ".join(concept.subject for concept in concepts),
         token_embeds=tokens,
         lora=lora,
     )

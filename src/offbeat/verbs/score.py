@@ -136,23 +136,23 @@ def score(
     Raises:
         OffbeatError: Each kind of bad input has its own, see ``offbeat.errors``.
     """
-    found = _Pictures.read(pictures, "pictures")
+    measured = _Pictures.read(pictures, "pictures")
     others = _Pictures.read(references, "references") if references is not None else None
-    names = _names(metrics, found, text, others)
+    names = _names(metrics, measured, text, others)
     bench = _Bench(backbone, judge, device)
     loaded = [bench.metric(name) for name in names]
-    asked = {id(metric): _texts(metric, found, text) for metric in loaded}
-    _refuse_missing(loaded, asked, others)
+    texts_of = {id(metric): _texts(metric, measured, text) for metric in loaded}
+    _refuse_missing(loaded, texts_of, others)
     scores, texts = [], {}
     for number, metric in enumerate(loaded):
         observe(f"measuring {metric.name}", number, len(loaded), {})
-        said = asked[id(metric)]
+        said = texts_of[id(metric)]
         scores.append(
-            metric.score(found.images, texts=said, references=others.images if others else None)
+            metric.score(measured.images, texts=said, references=others.images if others else None)
         )
         if said is not None:
             texts[metric.name] = tuple(said)
-    return ScoreTable(pictures=tuple(found.names), texts=texts, scores=tuple(scores))
+    return ScoreTable(pictures=tuple(measured.names), texts=texts, scores=tuple(scores))
 
 
 @dataclass(frozen=True, slots=True)
@@ -196,7 +196,7 @@ class _Pictures:
             )
 
     def _put(self, name: str, image: Tensor, recipe: Mapping[str, Any]) -> None:
-        taken = sum(one.nbytes for one in [*self.images, image])
+        taken = sum(other.nbytes for other in [*self.images, image])
         if taken > self.room:
             raise ImageError(
                 f"{name}: expected pictures that fit into memory, and up to this one there are "
@@ -243,17 +243,19 @@ def _text_in(recipe: Mapping[str, Any], reads: str) -> str | None:
     return text.replace(f"[{subject}]", str(subject))
 
 
-def _texts(metric: Metric, found: _Pictures, text: str | Sequence[str] | None) -> list[str] | None:
+def _texts(
+    metric: Metric, pictures: _Pictures, text: str | Sequence[str] | None
+) -> list[str] | None:
     """Return the texts that a metric gets: those given, else those in the pictures, else none."""
     if text is not None:
-        return texts_for([text] if isinstance(text, str) else text, len(found.names))
+        return texts_for([text] if isinstance(text, str) else text, len(pictures.names))
     reads = str(getattr(metric, "reads", "prompt"))
     if "texts" not in metric.needs and reads != "weights":
         return None
-    texts = [_text_in(recipe, reads) for recipe in found.recipes]
+    texts = [_text_in(recipe, reads) for recipe in pictures.recipes]
     if "texts" not in metric.needs or None not in texts:
-        return None if None in texts else [str(one) for one in texts]
-    name = found.names[texts.index(None)]
+        return None if None in texts else [str(part) for part in texts]
+    name = pictures.names[texts.index(None)]
     raise PromptError(
         f"{metric.name}: expected a text, and picture {name} keeps no {reads} inside; give one "
         "with --text, or one a line for each picture with --texts"
@@ -262,7 +264,7 @@ def _texts(metric: Metric, found: _Pictures, text: str | Sequence[str] | None) -
 
 def _names(
     metrics: Sequence[str | Metric] | str | None,
-    found: _Pictures,
+    pictures: _Pictures,
     text: str | Sequence[str] | None,
     references: _Pictures | None,
 ) -> list[str | Metric]:
@@ -272,14 +274,14 @@ def _names(
         if not [name for name in metrics if name]:
             raise ConfigError("metrics: expected at least one name, see `offbeat list metrics`")
         return [name for name in metrics if name]
-    has_texts = text is not None or all(_text_in(recipe, "prompt") for recipe in found.recipes)
+    has_texts = text is not None or all(_text_in(recipe, "prompt") for recipe in pictures.recipes)
     names = [*(WITH_TEXTS if has_texts else ()), *(WITH_REFERENCES if references else ())]
-    return [*names, *(PLAIN if len(found.images) > 1 else PLAIN[1:])]
+    return [*names, *(PLAIN if len(pictures.images) > 1 else PLAIN[1:])]
 
 
 def _refuse_missing(
     metrics: Sequence[Metric],
-    asked: Mapping[int, Sequence[str] | None],
+    texts_of: Mapping[int, Sequence[str] | None],
     references: _Pictures | None,
 ) -> None:
     for metric in metrics:
@@ -287,7 +289,7 @@ def _refuse_missing(
             raise ConfigError(
                 f"{metric.name}: expected pictures to compare with; give a folder with --reference"
             )
-        if "texts" in metric.needs and not asked[id(metric)]:
+        if "texts" in metric.needs and not texts_of[id(metric)]:
             raise PromptError(f"{metric.name}: expected a text; give one with --text")
 
 
@@ -328,7 +330,7 @@ class _Bench:
                 f"{type(loaded).__name__}; see CONTRIBUTING.md"
             )
         if isinstance(loaded, EncoderMetric):  # metrics of one encoder read each picture once
-            own = loaded.encoder
-            key = f"{type(own).__name__} {own.checkpoint}"
-            loaded.encoder = self._encoders.setdefault(key, SharedEncoder(own))
+            encoder = loaded.encoder
+            key = f"{type(encoder).__name__} {encoder.checkpoint}"
+            loaded.encoder = self._encoders.setdefault(key, SharedEncoder(encoder))
         return loaded

@@ -1,4 +1,4 @@
-"""What every command does around its own work: load, check, open the run folder, write.
+"""The parts that every command shares: load, check, open the run folder, record, write.
 
 A command makes a ``Session``, loads its checkpoint and method with it, opens it with everything
 that the result depends on, draws, and writes. No other module writes the checkpoint, its
@@ -56,7 +56,7 @@ MAX_IMAGES = 2**16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """What ``fuse``, ``sweep`` and ``grid`` are asked beside the words; checked when made."""
+    """The arguments that ``fuse``, ``sweep`` and ``grid`` share; checked when it is made."""
 
     method: str
     config: Mapping[str, Any] | None
@@ -348,15 +348,15 @@ class Session:
         """
         written = self.keep(files)
         shown = self.show(views)
-        found = {"prompt": self.request["prompt"]} if summary is None else dict(summary)
-        found = self._with_problems(found)
+        facts = {"prompt": self.request["prompt"]} if summary is None else dict(summary)
+        facts = self._with_problems(facts)
         if title is not None:
             report = self._usual_report(title)
         if report is not None:
-            html = partial(report, found, shown)
+            html = partial(report, facts, shown)
             shown |= self.show({"report.html": lambda: html().encode()})
-            found = self._with_problems(found)
-        last = self.keep({"summary.json": json_bytes(found)})
+            facts = self._with_problems(facts)
+        last = self.keep({"summary.json": json_bytes(facts)})
         if self.folder is not None:
             self.folder.finish()
         return Run(
@@ -364,7 +364,7 @@ class Session:
             concepts=list(concepts),
             images=list(images),
             ordinary=list(ordinary),
-            summary=found,
+            summary=facts,
             trace=list(self.recorder.rows),
             files={**written, **shown, **last},
             folder=self.folder.path if self.folder is not None else None,

@@ -120,8 +120,8 @@ def words_of(
         VocabularyError: If there are fewer than two, or one is there twice.
     """
     if vocabulary is None:
-        own = tuple(backbone.card["concepts"])
-        return own if len(own) > 1 else vocab.SUBSTITUTE_60
+        concepts = tuple(backbone.card["concepts"])
+        return concepts if len(concepts) > 1 else vocab.SUBSTITUTE_60
     if isinstance(vocabulary, str) and vocabulary in LISTS:
         return LISTS[vocabulary]
     if not isinstance(vocabulary, str | Path):
