@@ -341,7 +341,7 @@ class Outcome:
             "target_seen": config.novelty,
             "ordinary_distance": baseline.ordinary_distance,
             "num_axes": baseline.space.num_components,
-            "fresh": {"num": NUM_FRESH, **readings},
+            "fresh": {"num": NUM_FRESH, "num_held_out": len(baseline.held_out), **readings},
             "images": [one for trial in self.kept for one in self._images(trial)],
             "directions": [trial.as_json() for trial in self.kept],
             "validity": self._validity(),
@@ -563,13 +563,22 @@ def _in_words(summary: Mapping[str, Any]) -> str:
     return f"{words}."
 
 
+def _share(share: float, num: int) -> str:
+    """Return a share of ``num`` samples in words.
+
+    >>> _share(1.0, 1000), _share(0.99, 1000)
+    ('every one of 1,000', '99.0% of 1,000')
+    """
+    return f"every one of {num:,}" if share == 1 else f"{share:.1%} of {num:,}"
+
+
 def _statistics(summary: Mapping[str, Any]) -> str:
     fresh = summary["fresh"]
     times = fresh["distance_median"] / summary["ordinary_distance"]
     words = (
         f"Median of {fresh['num']} fresh samples: {times:.2f} times as far as ordinary ones; "
         f"chi-square quantile {percent(fresh['quantile'])}; farther than "
-        f"{fresh['held_out_share']:.1%} of held-out ordinary samples. "
+        f"{_share(fresh['held_out_share'], fresh['num_held_out'])} held-out ordinary samples. "
         f"After {summary['step']} steps: {_ENDS[summary['stopped']]}."
     )
     if summary["validity"] is not None:
