@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from offbeat.core.rng import stream
-from offbeat.protocols import EditsAttention
+from offbeat.protocols import PaintingBackbone
 
 STEPS = 3
 
@@ -44,7 +44,7 @@ def test_an_edit_that_changes_nothing_changes_nothing(tiny_sd, scale, weight):
 
 @torch.no_grad()
 def test_every_layer_is_seen_at_every_step(tiny_sd):
-    assert isinstance(tiny_sd, EditsAttention)
+    assert isinstance(tiny_sd, PaintingBackbone)
     seen = []
     with tiny_sd.edit_attention(lambda attention: (seen.append(attention), attention)[1]):
         denoise(tiny_sd, scale=4.0, batch=2, start=1)

@@ -9,7 +9,7 @@ from offbeat.backbones import inversion
 from offbeat.backbones.stable_diffusion.adapter import StableDiffusionBackbone
 from offbeat.core.rng import stream
 from offbeat.errors import CheckpointError, RangeError, ShapeError
-from offbeat.protocols import InvertsImages
+from offbeat.protocols import DenoisingBackbone
 
 PREDICTIONS = ["epsilon", "v_prediction", "sample"]
 BETAS = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
@@ -160,7 +160,7 @@ def test_pocket_finds_its_own_picture_again(pocket_sd):
 
 
 def test_bad_settings_are_refused(tiny_sd):
-    assert isinstance(tiny_sd, InvertsImages)
+    assert isinstance(tiny_sd, DenoisingBackbone)
     text = tiny_sd.encode_text(["x"])
     with pytest.raises(ShapeError, match="multiples of 2"):
         tiny_sd.invert(torch.zeros(1, 3, 15, 16), text)

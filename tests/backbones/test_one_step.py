@@ -21,7 +21,7 @@ from offbeat.core.rng import stream, streams
 from offbeat.errors import CapabilityError, CheckpointError
 from offbeat.methods.low_probability.config import LowProbabilityConfig
 from offbeat.methods.low_probability.method import LowProbability
-from offbeat.protocols import DecodesEmbeds, DrawingBackbone, ExploringBackbone
+from offbeat.protocols import DrawingBackbone, ExploringBackbone, PriorBackbone
 from offbeat.types import Concept, Request
 
 SMALL = LowProbabilityConfig(
@@ -74,7 +74,7 @@ def test_it_is_told_by_its_card_and_explores_as_well_as_draws(backbone):
     assert isinstance(backbone, OneStepBackbone)
     assert isinstance(backbone, ExploringBackbone)
     assert isinstance(backbone, DrawingBackbone)
-    assert not isinstance(backbone, DecodesEmbeds)
+    assert not isinstance(backbone, PriorBackbone)
     assert backbone.card["timesteps"] == [800]
     assert LowProbabilityConfig().sampling(backbone)["num_inference_steps"] == 1
 

@@ -7,7 +7,7 @@ import tiny
 from offbeat.backbones.stable_diffusion.adapter import StableDiffusionBackbone
 from offbeat.core.rng import streams
 from offbeat.errors import ConfigError, RangeError
-from offbeat.protocols import PredictsClean, WalksInPieces
+from offbeat.protocols import DenoisingBackbone
 
 STEPS = 4
 pytestmark = pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")
@@ -52,7 +52,7 @@ def test_it_is_the_scheduler_s_own_estimate_at_every_step(model, scheduler, pred
 
     backbone.scheduler.step = step
     end = backbone.denoise(latents, text, generator=noise, **settings)
-    assert isinstance(backbone, PredictsClean)
+    assert isinstance(backbone, DenoisingBackbone)
     for number, (before, output) in enumerate(theirs):
         ours = backbone.predict_clean(before, text, step=number, **settings)
         torch.testing.assert_close(ours, output.pred_original_sample, rtol=1e-4, atol=1e-3)
@@ -86,7 +86,7 @@ def test_looking_disturbs_no_denoising(model, scheduler):
 @pytest.mark.parametrize("scheduler", ["ddim", "euler", "lcm", "pndm"])
 def test_a_walk_in_pieces_is_the_walk_in_one_or_is_refused(model, scheduler):
     backbone = model(scheduler, "epsilon")
-    assert isinstance(backbone, WalksInPieces)
+    assert isinstance(backbone, DenoisingBackbone)
     sampler = backbone.sampler_in_pieces
     assert sampler == ("ddim" if scheduler == "pndm" else "own")
     latents, text, settings, _ = walk(backbone, sampler=sampler)

@@ -5,7 +5,7 @@ import torch
 
 from offbeat.core.rng import stream, streams
 from offbeat.errors import ShapeError
-from offbeat.protocols import AdaptsDenoiser
+from offbeat.protocols import PaintingBackbone
 
 STEPS = {"num_inference_steps": 2}
 
@@ -28,7 +28,7 @@ def draw(backbone, batch=1, scale=1.0, start=0):
 @torch.no_grad()
 @pytest.mark.parametrize("scale", [1.0, 4.0])
 def test_fresh_factors_change_nothing_and_others_do(tiny_sd, scale):
-    assert isinstance(tiny_sd, AdaptsDenoiser)
+    assert isinstance(tiny_sd, PaintingBackbone)
     plain = draw(tiny_sd, scale=scale)
     with tiny_sd.adapted(tiny_sd.init_unet_lora(4, generator=stream(2))):
         assert torch.equal(draw(tiny_sd, scale=scale), plain)

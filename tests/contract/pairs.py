@@ -8,7 +8,7 @@ from pathlib import Path
 
 from offbeat import registry
 from offbeat.protocols import TextBackbone
-from offbeat.protocols.capabilities import CAPABILITIES, members, offers
+from offbeat.protocols.capabilities import CAPABILITIES, capabilities_of, offers
 
 FORMS = {
     "unCLIP": ("kandinsky-2.2", "2.2"),
@@ -45,8 +45,8 @@ def pairs():
 
 def capability_table():
     rows = {
-        f"`{'`, `'.join(members(one))}`": [offers(class_of(form), one) for form in FORMS]
-        for one in CAPABILITIES
+        f"`{'`, `'.join(names)}`": [names in capabilities_of(class_of(form)) for form in FORMS]
+        for names in CAPABILITIES
     }
     return _table("what it can", rows)
 

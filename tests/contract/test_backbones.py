@@ -7,7 +7,7 @@ from offbeat import load_backbone
 from offbeat.core.drawing import draw
 from offbeat.core.rng import stream
 from offbeat.errors import CapabilityError, PromptError, ShapeError
-from offbeat.protocols import DrawingBackbone, PriorBackbone, SplitsTokens, TextBackbone
+from offbeat.protocols import DrawingBackbone, PriorBackbone, TextBackbone
 from offbeat.types import Concept
 
 WORD = "<new>"
@@ -40,7 +40,7 @@ def weights(backbone):
 def test_it_says_who_it_is_and_what_suits_it(backbone):
     assert isinstance(backbone, TextBackbone)
     assert isinstance(backbone, PriorBackbone) != isinstance(backbone, DrawingBackbone)
-    assert isinstance(backbone, SplitsTokens)
+    assert backbone.token_layout
     assert sum(width for _, width, _ in backbone.token_layout) == len(backbone.token_embed("x"))
     assert len(backbone.fingerprint) == 16
     wanted = ("prompt_template", "num_inference_steps", "guidance_scale", "concepts", "subjects")

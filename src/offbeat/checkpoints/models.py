@@ -19,8 +19,7 @@ from offbeat.checkpoints.placement import Dtype, Offload, Placement
 from offbeat.checkpoints.repositories import digest_of_survey, repositories
 from offbeat.checkpoints.sizes import Survey, survey
 from offbeat.errors import CheckpointError, UnknownNameError
-from offbeat.protocols import HasCard
-from offbeat.protocols.capabilities import CAPABILITIES, members, offers
+from offbeat.protocols.capabilities import capabilities_of
 
 LICENCES = {
     "pocket": "see src/offbeat/pocket/LICENSES.md",
@@ -212,9 +211,7 @@ def _licence(name: str, folders: tuple[Path, ...]) -> str | None:
 
 def _capabilities(adapter: type) -> tuple[str, ...]:
     """Return what an adapter's class can do: the methods of its capabilities."""
-    can = [members(capability) for capability in CAPABILITIES if offers(adapter, capability)]
-    own = {*members(HasCard)}
-    return tuple(dict.fromkeys(name for names in can for name in names if name not in own))
+    return tuple(name for names in capabilities_of(adapter) for name in names)
 
 
 def _memory_by_option(found: Survey) -> dict[str, dict[str, int]]:

@@ -15,7 +15,7 @@ from offbeat.checkpoints.placement import Dtype, Offload, Placement, Where, plac
 from offbeat.core.budget import watch
 from offbeat.core.modes import in_own_modes
 from offbeat.errors import CapabilityError, CheckpointError, ConfigError
-from offbeat.protocols import DrawsText, TextBackbone
+from offbeat.protocols import DrawingBackbone, TextBackbone
 from offbeat.protocols.capabilities import backbones_for, members
 
 BACKBONE_OF_FORM: dict[Form, str] = {
@@ -159,7 +159,7 @@ def check_needs(method: str, needs: Any, backbone: object) -> None:
 
 def _draws(needs: Any) -> bool:
     """Return whether a protocol asks for the form of checkpoint that draws from text itself."""
-    return DrawsText in needs.__mro__
+    return DrawingBackbone in needs.__mro__
 
 
 def _is_source(name: str) -> bool:

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 
-from offbeat.protocols import CountsEvaluations
 from offbeat.types import Evaluations
 
 
@@ -19,7 +18,7 @@ def counted(backbone: object) -> Iterator[Evaluations | None]:
     Args:
         backbone: A loaded one. Several blocks may be open at once: each counts all of its own.
     """
-    if isinstance(backbone, CountsEvaluations):
+    if hasattr(backbone, "counting"):
         with backbone.counting() as evaluations:
             yield evaluations
     else:

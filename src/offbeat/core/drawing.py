@@ -14,12 +14,10 @@ from offbeat.core.rng import stream, streams
 from offbeat.core.templates import fill
 from offbeat.errors import CapabilityError, PromptError
 from offbeat.protocols import (
-    AdaptsDenoiser,
-    DecodesEmbeds,
     DrawingBackbone,
-    DrawsText,
     ExploringBackbone,
     HasCard,
+    PaintingBackbone,
     PriorBackbone,
     TextBackbone,
 )
@@ -77,7 +75,7 @@ def draw_from_text(
         "num_inference_steps": num_inference_steps,
         "guidance_scale": guidance_times * float(own["guidance_scale"]),
     }
-    if isinstance(backbone, DrawsText):
+    if isinstance(backbone, DrawingBackbone):
         return backbone.draw_text(text, generator=noise.image, **steering).cpu()  # type: ignore[arg-type]
     image_embeds = embeds_of_text(backbone, text, noise, guidance_times=guidance_times)
     images: Tensor = backbone.decode_embeds(image_embeds, generator=noise.image, **steering)
@@ -171,7 +169,7 @@ def draw(
 
 def adapts_only(concept: Concept, backbone: DrawingBackbone) -> bool:
     """Return whether all factors of a concept, if it has any, are of the denoiser."""
-    able = isinstance(backbone, AdaptsDenoiser)
+    able = isinstance(backbone, PaintingBackbone)
     return not concept.lora or (able and all(name.startswith("unet.") for name in concept.lora))
 
 
@@ -195,7 +193,7 @@ def draw_embeds(
     """
     settings = prior_settings(concept)
     numbers = range(num) if rows is None else rows
-    if not isinstance(backbone, DecodesEmbeds):
+    if not isinstance(backbone, PriorBackbone):
         steps, scale = settings.get("num_inference_steps"), settings.get("prior_guidance_scale")
         images = draw(
             backbone,
@@ -254,7 +252,7 @@ def _draw_text(
 ) -> Tensor:
     """Return images of a concept by a checkpoint that draws from text itself."""
     adapted: AbstractContextManager[None] = nullcontext()
-    if concept.lora and isinstance(backbone, AdaptsDenoiser):
+    if concept.lora and isinstance(backbone, PaintingBackbone):
         adapted = backbone.adapted(concept.lora)
     with torch.no_grad(), adapted:
         text = backbone.encode_text([concept.prompt(template)], tokens=concept.token_embeds)

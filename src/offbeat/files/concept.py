@@ -38,7 +38,7 @@ from offbeat.files.png import (
     to_pil,
 )
 from offbeat.files.tokens import TokenLayout, join_rows, token_rows
-from offbeat.protocols import HasCard, PriorBackbone, SplitsTokens
+from offbeat.protocols import HasCard, PriorBackbone
 from offbeat.types import Concept, Trained
 
 __all__ = [
@@ -256,7 +256,7 @@ def _unpacked(
 
 def made_on(backbone: HasCard) -> dict[str, Any]:
     """Return what the file of a concept says of the checkpoint that it was learned on."""
-    layout = backbone.token_layout if isinstance(backbone, SplitsTokens) else ()
+    layout = getattr(backbone, "token_layout", ())
     return {
         "fingerprint": backbone.fingerprint,
         "checkpoint": backbone.name,

@@ -19,7 +19,7 @@ from offbeat.files.exchange import Found, holds_factors, read_weights
 from offbeat.files.labels import versions
 from offbeat.files.png import read_concept_file
 from offbeat.files.tokens import join_rows
-from offbeat.protocols import AdaptsDenoiser, AdaptsPrior, TextBackbone
+from offbeat.protocols import ExploringBackbone, PaintingBackbone, TextBackbone
 from offbeat.types import Concept
 
 MAX_BYTES = 2**31
@@ -191,9 +191,9 @@ def check_lora(lora: Mapping[str, Tensor], model: TextBackbone) -> None:
     if not lora:
         return
     known: dict[str, Tensor] = {}
-    if isinstance(model, AdaptsDenoiser):
+    if isinstance(model, PaintingBackbone):
         known = model.init_unet_lora(1, generator=stream(0, "import"))
-    elif isinstance(model, AdaptsPrior):
+    elif isinstance(model, ExploringBackbone):
         known = model.init_lora(1, generator=stream(0, "import"))
     for name, factor in lora.items():
         axis = 1 if ".lora_A." in name else 0

@@ -5,38 +5,21 @@ Import them from here; each file beside this one holds those of one kind of part
 
 from __future__ import annotations
 
+from typing import Any
+
 from offbeat.protocols.backbones import (
-    AdaptsDenoiser,
-    AdaptsPrior,
-    AddsNoise,
     ComparingBackbone,
-    CountsEvaluations,
-    DecodesEmbeds,
-    DenoisesText,
     DenoisingBackbone,
     DrawingBackbone,
-    DrawsText,
-    EditsAttention,
     EncodesImage,
-    EncodesLatents,
     EncodesText,
     ExploringBackbone,
     Generators,
     HasCard,
-    HasEmptyText,
-    InvertsImages,
-    LookingBackbone,
-    MixingBackbone,
-    MorphingBackbone,
     PaintingBackbone,
-    PredictsClean,
     PriorBackbone,
-    SamplesPrior,
     SeeingBackbone,
-    SplitsTokens,
-    SteppedBackbone,
     TextBackbone,
-    WalksInPieces,
 )
 from offbeat.protocols.judges import (
     AnswersQuestions,
@@ -65,56 +48,63 @@ from offbeat.protocols.methods import (
 )
 
 __all__ = [
-    "AdaptsDenoiser",
-    "AdaptsPrior",
-    "AddsNoise",
     "AnswersQuestions",
     "AnswersYes",
     "CalibratedJudge",
     "ChecksSubject",
     "ComparingBackbone",
-    "CountsEvaluations",
-    "DecodesEmbeds",
-    "DenoisesText",
     "DenoisingBackbone",
     "DrawingBackbone",
     "DrawsSubject",
-    "DrawsText",
     "DreamsConcepts",
-    "EditsAttention",
     "EncodesImage",
-    "EncodesLatents",
     "EncodesText",
     "ExploringBackbone",
     "FitsConcept",
     "FusesConcepts",
     "Generators",
     "HasCard",
-    "HasEmptyText",
     "InvertsArt",
-    "InvertsImages",
-    "LookingBackbone",
     "Metric",
     "MixesSources",
-    "MixingBackbone",
-    "MorphingBackbone",
     "MorphsSources",
     "NamesThings",
     "Need",
     "PaintingBackbone",
     "PaintsImages",
-    "PredictsClean",
     "PriorBackbone",
     "ReadsClasses",
-    "SamplesPrior",
     "SeeingBackbone",
     "Segments",
     "Source",
     "SourceKind",
-    "SplitsTokens",
-    "SteppedBackbone",
     "Takes",
     "TextBackbone",
     "TrainsOnce",
-    "WalksInPieces",
 ]
+
+BEFORE = {
+    "AdaptsDenoiser": "PaintingBackbone",
+    "AdaptsPrior": "ExploringBackbone",
+    "AddsNoise": "DenoisingBackbone",
+    "DecodesEmbeds": "PriorBackbone",
+    "DenoisesText": "DenoisingBackbone",
+    "DrawsText": "DrawingBackbone",
+    "EditsAttention": "PaintingBackbone",
+    "EncodesLatents": "DenoisingBackbone",
+    "HasEmptyText": "DenoisingBackbone",
+    "InvertsImages": "DenoisingBackbone",
+    "LookingBackbone": "DenoisingBackbone",
+    "MixingBackbone": "DenoisingBackbone",
+    "MorphingBackbone": "PaintingBackbone",
+    "PredictsClean": "DenoisingBackbone",
+    "SamplesPrior": "ExploringBackbone",
+    "SteppedBackbone": "DenoisingBackbone",
+}
+"""Names of before, which plug-ins may import, and the protocol that each is part of now."""
+
+
+def __getattr__(name: str) -> Any:
+    if name in BEFORE:
+        return globals()[BEFORE[name]]
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

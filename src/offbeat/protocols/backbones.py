@@ -2,6 +2,10 @@
 
 Gradients reach everything that is passed in (tokens, LoRA factors, embeddings); the weights of a
 backbone stay frozen. All tensors at these edges are float32.
+
+A backbone may have more than its protocol asks for. ``token_layout``, tuples of encoder, width and
+unit, says which part of a learned token belongs to which text encoder; a vector times its unit is
+what that encoder reads. ``counting()`` is a block in which evaluations of its networks are counted.
 """
 
 from __future__ import annotations
@@ -13,7 +17,7 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 import torch
 from torch import Tensor
 
-from offbeat.types import AfterStep, AttentionEdit, Evaluations, Sampler, TextEmbeds
+from offbeat.types import AfterStep, AttentionEdit, Sampler, TextEmbeds
 
 Generators: TypeAlias = "torch.Generator | Sequence[torch.Generator]"
 """One stream for a whole batch, or one for each sample."""
@@ -40,15 +44,6 @@ class HasCard(Protocol):
     @property
     def card(self) -> Mapping[str, Any]:
         """Its recommended settings and vocabulary, read from ``card.json``."""
-        ...
-
-
-@runtime_checkable
-class CountsEvaluations(Protocol):
-    """Counts how often its networks are asked."""
-
-    def counting(self) -> AbstractContextManager[Evaluations]:
-        """Return a block in which every evaluation is counted; blocks may be nested."""
         ...
 
 
@@ -81,21 +76,20 @@ class TextBackbone(HasCard, EncodesText, Protocol):
 
 
 @runtime_checkable
-class SplitsTokens(Protocol):
-    """Says which part of a learned token belongs to which of its text encoders."""
+class EncodesImage(Protocol):
+    """Reads pictures into CLIP image space."""
 
-    @property
-    def token_layout(self) -> Sequence[tuple[str, int, float]]:
-        """Each part's encoder (``clip_l``, ``clip_g``, ``t5xxl``), width and unit, in order.
-
-        The unit is what a vector is multiplied by before its encoder reads it.
-        """
+    def encode_image(self, images: Tensor) -> Tensor:
+        """Return ``image_embeds``, ``[B, D]``, of ``images``, ``[B, 3, H, W]``, 0 to 1."""
         ...
 
 
 @runtime_checkable
-class SamplesPrior(Protocol):
-    """Maps text to CLIP image space."""
+class ExploringBackbone(HasCard, EncodesText, EncodesImage, Protocol):
+    """Samples of CLIP image space with a gradient, and LoRA factors that change them.
+
+    They come from a prior that maps text there, or are readings of a one-step model's pictures.
+    """
 
     def sample_prior(
         self,
@@ -117,19 +111,14 @@ class SamplesPrior(Protocol):
         """
         ...
 
-
-@runtime_checkable
-class AdaptsPrior(Protocol):
-    """Makes LoRA factors for the prior, which ``sample_prior`` accepts."""
-
     def init_lora(self, rank: int, *, generator: torch.Generator) -> dict[str, Tensor]:
         """Return fresh factors in PEFT's names: A random, B zero, alpha = rank."""
         ...
 
 
 @runtime_checkable
-class DecodesEmbeds(Protocol):
-    """Draws pictures from CLIP image embeddings."""
+class PriorBackbone(ExploringBackbone, Protocol):
+    """A prior, and pictures of any point of its space."""
 
     def decode_embeds(
         self,
@@ -148,7 +137,7 @@ class DecodesEmbeds(Protocol):
 
 
 @runtime_checkable
-class DrawsText(Protocol):
+class DrawingBackbone(TextBackbone, Protocol):
     """Draws pictures from text itself, without a prior."""
 
     def draw_text(
@@ -173,8 +162,8 @@ class DrawsText(Protocol):
 
 
 @runtime_checkable
-class DenoisesText(Protocol):
-    """Turns noise into latents under a text, step by step, and latents into pictures."""
+class DenoisingBackbone(DrawingBackbone, Protocol):
+    """Works on latents: noise, denoising step by step, estimates, inversion, pictures."""
 
     def init_latents(
         self,
@@ -210,7 +199,7 @@ class DenoisesText(Protocol):
         ``gradient_steps`` lets the gradient pass the last so many steps only; None is all of them.
         ``model_input`` may show the network other latents than a step goes on from, ``after_step``
         may replace the latents after it. ``sampler`` ``ddim`` walks the way that ``invert`` of
-        ``InvertsImages`` found. The rest is as in ``draw_text``.
+        ``DenoisingBackbone`` found. The rest is as in ``draw_text``.
         """
         ...
 
@@ -218,10 +207,24 @@ class DenoisesText(Protocol):
         """Return ``images``, ``[B, 3, H, W]``, 0 to 1; gradients reach ``latents``."""
         ...
 
+    def encode_latents(self, images: Tensor) -> Tensor:
+        """Return ``latents``, ``[B, C, h, w]``, of ``images``, ``[B, 3, H, W]``, 0 to 1."""
+        ...
 
-@runtime_checkable
-class PredictsClean(Protocol):
-    """Says, in the middle of a denoising, where it would end if the network were right."""
+    def add_noise(
+        self,
+        latents: Tensor,
+        noise: Tensor,
+        *,
+        step: int,
+        num_inference_steps: int | None = None,
+        sampler: Sampler = "own",
+    ) -> Tensor:
+        """Return ``latents`` with ``noise`` as strong as before ``step``, ``[B, C, h, w]``.
+
+        ``denoise`` with ``start=step`` and the same settings goes on from there.
+        """
+        ...
 
     def predict_clean(
         self,
@@ -241,77 +244,6 @@ class PredictsClean(Protocol):
         """
         ...
 
-
-@runtime_checkable
-class WalksInPieces(Protocol):
-    """Says by which sampler a denoising may be cut into pieces: one that remembers no step."""
-
-    @property
-    def sampler_in_pieces(self) -> Sampler:
-        """``own``, or ``ddim`` where the checkpoint's own scheduler remembers earlier steps."""
-        ...
-
-
-@runtime_checkable
-class EncodesLatents(Protocol):
-    """Reads pictures into the space that a denoiser works in."""
-
-    def encode_latents(self, images: Tensor) -> Tensor:
-        """Return ``latents``, ``[B, C, h, w]``, of ``images``, ``[B, 3, H, W]``, 0 to 1."""
-        ...
-
-
-@runtime_checkable
-class AddsNoise(Protocol):
-    """Takes clean latents to a denoising step's level of noise."""
-
-    def add_noise(
-        self,
-        latents: Tensor,
-        noise: Tensor,
-        *,
-        step: int,
-        num_inference_steps: int | None = None,
-        sampler: Sampler = "own",
-    ) -> Tensor:
-        """Return ``latents`` with ``noise`` as strong as before ``step``, ``[B, C, h, w]``.
-
-        ``denoise`` with ``start=step`` and the same settings goes on from there.
-        """
-        ...
-
-
-@runtime_checkable
-class EncodesImage(Protocol):
-    """Reads pictures into CLIP image space."""
-
-    def encode_image(self, images: Tensor) -> Tensor:
-        """Return ``image_embeds``, ``[B, D]``, of ``images``, ``[B, 3, H, W]``, 0 to 1."""
-        ...
-
-
-@runtime_checkable
-class ExploringBackbone(HasCard, EncodesText, SamplesPrior, AdaptsPrior, EncodesImage, Protocol):
-    """What the low-probability search needs: samples of CLIP image space, with a gradient.
-
-    They come from a prior, or are readings of the pictures of a one-step model.
-    """
-
-
-@runtime_checkable
-class PriorBackbone(ExploringBackbone, DecodesEmbeds, Protocol):
-    """What ConceptLab needs beside: pictures of any point of that space."""
-
-
-@runtime_checkable
-class DrawingBackbone(TextBackbone, DrawsText, Protocol):
-    """What drawing a prompt, or a token in one, needs where there is no prior."""
-
-
-@runtime_checkable
-class InvertsImages(Protocol):
-    """Finds the way of denoising that ends at given pictures."""
-
     def invert(
         self,
         images: Tensor,
@@ -328,19 +260,23 @@ class InvertsImages(Protocol):
         """
         ...
 
-
-@runtime_checkable
-class HasEmptyText(Protocol):
-    """Says what its guidance steers from, to methods that guide streams themselves."""
-
     def empty_text(self) -> TextEmbeds:
         """Return one prompt: that of an unguided half if nothing is said."""
         ...
 
+    @property
+    def sampler_in_pieces(self) -> Sampler:
+        """``own``, or ``ddim`` where the checkpoint's own scheduler remembers earlier steps."""
+        ...
+
 
 @runtime_checkable
-class AdaptsDenoiser(Protocol):
-    """Lets LoRA factors be fitted to a denoiser; they are passed in, and its weights are frozen."""
+class PaintingBackbone(DenoisingBackbone, EncodesImage, Protocol):
+    """Lets a method work inside attention, and fit LoRA factors to the denoiser."""
+
+    def edit_attention(self, edit: AttentionEdit) -> AbstractContextManager[None]:
+        """Return a block in which ``edit`` sees and changes every attention."""
+        ...
 
     def init_unet_lora(self, rank: int, *, generator: torch.Generator) -> dict[str, Tensor]:
         """Return fresh factors in PEFT's names: A random, B zero, alpha = rank."""
@@ -356,30 +292,6 @@ class AdaptsDenoiser(Protocol):
 
 
 @runtime_checkable
-class EditsAttention(Protocol):
-    """Lets a method work inside the attention of the denoiser."""
-
-    def edit_attention(self, edit: AttentionEdit) -> AbstractContextManager[None]:
-        """Return a block in which ``edit`` sees and changes every attention."""
-        ...
-
-
-@runtime_checkable
-class DenoisingBackbone(DrawingBackbone, DenoisesText, Protocol):
-    """What methods need that learn from, or work inside, the denoising of latents."""
-
-
-@runtime_checkable
-class SteppedBackbone(DenoisingBackbone, AddsNoise, Protocol):
-    """What methods need that change what a denoising is told from step to step."""
-
-
-@runtime_checkable
-class LookingBackbone(DenoisingBackbone, PredictsClean, Protocol):
-    """What methods need that look, in the middle of a denoising, at where it goes."""
-
-
-@runtime_checkable
 class ComparingBackbone(DrawingBackbone, EncodesImage, Protocol):
     """What methods need that draw, and compare what they drew."""
 
@@ -387,34 +299,3 @@ class ComparingBackbone(DrawingBackbone, EncodesImage, Protocol):
 @runtime_checkable
 class SeeingBackbone(TextBackbone, EncodesImage, Protocol):
     """What methods need that draw on a checkpoint of any form, and compare what they drew."""
-
-
-@runtime_checkable
-class MixingBackbone(DenoisingBackbone, EncodesLatents, AddsNoise, Protocol):
-    """What methods need that start from a picture with noise on it."""
-
-
-@runtime_checkable
-class PaintingBackbone(
-    DenoisingBackbone,
-    EncodesLatents,
-    AddsNoise,
-    InvertsImages,
-    EditsAttention,
-    HasEmptyText,
-    EncodesImage,
-    Protocol,
-):
-    """What methods need that start from pictures and work inside attention."""
-
-
-@runtime_checkable
-class MorphingBackbone(
-    DenoisingBackbone,
-    EncodesLatents,
-    InvertsImages,
-    EditsAttention,
-    AdaptsDenoiser,
-    Protocol,
-):
-    """What DiffMorpher needs: inversion under factors of its own, and attention to blend."""

@@ -9,23 +9,28 @@ from typing import Any, Protocol
 from offbeat import protocols, registry
 from offbeat.errors import OffbeatError
 
-CAPABILITIES: tuple[type, ...] = (
-    protocols.EncodesText,
-    protocols.SamplesPrior,
-    protocols.AdaptsPrior,
-    protocols.DecodesEmbeds,
-    protocols.DrawsText,
-    protocols.DenoisesText,
-    protocols.PredictsClean,
-    protocols.AddsNoise,
-    protocols.EncodesLatents,
-    protocols.InvertsImages,
-    protocols.HasEmptyText,
-    protocols.EncodesImage,
-    protocols.EditsAttention,
-    protocols.AdaptsDenoiser,
+CAPABILITIES: tuple[tuple[str, ...], ...] = (
+    ("token_embed", "token_embeds", "num_tokens", "encode_text"),
+    ("sample_prior",),
+    ("init_lora",),
+    ("decode_embeds",),
+    ("draw_text",),
+    ("init_latents", "denoise", "decode"),
+    ("predict_clean",),
+    ("add_noise",),
+    ("encode_latents",),
+    ("invert",),
+    ("empty_text",),
+    ("encode_image",),
+    ("edit_attention",),
+    ("init_unet_lora", "adapted", "denoising_loss"),
 )
-"""What a backbone may offer, one Protocol each."""
+"""What a backbone may offer, by the names of its functions; those of a row come together."""
+
+
+def capabilities_of(backbone: Any) -> list[tuple[str, ...]]:
+    """Return the capabilities that a backbone, or its class, offers."""
+    return [names for names in CAPABILITIES if all(hasattr(backbone, name) for name in names)]
 
 
 def members(needs: type) -> Iterator[str]:

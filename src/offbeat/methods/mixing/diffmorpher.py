@@ -28,7 +28,7 @@ from offbeat.methods.mixing.morphing import (
 )
 from offbeat.methods.mixing.sources import pictures_of, prompt_of, share_of
 from offbeat.methods.settings import Method, Settings, setting
-from offbeat.protocols import MorphingBackbone
+from offbeat.protocols import PaintingBackbone
 from offbeat.protocols.methods import Source, Takes
 from offbeat.types import OnStep, Request, ignore_step
 
@@ -83,7 +83,7 @@ class DiffMorpher(Method[DiffMorpherConfig]):
 
     name = NAME
     config_class = DiffMorpherConfig
-    needs = MorphingBackbone
+    needs = PaintingBackbone
     verbs = frozenset({"fuse", "sweep"})
     result = "pictures"
     takes: Takes = (("word", "picture"), ("word", "picture"))
@@ -106,7 +106,7 @@ class DiffMorpher(Method[DiffMorpherConfig]):
 
     def mix(
         self,
-        backbone: MorphingBackbone,
+        backbone: PaintingBackbone,
         request: Request,
         sources: Sequence[Source],
         *,
@@ -135,7 +135,7 @@ class DiffMorpher(Method[DiffMorpherConfig]):
 
     def morph(
         self,
-        backbone: MorphingBackbone,
+        backbone: PaintingBackbone,
         request: Request,
         sources: Sequence[Source],
         *,
@@ -159,7 +159,7 @@ class DiffMorpher(Method[DiffMorpherConfig]):
 
     def ends(
         self,
-        backbone: MorphingBackbone,
+        backbone: PaintingBackbone,
         request: Request,
         sources: Sequence[Source],
         pictures: Sequence[Tensor] | None = None,
@@ -213,7 +213,7 @@ class DiffMorpher(Method[DiffMorpherConfig]):
         )
 
     @torch.no_grad()
-    def frames(self, backbone: MorphingBackbone, ends: Ends, shares: Tensor) -> Tensor:
+    def frames(self, backbone: PaintingBackbone, ends: Ends, shares: Tensor) -> Tensor:
         """Return pictures at ``shares`` of the second end, ``[N, F]``, as ``[N, F, 3, H, W]``."""
         inner = self.config.frame_batch_size - 2
         pairs = max(1, self.config.frame_batch_size // (shares.shape[1] + 2))
@@ -224,7 +224,7 @@ class DiffMorpher(Method[DiffMorpherConfig]):
         return torch.cat(drawn)
 
     @torch.no_grad()
-    def _far(self, backbone: MorphingBackbone, images: Tensor, others: Tensor) -> Tensor:
+    def _far(self, backbone: PaintingBackbone, images: Tensor, others: Tensor) -> Tensor:
         """Return how different pictures look, ``[B]``."""
         if self._distance is not None:
             return self._distance(images, others)

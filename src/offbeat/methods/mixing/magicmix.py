@@ -22,7 +22,7 @@ from offbeat.core.rng import streams
 from offbeat.errors import ConfigError
 from offbeat.methods.mixing.sources import pictures_of, prompt_of, share_of
 from offbeat.methods.settings import Method, Settings, setting
-from offbeat.protocols import MixingBackbone
+from offbeat.protocols import DenoisingBackbone
 from offbeat.protocols.methods import Source, Takes
 from offbeat.types import OnStep, Request, ignore_step
 
@@ -73,7 +73,7 @@ class MagicMix(Method[MagicMixConfig]):
 
     name = NAME
     config_class = MagicMixConfig
-    needs = MixingBackbone
+    needs = DenoisingBackbone
     verbs = frozenset({"fuse", "sweep"})
     result = "pictures"
     takes: Takes = (("word", "picture"), ("word",))
@@ -82,7 +82,7 @@ class MagicMix(Method[MagicMixConfig]):
     @torch.no_grad()
     def mix(
         self,
-        backbone: MixingBackbone,
+        backbone: DenoisingBackbone,
         request: Request,
         sources: Sequence[Source],
         *,

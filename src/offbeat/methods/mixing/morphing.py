@@ -11,7 +11,7 @@ from torch import Tensor
 from offbeat.core.checks import check_shape
 from offbeat.core.functional import slerp
 from offbeat.core.rng import stream
-from offbeat.protocols import AdaptsDenoiser, MorphingBackbone
+from offbeat.protocols import PaintingBackbone
 from offbeat.types import Attention, OnStep, Step, TextEmbeds
 
 PerceptualDistance = Callable[[Tensor, Tensor], Tensor]
@@ -21,7 +21,7 @@ Lora = Mapping[str, Tensor]
 
 
 def fit_lora(
-    backbone: AdaptsDenoiser,
+    backbone: PaintingBackbone,
     latents: Tensor,
     text: TextEmbeds,
     *,
@@ -200,7 +200,7 @@ class Ends:
     adain: bool
 
     @torch.no_grad()
-    def draw(self, backbone: MorphingBackbone, rows: Tensor, shares: Tensor) -> Tensor:
+    def draw(self, backbone: PaintingBackbone, rows: Tensor, shares: Tensor) -> Tensor:
         """Return frames of some pairs, ``[n, F, 3, H, W]``, drawn in one batch with their ends.
 
         Args:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -13,13 +12,9 @@ from offbeat.core.drawing import template_of
 from offbeat.core.rng import streams
 from offbeat.core.templates import fill
 from offbeat.errors import ConfigError
-from offbeat.protocols import DrawsText, EncodesText, HasCard
+from offbeat.protocols import DrawingBackbone, HasCard
 from offbeat.protocols.methods import Source
 from offbeat.types import Request
-
-
-class Draws(HasCard, EncodesText, DrawsText, Protocol):
-    """What drawing a word takes."""
 
 
 def noises(request: Request, start: int) -> list[torch.Generator]:
@@ -33,7 +28,7 @@ def prompt_of(backbone: HasCard, request: Request, word: str) -> str:
 
 
 def pictures_of(
-    backbone: Draws,
+    backbone: DrawingBackbone,
     request: Request,
     sources: Sequence[Source],
     pictures: Sequence[Tensor] | None,

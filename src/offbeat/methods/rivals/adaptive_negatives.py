@@ -21,7 +21,7 @@ from offbeat.errors import ConfigError
 from offbeat.methods.rivals.denoising import Told, Walk
 from offbeat.methods.rivals.prompts import subject_prompt
 from offbeat.methods.settings import Method, Settings, setting
-from offbeat.protocols import LookingBackbone, NamesThings, ReadsClasses
+from offbeat.protocols import DenoisingBackbone, NamesThings, ReadsClasses
 from offbeat.types import OnStep, Request, Step, TextEmbeds, ignore_step
 
 NAME = "adaptive-negatives"
@@ -83,7 +83,7 @@ class AdaptiveNegatives(Method[AdaptiveNegativesConfig]):
 
     name = NAME
     config_class = AdaptiveNegativesConfig
-    needs = LookingBackbone
+    needs = DenoisingBackbone
     verbs = frozenset({"explore"})
     result = "pictures"
     asks_names_only = True
@@ -92,7 +92,7 @@ class AdaptiveNegatives(Method[AdaptiveNegativesConfig]):
     @torch.no_grad()
     def draw(
         self,
-        backbone: LookingBackbone,
+        backbone: DenoisingBackbone,
         request: Request,
         *,
         judge: Any | None = None,

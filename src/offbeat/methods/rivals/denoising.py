@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from offbeat.methods.mixing.sources import noises
-from offbeat.protocols import DenoisingBackbone, WalksInPieces
+from offbeat.protocols import DenoisingBackbone
 from offbeat.types import Request, TextEmbeds
 
 
@@ -36,7 +36,7 @@ class Walk:
     def of(cls, backbone: DenoisingBackbone, num_inference_steps: int | None) -> Walk:
         """Return the walk of a checkpoint; None takes its own number of steps."""
         steps = num_inference_steps or int(backbone.card["num_inference_steps"])
-        own = backbone.sampler_in_pieces if isinstance(backbone, WalksInPieces) else "own"
+        own = getattr(backbone, "sampler_in_pieces", "own")
         return cls(backbone, steps, {} if own == "own" else {"sampler": own})
 
     @property

@@ -18,7 +18,7 @@ from offbeat.core.checks import check_range
 from offbeat.methods.rivals.denoising import Told, Walk
 from offbeat.methods.rivals.prompts import subject_prompt
 from offbeat.methods.settings import Method, Settings, setting
-from offbeat.protocols import SteppedBackbone
+from offbeat.protocols import DenoisingBackbone
 from offbeat.types import OnStep, Request, ignore_step
 
 NAME = "guidance-interval"
@@ -54,14 +54,14 @@ class GuidanceInterval(Method[GuidanceIntervalConfig]):
 
     name = NAME
     config_class = GuidanceIntervalConfig
-    needs = SteppedBackbone
+    needs = DenoisingBackbone
     verbs = frozenset({"explore"})
     result = "pictures"
 
     @torch.no_grad()
     def draw(
         self,
-        backbone: SteppedBackbone,
+        backbone: DenoisingBackbone,
         request: Request,
         *,
         judge: Any | None = None,
@@ -82,7 +82,7 @@ class GuidanceInterval(Method[GuidanceIntervalConfig]):
 
 
 def noise_level(
-    backbone: SteppedBackbone, latents: Tensor, step: int, settings: Mapping[str, Any]
+    backbone: DenoisingBackbone, latents: Tensor, step: int, settings: Mapping[str, Any]
 ) -> float:
     """Return noise over signal before a step: ``add_noise`` is linear, and says both factors."""
     zero = torch.zeros_like(latents[:1])

@@ -19,7 +19,7 @@ from offbeat.core.functional import slerp
 from offbeat.errors import CapabilityError
 from offbeat.methods.mixing.sources import prompt_of, share_of, two_words
 from offbeat.methods.settings import Method, Settings, setting
-from offbeat.protocols import PriorBackbone, SamplesPrior, TextBackbone
+from offbeat.protocols import ExploringBackbone, PriorBackbone, TextBackbone
 from offbeat.protocols.methods import Source
 from offbeat.types import OnStep, Request, TextEmbeds, ignore_step
 
@@ -118,7 +118,7 @@ class Interpolation(Method[InterpolationConfig]):
     def _of_embeds(
         self, backbone: Any, texts: TextEmbeds, share: float, request: Request, start: int
     ) -> Tensor:
-        if not isinstance(backbone, SamplesPrior):
+        if not isinstance(backbone, ExploringBackbone):
             raise CapabilityError(f"{NAME} in space=image", backbone.name, "sample_prior", PRIORS)
         prior: PriorBackbone = backbone  # type: ignore[assignment]
         ends = []
