@@ -12,6 +12,7 @@ from contextlib import suppress
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import load_file, save_file
 
 import offbeat
@@ -21,7 +22,7 @@ from offbeat.backbones.stable_diffusion.adapter import StableDiffusionBackbone
 from offbeat.checkpoints.open import load_backbone
 from offbeat.errors import CheckpointError, UnsafeWeightsError
 from offbeat.files.concept import CONCEPT_FILE, encode_concept, made_on
-from offbeat.files.png import encode_png, to_pil
+from offbeat.files.png import encode_png, read_recipe
 from offbeat.judges.chat import SmolVlmJudge
 from offbeat.judges.classifier import ClassifierJudge
 from offbeat.types import Concept
@@ -261,12 +262,13 @@ def concept_file(folder, checkpoint, backbone):
 
 
 def picture_file(folder, checkpoint, backbone):
-    recipe = {"checkpoint": checkpoint, "fingerprint": backbone.fingerprint,
-              "drawing": {"by": "draw"}, "versions": {}}  # fmt: skip
-    (picture,) = to_pil(torch.zeros(1, 3, 8, 8))
-    folder.mkdir(exist_ok=True)
-    (folder / "0000.png").write_bytes(encode_png(picture, recipe))
-    return folder / "0000.png"
+    """Write a picture whose recipe names a checkpoint."""
+    offbeat.generate("a pig", num_images=1, num_inference_steps=1, backbone=backbone, out=folder)
+    file = next(folder.glob("images/*.png"))
+    recipe = {**read_recipe(file), "checkpoint": checkpoint}
+    with Image.open(file) as picture:
+        file.write_bytes(encode_png(picture.convert("RGB"), recipe))
+    return file
 
 
 def test_a_strangers_file_does_not_choose_what_is_fetched(online, tmp_path, pocket):
@@ -276,7 +278,7 @@ def test_a_strangers_file_does_not_choose_what_is_fetched(online, tmp_path, pock
         lambda: offbeat.render(file, num_images=1),
         lambda: walk(file, file, num=2),
         lambda: offbeat.import_concept(file),
-        lambda: offbeat.again(picture_file(tmp_path / "given", "stranger/model", pocket)),
+        lambda: offbeat.again(picture_file(tmp_path / "drawn", "stranger/model", pocket)),
     ):
         with pytest.raises(CheckpointError, match=said):
             use()

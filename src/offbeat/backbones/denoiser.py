@@ -87,7 +87,7 @@ class Denoiser(Checkpoint, ReadsText):
     @property
     def _grid(self) -> int:
         """Pixels that a side must be a multiple of."""
-        return cell_of(self.vae)
+        return cell_of(self.vae.config)
 
     def empty_text(self) -> TextEmbeds:
         """Return what guidance steers from if nothing is said, one prompt."""
@@ -120,7 +120,7 @@ class Denoiser(Checkpoint, ReadsText):
 
     def _latent_size(self) -> tuple[int, int]:
         """Return height and width of the latents of a picture of the card's size."""
-        per_side = self._grid // cell_of(self.vae)
+        per_side = self._grid // cell_of(self.vae.config)
         height, width = (
             int(self._card[side]) // self._grid * per_side for side in ("height", "width")
         )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from offbeat.checkpoints.offload import runs_on
+from offbeat.checkpoints.weights import json_object
 from offbeat.core.checks import check_shape
 from offbeat.errors import CheckpointError
 
@@ -25,11 +26,17 @@ def read_pixel_stats(folder: Path) -> PixelStats:
         CheckpointError: If it does not say them.
     """
     config = folder / "preprocessor_config.json"
+    pixels = json_object(config, expected="an image processor")
+    stats = [pixels.get(name) for name in ("image_mean", "image_std")]
+    if not all(isinstance(values, list) and len(values) == 3 for values in stats):
+        raise CheckpointError(f"{config}: expected image_mean and image_std, three numbers each")
     try:
-        pixels = json.loads(config.read_text(encoding="utf-8"))
-        return list(pixels["image_mean"]), list(pixels["image_std"])
-    except (OSError, ValueError, KeyError) as error:
-        raise CheckpointError(f"{config}: expected image_mean and image_std ({error})") from error
+        mean, spread = ([float(value) for value in values or ()] for values in stats)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"{config}: expected numbers ({error})") from error
+    if not all(math.isfinite(value) for value in mean) or not all(0 < s < 1e6 for s in spread):
+        raise CheckpointError(f"{config}: expected a spread above 0, got {spread}")
+    return mean, spread
 
 
 def clip_pixels(images: Tensor, size: int, stats: PixelStats, like: Any) -> Tensor:

@@ -111,7 +111,7 @@ def read_table(path: str | Path, *, quick: bool = False) -> Table:
     except FileNotFoundError:
         known = ", ".join(sorted(one.stem for one in TABLES.glob("*.yaml")))
         raise ConfigError(f"{path}: expected a YAML file, or one of {known}") from None
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+    except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
         raise ConfigError(f"{file}: cannot be read as YAML ({error})") from error
     if not isinstance(raw, dict):
         raise ConfigError(f"{file}: expected a mapping, got {type(raw).__name__}")

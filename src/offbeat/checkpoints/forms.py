@@ -64,7 +64,7 @@ def _is_one_step(folder: Path) -> bool:
     """Return whether a folder's card says that its model draws in one step."""
     try:
         card = json.loads((folder / "card.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return False
     return isinstance(card, dict) and card.get("form") == "one-step"
 
@@ -73,6 +73,6 @@ def _named_in(file: Path) -> Form:
     """Return the form of the pipeline class that an index names."""
     try:
         name = str(json.loads(file.read_text(encoding="utf-8"))["_class_name"])
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return "stable-diffusion"
     return next((form for start, form in STARTS if name.startswith(start)), "stable-diffusion")

@@ -18,8 +18,10 @@ from typing import Any
 
 import torch
 
+from offbeat.checkpoints.pipeline import cell_of
 from offbeat.checkpoints.placement import Placement, usable
 from offbeat.checkpoints.sizes import Part, Survey, survey
+from offbeat.checkpoints.trust import readable
 from offbeat.errors import CheckpointError, DoesNotFitError
 
 UNET_MAPS = 26
@@ -64,7 +66,8 @@ def check_fits(source: str | Path, placement: Placement) -> None:
         return
     device = usable(placement.device)
     free, host = free_memory(device), free_memory(torch.device("cpu"))
-    need = needed(found, placement)
+    with readable(source):
+        need = needed(found, placement)
     if _fits(need, free, host, device):
         return
     if device.type == "cpu" or free is None or need.device <= free:
@@ -206,7 +209,7 @@ def _activations(part: Part, found: Survey, placement: Placement) -> int:
 
 def _denoiser_numbers(config: Mapping[str, Any], found: Survey, placement: Placement) -> int:
     vae = found.part("autoencoder")
-    cell = _cell(vae.config if vae is not None else {})
+    cell = cell_of(vae.config if vae is not None else {})
     cells = (found.height // cell) * (found.width // cell)
     if "block_out_channels" in config:
         return int(GUIDED * UNET_MAPS * config["block_out_channels"][0] * cells)
@@ -230,10 +233,6 @@ def _can_tile(found: Survey) -> bool:
         return False
     tile = int(vae.config.get("sample_size") or 0)
     return 0 < tile < max(found.height, found.width)
-
-
-def _cell(config: Mapping[str, Any]) -> int:
-    return int(2 ** (len(config.get("block_out_channels", "1234")) - 1))
 
 
 def _gb(num_bytes: int) -> str:

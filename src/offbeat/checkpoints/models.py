@@ -18,6 +18,8 @@ from offbeat.checkpoints.pipeline import locate
 from offbeat.checkpoints.placement import Dtype, Offload, Placement
 from offbeat.checkpoints.repositories import digest_of_survey, repositories
 from offbeat.checkpoints.sizes import Survey, survey
+from offbeat.checkpoints.trust import readable
+from offbeat.checkpoints.weights import json_object
 from offbeat.errors import CheckpointError, UnknownNameError
 from offbeat.protocols.capabilities import capabilities_of
 
@@ -189,8 +191,8 @@ def _known(name: str) -> Known:
 def _is_complete(folder: Path) -> bool:
     """Return whether every model of a pipeline has weights; a folder without index is not asked."""
     try:
-        index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        index = json_object(folder / "model_index.json", expected="a pipeline folder")
+    except CheckpointError:
         return not (folder / "model_index.json").exists()
     named = [name for name, told in index.items() if isinstance(told, list) and told[1]]
     needs = [name for name in named if (folder / name / "config.json").is_file()]
@@ -215,7 +217,8 @@ def _capabilities(adapter: type) -> tuple[str, ...]:
 
 
 def _memory_by_option(found: Survey) -> dict[str, dict[str, int]]:
-    return dict(_needs(found))
+    with readable(found.source):
+        return dict(_needs(found))
 
 
 def _needs(found: Survey) -> Iterator[tuple[str, dict[str, int]]]:

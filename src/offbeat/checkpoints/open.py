@@ -12,6 +12,7 @@ from offbeat.checkpoints.hub import without_network
 from offbeat.checkpoints.known.unclip import is_bundled
 from offbeat.checkpoints.memory import check_fits
 from offbeat.checkpoints.placement import Dtype, Offload, Placement, Where, placement_of
+from offbeat.checkpoints.trust import readable
 from offbeat.core.budget import watch
 from offbeat.core.modes import in_own_modes
 from offbeat.errors import CapabilityError, CheckpointError, ConfigError
@@ -96,7 +97,9 @@ def load_backbone(
         if placement != plain:
             raise ConfigError(f"{source}: a plug-in's backbone takes --device alone")
         return adapter.load(source, device=placement.device)
-    return adapter.load(source, dtype=placement.torch_dtype).place(placement)
+    with readable(source):
+        model = adapter.load(source, dtype=placement.torch_dtype)
+    return model.place(placement)
 
 
 def loaded(backbone: str | Path | TextBackbone, device: Where) -> TextBackbone:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -107,6 +107,19 @@ def quiet_diffusers() -> Iterator[None]:
         logging.set_verbosity(before)
 
 
-def cell_of(vae: Any) -> int:
-    """Return how many pixels a cell of the latents is wide."""
-    return int(2 ** (len(vae.config.block_out_channels) - 1))
+def cell_of(config: Mapping[str, Any]) -> int:
+    """Return how many pixels a cell of the latents is wide, by an autoencoder's settings."""
+    return int(2 ** max(0, len(config.get("block_out_channels", "1234")) - 1))
+
+
+def sides_of(config: Mapping[str, Any]) -> tuple[int, int]:
+    """Return height and width of the latents that a denoiser was made for, by its settings.
+
+    Raises:
+        CheckpointError: If they are no two sides.
+    """
+    side = config.get("sample_size") or 64
+    sides = [side, side] if isinstance(side, int) else side
+    if not isinstance(sides, list | tuple) or [type(one) for one in sides] != [int, int]:
+        raise CheckpointError(f"sample_size: expected a side or two, in cells, got {side!r}")
+    return int(sides[0]), int(sides[1])

@@ -7,8 +7,8 @@ from types import SimpleNamespace
 from typing import Any
 
 from offbeat.checkpoints.forms import form_of
-from offbeat.checkpoints.known import flow, one_step, stable_diffusion, unclip
-from offbeat.checkpoints.pipeline import ALL_FILES, PipelineFolder, fingerprint
+from offbeat.checkpoints.known import cards, flow, one_step, stable_diffusion, unclip
+from offbeat.checkpoints.pipeline import ALL_FILES, PipelineFolder, cell_of, fingerprint
 from offbeat.checkpoints.sizes import Survey, pipelines_of
 from offbeat.errors import UnknownNameError
 
@@ -50,9 +50,9 @@ def digest_of_survey(found: Survey) -> str | None:
     _, pipelines = pipelines_of(found.source)
     last = pipelines[-1]
     if found.form == "unclip":
-        card = unclip.read_card(unclip.find(found.source)[2])
+        card = cards.read_card(unclip.find(found.source)[2])
         folders = dict.fromkeys(pipeline.path for pipeline in pipelines)
-        return fingerprint(*folders, settings=unclip.drawing_settings(card))
+        return fingerprint(*folders, settings=cards.drawing_settings(card))
     try:
         if found.form == "stable-diffusion" and not _is_one_step(found.source):
             return _of_stable_diffusion(last, configs)
@@ -69,16 +69,16 @@ def _is_one_step(source: str) -> bool:
 
 
 def _of_stable_diffusion(pipeline: PipelineFolder, configs: dict[str, Any]) -> str:
-    cell = 2 ** (len(configs["vae"].config.block_out_channels) - 1)
+    cell = cell_of(configs["vae"].config)
     own = stable_diffusion.defaults(pipeline, configs["unet"], cell)
     card = {**own, **stable_diffusion.read_cards(pipeline)}
     used: list[Path] = stable_diffusion.digested(pipeline, None)
-    return fingerprint(*used, settings=unclip.drawing_settings(card))
+    return fingerprint(*used, settings=cards.drawing_settings(card))
 
 
 def _of_flow(pipeline: PipelineFolder, configs: dict[str, Any]) -> str:
-    card = {**flow.defaults(pipeline, configs), **unclip.read_card(pipeline.path)}
-    return fingerprint(*pipeline.paths(), settings=unclip.drawing_settings(card))
+    card = {**flow.defaults(pipeline, configs), **cards.read_card(pipeline.path)}
+    return fingerprint(*pipeline.paths(), settings=cards.drawing_settings(card))
 
 
 def _as_read(config: Any) -> Any:

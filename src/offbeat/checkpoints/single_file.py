@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from offbeat.checkpoints.pipeline import PipelineFolder, locate
-from offbeat.checkpoints.trust import component_class, refuse_broken, refuse_code
+from offbeat.checkpoints.trust import check_settings, component_class, refuse_broken
 from offbeat.errors import CheckpointError, UnsafeWeightsError
 
 SUFFIX = ".safetensors"
@@ -73,7 +73,7 @@ class SingleFile(PipelineFolder):
 
         library, class_name = self.index[name]
         component = component_class(name, library, class_name)
-        refuse_code(self.where(name))
+        check_settings(self.where(name))
         if not hasattr(component, "from_single_file"):  # text encoders: the library asks the folder
             is_clip = single_file_utils.is_clip_model_in_single_file(component, self.weights)
             is_t5 = class_name == "T5EncoderModel" and T5_KEY in self.weights

@@ -7,7 +7,6 @@ stay on the disk.
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from math import prod
@@ -15,13 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from offbeat.checkpoints.forms import form_of
-from offbeat.checkpoints.known import flow, one_step, stable_diffusion, unclip
-from offbeat.checkpoints.pipeline import PipelineFolder, locate
+from offbeat.checkpoints.known import cards, flow, one_step, stable_diffusion, unclip
+from offbeat.checkpoints.pipeline import PipelineFolder, cell_of, locate, sides_of
 from offbeat.checkpoints.single_file import SingleFile, open_pipeline
+from offbeat.checkpoints.trust import readable
+from offbeat.checkpoints.weights import json_object, weight_files
 from offbeat.errors import CheckpointError
 
-WEIGHTS = re.compile(r"(model|diffusion_pytorch_model)(-\d+-of-\d+)?\.safetensors")
-"""The files of weights that are loaded: variants such as ``model.fp16.safetensors`` are not."""
 UNUSED = ("safety_checker",)
 MAX_HEADER = 2**27
 
@@ -103,6 +102,11 @@ def survey(source: str | Path) -> Survey:
     Raises:
         CheckpointError: If there is none, or a file of weights is damaged.
     """
+    with readable(source):
+        return _survey(source)
+
+
+def _survey(source: str | Path) -> Survey:
     form, pipelines = pipelines_of(source)
     last = pipelines[-1]
     parts = tuple(part for pipeline in pipelines for part in _parts(pipeline))
@@ -153,9 +157,17 @@ def read_header(file: Path) -> dict[str, Any]:
             if not 2 <= size <= MAX_HEADER:
                 raise ValueError(f"a header of {size} bytes")
             found = json.loads(handle.read(size))
-        return {name: told for name, told in found.items() if name != "__metadata__"}
-    except (OSError, ValueError, AttributeError) as error:
-        raise CheckpointError(f"{file}: cannot be read as safetensors ({error})") from error
+        tensors = {name: told for name, told in found.items() if name != "__metadata__"}
+        for name, told in tensors.items():
+            start, end = told.get("data_offsets", (0, 0))
+            numbers = [*told["shape"], start, end]
+            if not all(type(number) is int and 0 <= number < 2**63 for number in numbers):
+                raise ValueError(f"the tensor {name[:80]!r} has a shape or place that is none")
+        return tensors
+    except (OSError, ValueError, AttributeError, KeyError, TypeError, RecursionError) as error:
+        raise CheckpointError(
+            f"{file}: cannot be read as safetensors ({type(error).__name__}: {error})"
+        ) from error
 
 
 def _tensors(headers: Mapping[str, Any]) -> Tensors:
@@ -204,7 +216,7 @@ def _clip_tower() -> Part:
 
 
 def _part(folder: Path, name: str, kind: str) -> Part | None:
-    files = [file for file in sorted(folder.glob("*.safetensors")) if WEIGHTS.fullmatch(file.name)]
+    files = [file for file in weight_files(folder)[1] if file.suffix == ".safetensors"]
     if not files:
         return None
     headers: dict[str, Any] = {}
@@ -239,24 +251,23 @@ def _bytes(file: Path) -> int:
 def _config(folder: Path) -> dict[str, Any]:
     """Return the settings of a component; those that cannot be read are reported by loading it."""
     try:
-        found = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        return json_object(folder / "config.json", expected="a model's folder")
+    except CheckpointError:
         return {}
-    return found if isinstance(found, dict) else {}
 
 
 def _size(form: str, folder: Path, parts: tuple[Part, ...]) -> tuple[int, int]:
     """Return height and width of a checkpoint's pictures, as its adapter finds them."""
-    card = unclip.read_card(folder.parent if form == "unclip" else folder)
+    card = cards.read_card(folder.parent if form == "unclip" else folder)
     if "height" in card and "width" in card:
         return int(card["height"]), int(card["width"])
     configs = {part.name: part.config for part in parts}
     if form == "unclip":
-        return int(unclip.DEFAULT_CARD["height"]), int(unclip.DEFAULT_CARD["width"])
+        own = cards.SUITED["unclip"]
+        return int(own["height"]), int(own["width"])
     if form == "flux":
         return 1024, 1024
     denoiser = configs.get("unet") or configs.get("transformer") or {}
-    cell = 2 ** (len(configs.get("vae", {}).get("block_out_channels", "1234")) - 1)
-    side = denoiser.get("sample_size") or 64
-    height, width = (side, side) if isinstance(side, int) else side
-    return int(height) * cell, int(width) * cell
+    cell = cell_of(configs.get("vae", {}))
+    height, width = sides_of(denoiser)
+    return height * cell, width * cell

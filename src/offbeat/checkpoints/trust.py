@@ -8,12 +8,14 @@ the folder. ``docs/security.md`` says what this leaves open.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from offbeat.errors import CheckpointError, UnsafeWeightsError
+from offbeat.errors import CheckpointError, OffbeatError, UnsafeWeightsError
 
 PICKLED = (".bin", ".pt", ".pth", ".ckpt", ".pkl")
 
@@ -42,6 +44,9 @@ CLASSES: dict[str, dict[str, tuple[str, ...]]] = {
 }
 """Library and classes of each component; ``*Scheduler`` is every scheduler of diffusers."""
 
+MAX_NUMBER, MAX_LENGTH = 10**9, 100_000
+LIMITS = {"num_train_timesteps": 100_000, "layers": 1000, "layers_per_block": 100}
+"""The largest value of a setting by the end of its name, and ``MAX_NUMBER`` of any other."""
 ADAPTER_CONFIG = "adapter_config.json"
 NAMES_CODE = (
     "attn_implementation",
@@ -89,8 +94,10 @@ def _is_among(class_name: str, classes: tuple[str, ...]) -> bool:
     )
 
 
-def refuse_code(folder: Path) -> None:
-    """Raise if the settings of a component name code, or the weights of another model.
+def check_settings(folder: Path) -> None:
+    """Raise if settings name code, the weights of another model, or numbers beyond all sizes.
+
+    A scheduler with ``num_train_timesteps: 1e10`` would fill the memory before anything is checked.
 
     Classes that ``auto_map`` names for other programs are allowed: they are not read here.
 
@@ -103,7 +110,7 @@ def refuse_code(folder: Path) -> None:
             "another model. Merge the adapter where you trust it, and save the model"
         )
     for file in sorted(folder.glob("*.json")):
-        if file.name not in ("config.json", "generation_config.json"):
+        if file.name not in ("config.json", "generation_config.json", "scheduler_config.json"):
             continue
         try:
             settings = json.loads(file.read_text(encoding="utf-8"))
@@ -114,6 +121,16 @@ def refuse_code(folder: Path) -> None:
                 raise CheckpointError(
                     f"{file}: the setting {key} = {str(value)[:80]!r} names code to be fetched and "
                     "run, which is refused; delete the setting"
+                )
+            limit = next((top for end, top in LIMITS.items() if key.endswith(end)), MAX_NUMBER)
+            if isinstance(value, list):
+                value, limit = len(value), MAX_LENGTH
+            if isinstance(value, float) and limit == MAX_NUMBER and math.isinf(value):
+                continue  # schedulers say "no limit" so
+            if isinstance(value, int | float) and not abs(value) <= limit:
+                raise CheckpointError(
+                    f"{file}: {key}: expected at most {limit:,}, got {value}; the settings are "
+                    "damaged"
                 )
 
 
@@ -127,6 +144,24 @@ def _entries(settings: Any) -> Iterator[tuple[str, Any]]:
             left.extend(part.values())
         elif isinstance(part, list):
             left.extend(part)
+
+
+@contextmanager
+def readable(source: object) -> Iterator[None]:
+    """Say that a checkpoint's settings are damaged where this block fails by their values.
+
+    Raises:
+        CheckpointError: In place of errors that are not Offbeat's own.
+    """
+    try:
+        yield
+    except OffbeatError:
+        raise
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        raise CheckpointError(
+            f"{source}: its settings are damaged, or of another kind of checkpoint "
+            f"({type(error).__name__}: {str(error)[:200]})"
+        ) from error
 
 
 def refuse_broken(module: Any, place: Path) -> None:

@@ -5,18 +5,25 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from offbeat.checkpoints.hub import snapshot, why
-from offbeat.checkpoints.trust import refuse_broken, refuse_code, refuse_pickles
+from offbeat.checkpoints.trust import check_settings, refuse_broken, refuse_pickles
 from offbeat.errors import CheckpointError, MissingExtraError
 
 ALL_FILES = ("*.json", "*.txt", "*.safetensors", "*.model")
 MODEL_FILES = (*ALL_FILES, "*.jinja")
 SMALL_FILES = ("*.json", "*.txt")
+_WEIGHTS = re.compile(
+    r"(?:model|diffusion_pytorch_model)(?:\.(?P<variant>[A-Za-z][\w-]*?))?"
+    r"(?:-\d{5}-of-\d{5})?\.safetensors(?:\.index(?:\.(?P<index>[A-Za-z][\w-]*))?\.json)?"
+)
+"""Files of weights, whole or in pieces, and the index of the pieces; ``model.fp16.safetensors`` is
+the variant ``fp16``."""
 _DIGESTED = {".json", ".safetensors", ".txt", ".model"}
 _SAMPLED_FROM = 64 * 2**20  # larger files are fingerprinted by samples: 15 GB would take a minute
 _BLOCK = 2**20
@@ -74,6 +81,8 @@ def json_object(file: Path, *, expected: str) -> dict[str, Any]:
             f"{file.parent}: expected {expected} with {file.name}, as save_pretrained writes it, "
             "and found none"
         ) from None
+    except RecursionError:
+        raise CheckpointError(f"{file}: expected settings, got JSON nested too deep") from None
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{file}: cannot be read as JSON ({error})") from error
     if not isinstance(found, dict):
@@ -104,6 +113,9 @@ def load_model(loader: Any, folder: Path, **settings: Any) -> Any:
         UnsafeWeightsError: If its weights are there only as a pickle.
     """
     refuse_pickles(folder)
+    variant, _ = weight_files(folder)
+    if variant:
+        settings["variant"] = variant
     model, info = load_part(
         loader, folder, use_safetensors=True, output_loading_info=True, **settings
     )
@@ -127,7 +139,7 @@ def load_part(loader: Any, folder: Path, **settings: Any) -> Any:
     """
     from diffusers import ConfigMixin
 
-    refuse_code(folder)
+    check_settings(folder)
     if not issubclass(loader, ConfigMixin):  # transformers asks on stdin where this is not said
         settings["trust_remote_code"] = False
     try:
@@ -157,10 +169,47 @@ def _quiet() -> Iterator[None]:
             logging.enable_progress_bar()
 
 
+def weight_files(folder: Path) -> tuple[str, list[Path]]:
+    """Return which variant of a model's weights is read, and its files; ``""`` is the plain one.
+
+    The plain weights are read if they are there, else the only variant that is.
+
+    Raises:
+        CheckpointError: If there are several variants, and no plain weights.
+    """
+    variants: dict[str, list[Path]] = {}
+    for file in sorted(folder.glob("*.safetensors*")):
+        if (match := _WEIGHTS.fullmatch(file.name)) is not None:
+            variants.setdefault(match["variant"] or match["index"] or "", []).append(file)
+    if "" in variants or not variants:
+        return "", variants.get("", [])
+    if len(variants) > 1:
+        raise CheckpointError(
+            f"{folder}: expected weights without a variant, or of one, got {', '.join(variants)}; "
+            "move the others out of the folder"
+        )
+    ((variant, files),) = variants.items()
+    return variant, files
+
+
+def _is_read(file: Path, place: Path, chosen: dict[Path, list[Path]]) -> bool:
+    """Return whether a file decides what is drawn: no other variant, and nothing that is hidden."""
+    if any(part.startswith(".") for part in file.relative_to(place).parts):
+        return False
+    if ".safetensors" not in file.name:
+        return True
+    if _WEIGHTS.fullmatch(file.name) is None:  # beside an index stands the same in one file
+        return not (file.parent / "model_index.json").is_file()
+    if file.parent not in chosen:
+        chosen[file.parent] = weight_files(file.parent)[1]
+    return file in chosen[file.parent]
+
+
 def fingerprint(*places: Path, settings: str = "", size: int = 8) -> str:
     """Return a digest of every weight and settings file, and of ``settings``, in hexadecimal.
 
-    Files over 64 MiB enter by their size and 16 evenly spaced blocks.
+    Files over 64 MiB enter by their size and 16 evenly spaced blocks. Hidden files, and weights of
+    a variant that is not read, do not enter.
 
     Args:
         places: Folders, or single files.
@@ -171,6 +220,9 @@ def fingerprint(*places: Path, settings: str = "", size: int = 8) -> str:
     for number, place in enumerate(places):
         found = [place] if place.is_file() else place.rglob("*")
         files = (f for f in found if f.is_file() and f.suffix in _DIGESTED)
+        if place.is_dir():
+            chosen: dict[Path, list[Path]] = {}
+            files = (f for f in files if _is_read(f, place, chosen))
         for file in sorted(files, key=lambda f: f.relative_to(place).as_posix()):
             length = file.stat().st_size
             digest.update(f"{number}/{file.relative_to(place).as_posix()}:{length};".encode())

@@ -209,7 +209,7 @@ def read_json(path: Path) -> dict[str, Any]:
         raise CorruptRunError(f"{path} is missing: not a run folder, or a damaged one") from error
     except OSError as error:
         raise explained("read", path, error) from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise CorruptRunError(f"{path}: cannot be read as JSON ({error})") from error
     if not isinstance(value, dict):
         raise CorruptRunError(f"{path}: expected a JSON object, got {type(value).__name__}")
@@ -259,7 +259,7 @@ def unpack_tensors(data: bytes) -> tuple[dict[str, Tensor], Any]:
         tensors = load(data)
         header = parse_json(data[8 : _header_end(data)])["__metadata__"]
         text, digest = str(header["offbeat"]), header["digest"]
-    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+    except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"not a tensor file of Offbeat ({error})") from error
     if _digest_of_file(text, data) != digest:
         raise ValueError("its content does not match its digest")

@@ -136,7 +136,7 @@ def read_weights(data: bytes, file: str) -> Found:
         tensors = load(data)
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
         written = header.get("__metadata__") or {}
-    except (SafetensorError, ValueError, KeyError, TypeError) as error:
+    except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise CorruptRunError(
             f"{PurePath(file).name}: expected a safetensors file with a token or LoRA factors, and "
             f"it is cut, damaged or of another kind ({error})"

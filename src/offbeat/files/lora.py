@@ -151,7 +151,7 @@ def _peft_scales(header: Mapping[str, str], file: str) -> Any:
         told = {name.rpartition(".")[2]: value for name, value in parse_json(text).items()}
         alphas, ranks = told.get("alpha_pattern") or {}, told.get("rank_pattern") or {}
         alpha, rank = float(told.get("lora_alpha", 1)), float(told.get("r", 1))
-    except (ValueError, TypeError, AttributeError) as error:
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise CorruptRunError(f"{file}: its LoRA settings are damaged ({error})") from error
     if told.get("use_dora"):
         raise ShapeError(f"{file}: is a DoRA, which cannot be used; give a plain LoRA")

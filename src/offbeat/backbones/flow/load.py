@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
+from offbeat.checkpoints.known.cards import drawing_settings, read_card
 from offbeat.checkpoints.known.flow import CHECKPOINTS, FILES, TEXTS, defaults
-from offbeat.checkpoints.known.unclip import drawing_settings, read_card
 from offbeat.checkpoints.pipeline import PipelineFolder, fingerprint
 from offbeat.checkpoints.single_file import open_pipeline
 from offbeat.errors import CheckpointError

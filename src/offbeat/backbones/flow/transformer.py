@@ -130,7 +130,7 @@ class FlowDenoiser(Denoiser):
 
     @property
     def _grid(self) -> int:
-        return cell_of(self.vae) * PATCH
+        return cell_of(self.vae.config) * PATCH
 
     def _scheduler_of(self, sampler: Sampler) -> Any:
         return self.scheduler if sampler == "own" else self._euler

@@ -21,8 +21,8 @@ from offbeat.backbones.inversion import ddim_of
 from offbeat.backbones.stable_diffusion.latents import LatentDenoiser
 from offbeat.backbones.stable_diffusion.load import load_adapter, load_components
 from offbeat.backbones.text import Encoder
+from offbeat.checkpoints.known.cards import drawing_settings
 from offbeat.checkpoints.known.stable_diffusion import defaults, digested, find, read_cards
-from offbeat.checkpoints.known.unclip import drawing_settings
 from offbeat.checkpoints.pipeline import cell_of, fingerprint
 from offbeat.types import TextEmbeds
 
@@ -87,7 +87,7 @@ class StableDiffusionBackbone(LatentDenoiser):
         folder = find(source, config)
         parts = load_components(folder, dtype)
         parts |= load_adapter(folder, parts["unet"], ip_adapter, dtype)
-        own = defaults(folder, parts["unet"], cell_of(parts["vae"]))
+        own = defaults(folder, parts["unet"], cell_of(parts["vae"].config))
         card = {**own, **read_cards(folder)}
         where = digested(folder, ip_adapter)
         digest = fingerprint(*where, settings=drawing_settings(card))

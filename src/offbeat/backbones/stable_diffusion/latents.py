@@ -242,7 +242,7 @@ class LatentDenoiser(Denoiser):
         scale = self._scale(guidance_scale)
         guided = scale > 1 and self.unet.config.time_cond_proj_dim is None
         halves = [self.empty_text() if negative is None else negative, text] if guided else [text]
-        cell = cell_of(self.vae)
+        cell = cell_of(self.vae.config)
         size = (latents.shape[-2] * cell, latents.shape[-1] * cell)
         states, told = text_conditions(self.unet, halves, size, batch)
         prompted: AbstractContextManager[None] = nullcontext()

@@ -10,8 +10,8 @@ import torch
 from offbeat.backbones.images import read_pixel_stats
 from offbeat.backbones.stable_diffusion.load import CLIP_PIXELS, load_adapter, load_components
 from offbeat.checkpoints.known import stable_diffusion
-from offbeat.checkpoints.known.one_step import BASE, CLIP, CLIP_FILES, LORA, NAME, ONE_STEP
-from offbeat.checkpoints.known.unclip import drawing_settings
+from offbeat.checkpoints.known.cards import SUITED, drawing_settings
+from offbeat.checkpoints.known.one_step import BASE, CLIP, CLIP_FILES, LORA, NAME
 from offbeat.checkpoints.pipeline import PipelineFolder, cell_of, fingerprint, locate
 from offbeat.checkpoints.trust import refuse_broken
 from offbeat.checkpoints.weights import load_model
@@ -41,8 +41,8 @@ def load(
             f"{source}: expected a model of SD 1.5's form with one text encoder; one-step models "
             "with two are drawn with, and not explored"
         )
-    own = stable_diffusion.defaults(folder, parts["unet"], cell_of(parts["vae"]))
-    card = {**own, **ONE_STEP, **stable_diffusion.read_cards(folder)}
+    own = stable_diffusion.defaults(folder, parts["unet"], cell_of(parts["vae"].config))
+    card = {**own, **SUITED["one-step"], **stable_diffusion.read_cards(folder)}
     file = _lora_file(folder, lora, card, is_named=is_named)
     if file is not None:
         merge_lora(parts["unet"], file)

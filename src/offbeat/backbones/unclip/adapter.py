@@ -20,7 +20,8 @@ from offbeat.backbones.text import Encoder, ReadsText
 from offbeat.backbones.unclip.load import load_decoder, load_prior
 from offbeat.backbones.unclip.prior import LORA_TARGETS, FastPrior, check_streams, lora_name
 from offbeat.checkpoints.base import Checkpoint
-from offbeat.checkpoints.known.unclip import DEFAULT_CARD, drawing_settings, find, read_card
+from offbeat.checkpoints.known.cards import drawing_settings, read_card, suited
+from offbeat.checkpoints.known.unclip import find
 from offbeat.checkpoints.pipeline import fingerprint
 from offbeat.core.checks import check_range, check_shape
 from offbeat.core.functional import guide
@@ -43,7 +44,7 @@ class UnclipBackbone(Checkpoint, ReadsText):
     ) -> None:
         self._name = name
         self._fingerprint = digest
-        self._card = {**DEFAULT_CARD, **card}
+        self._card = {**suited("unclip"), **card}
         self.tokenizer = prior["tokenizer"]
         self.text_encoder = prior["text_encoder"]
         self._encoders = (Encoder(self.tokenizer, self.text_encoder, name),)

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from offbeat.checkpoints.known.unclip import POCKET, read_card
-from offbeat.checkpoints.pipeline import PipelineFolder
+from offbeat.checkpoints.known.cards import read_card, suited
+from offbeat.checkpoints.known.unclip import POCKET
+from offbeat.checkpoints.pipeline import PipelineFolder, sides_of
 from offbeat.checkpoints.single_file import open_pipeline
-from offbeat.core.templates import PAPER_TEMPLATE
 from offbeat.errors import CheckpointError
 
 CHECKPOINTS: dict[str, str] = {
@@ -18,23 +18,14 @@ CHECKPOINTS: dict[str, str] = {
 }
 """Name to where the pipeline is: a folder or a hub id."""
 
-PIPELINES: dict[str, dict[str, Any]] = {
-    "StableDiffusionPipeline": {"guidance_scale": 7.5},
-    "StableDiffusionImg2ImgPipeline": {"guidance_scale": 7.5},
-    "LatentConsistencyModelPipeline": {"guidance_scale": 8.5, "num_inference_steps": 4},
-    "StableDiffusionXLPipeline": {"guidance_scale": 5.0},
-    "StableDiffusionXLImg2ImgPipeline": {"guidance_scale": 5.0},
-}
-"""The pipelines of this form, and what each is run with if its folder brings no ``card.json``."""
-
-DEFAULT_CARD: dict[str, Any] = {
-    "prompt_template": PAPER_TEMPLATE,
-    "num_inference_steps": 50,
-    "ip_adapter_scale": 1.0,
-    "decode_batch_size": 4,
-    "concepts": {},
-    "subjects": {},
-}
+PIPELINES = (
+    "StableDiffusionPipeline",
+    "StableDiffusionImg2ImgPipeline",
+    "LatentConsistencyModelPipeline",
+    "StableDiffusionXLPipeline",
+    "StableDiffusionXLImg2ImgPipeline",
+)
+"""The pipelines of this form."""
 FROM_PARENT = ("prompt_template", "concepts", "subjects", "judge")
 """What a pipeline inside an unCLIP checkpoint's folder takes from the card there."""
 
@@ -80,11 +71,9 @@ def read_cards(folder: PipelineFolder) -> dict[str, Any]:
 
 def defaults(folder: PipelineFolder, unet: Any, factor: int) -> dict[str, Any]:
     """Return the settings of a checkpoint that says nothing of itself."""
-    side = unet.config.sample_size
-    height, width = (side, side) if isinstance(side, int) else side
+    height, width = sides_of(unet.config)
     return {
-        **DEFAULT_CARD,
-        **PIPELINES[folder.index["_class_name"]],
+        **suited(folder.index["_class_name"]),
         "height": height * factor,
         "width": width * factor,
         "scheduler": folder.index["scheduler"][1],

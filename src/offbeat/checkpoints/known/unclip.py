@@ -1,13 +1,10 @@
-"""Where unCLIP checkpoints are, what their folders hold, and what suits them."""
+"""Where unCLIP checkpoints are, and what their folders hold."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
-from typing import Any
 
 from offbeat.checkpoints.pipeline import PipelineFolder, locate
-from offbeat.core.templates import PAPER_TEMPLATE
 from offbeat.errors import CheckpointError
 
 POCKET = Path(__file__).parents[2] / "pocket"
@@ -28,45 +25,10 @@ CHECKPOINTS: dict[str, tuple[str, str]] = {
 }
 """Name to where the prior and the decoder are: a folder or a hub id each."""
 
-DEFAULT_CARD: dict[str, Any] = {
-    "prompt_template": PAPER_TEMPLATE,
-    "prior_num_inference_steps": 25,
-    "prior_guidance_scale": 4.0,
-    "num_inference_steps": 50,
-    "guidance_scale": 4.0,
-    "height": 512,
-    "width": 512,
-    "decode_batch_size": 4,
-    "concepts": {},
-    "subjects": {},
-}
-"""What suits a checkpoint that brings no ``card.json``: Kandinsky's own settings."""
-
-
-DRAWING = (
-    "prompt_template",
-    "prior_num_inference_steps",
-    "prior_guidance_scale",
-    "explore_prior_guidance_scale",
-    "num_inference_steps",
-    "guidance_scale",
-    "height",
-    "width",
-    "max_sequence_length",
-    "true_guidance_scale",
-    "timesteps",
-)
-"""The entries of a card that change pictures; they are part of the fingerprint."""
-
 
 def is_bundled(source: str | Path) -> bool:
     """Return whether a checkpoint comes with the package: by its name, or by where it lies."""
     return str(source) in BUNDLED or Path(source).absolute().is_relative_to(POCKET)
-
-
-def drawing_settings(card: dict[str, Any]) -> str:
-    """Return what a card says that changes pictures, as canonical JSON."""
-    return json.dumps({name: card[name] for name in DRAWING if name in card}, sort_keys=True)
 
 
 def find(source: str | Path) -> tuple[PipelineFolder, PipelineFolder, Path]:
@@ -108,21 +70,3 @@ def _half_alone(folder: Path, source: str | Path) -> str:
         f"{source}: holds a {half} alone. Put it into a folder as {half}/, beside its {other} as "
         f"{other}/, and name that folder; or name one of {', '.join(CHECKPOINTS)}"
     )
-
-
-def read_card(folder: Path) -> dict[str, Any]:
-    """Return ``card.json`` of a folder, with where its classifier and trained files are."""
-    file = folder / "card.json"
-    if not file.exists():
-        return {}
-    try:
-        card = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(f"{file}: cannot be read as JSON ({error})") from error
-    if not isinstance(card, dict):
-        raise CheckpointError(f"{file}: expected a JSON object, got {type(card).__name__}")
-    if (folder / "judge" / "config.json").exists():
-        card["judge"] = str(folder / "judge")
-    trained = sorted((folder / "trained").glob("*.safetensors"))
-    card["trained"] = {file.stem: str(file) for file in trained}
-    return card
