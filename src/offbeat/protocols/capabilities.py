@@ -34,11 +34,11 @@ def capabilities_of(backbone: Any) -> list[tuple[str, ...]]:
 
 
 def members(needs: type) -> Iterator[str]:
-    """Yield what a protocol asks for; what it does before what it is called.
+    """Yield what a protocol asks for; what is basic first, and what it is called last.
 
     A capability that is missing tells a reader more than a missing ``device``.
     """
-    for part in sorted(needs.__mro__, key=lambda one: one is protocols.HasCard):
+    for part in sorted(reversed(needs.__mro__), key=lambda one: one is protocols.HasCard):
         if part not in (object, Protocol):
             yield from (name for name in vars(part) if not name.startswith("_"))
 

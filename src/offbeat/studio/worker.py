@@ -22,6 +22,7 @@ from offbeat.errors import OffbeatError
 from offbeat.files.disk import plain
 from offbeat.runs.map import Region
 from offbeat.runs.recorder import few_threads
+from offbeat.verbs.walk import walk
 
 log = logging.getLogger("offbeat.studio.worker")
 MAX_LOADED = 2
@@ -99,7 +100,8 @@ class Worker:
         if job["call"] != "import_concept":
             given["observe"] = observe
         with few_threads(model):
-            made = getattr(offbeat, job["call"])(*args, backbone=model, **given)
+            verb = walk if job["call"] == "walk" else getattr(offbeat, job["call"])
+            made = verb(*args, backbone=model, **given)
         covers = [file for file in made.files if file.startswith("images/")]
         return {
             "in_words": str(made.summary.get("in_words", "")),
