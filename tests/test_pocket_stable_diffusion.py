@@ -1,22 +1,21 @@
 """The Stable-Diffusion form of pocket, as diffusers' own pipeline loads it, without a network."""
 
-from pathlib import Path
-
 import pytest
 import torch
-from diffusers import StableDiffusionPipeline, VQModel
+from diffusers import VQModel
 from PIL import Image
 
-POCKET = Path(__file__).parents[1] / "src" / "offbeat" / "pocket"
+import tiny
+from offbeat.backbones.stable_diffusion.adapter import StableDiffusionBackbone
+from offbeat.checkpoints.known.unclip import POCKET
+from offbeat.errors import CheckpointError
+
 FOLDER = POCKET / "stable_diffusion"
 
 
 @pytest.fixture(scope="module")
 def pipeline():
-    pipe = StableDiffusionPipeline.from_pretrained(FOLDER, local_files_only=True)
-    pipe.to(dtype=torch.float32)
-    pipe.set_progress_bar_config(disable=True)
-    return pipe
+    return tiny.pocket_pipeline()
 
 
 def draw(pipe, prompt, **options):
@@ -32,15 +31,15 @@ def draw(pipe, prompt, **options):
 
 def test_it_draws_what_the_prompt_says_at_its_own_size(pipeline):
     (image,) = draw(pipeline, "a picture of a red castle on a black background")
-    assert image.shape == (3, 64, 64)
+    assert image.shape == (3, 128, 128)
     assert image[:, :3].mean() < 0.3
-    red, green, blue = image[:, 20:50, 20:44].mean((1, 2))
+    red, green, blue = image[:, 40:100, 40:88].mean((1, 2))
     assert red > 1.5 * max(green, blue)
 
 
 def test_both_forms_share_one_space_of_latents(pipeline):
     movq = VQModel.from_pretrained(POCKET / "decoder" / "movq", torch_dtype=torch.float32)
-    images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0)) * 2 - 1
+    images = torch.rand(2, 3, 128, 128, generator=torch.Generator().manual_seed(0)) * 2 - 1
     with torch.no_grad():
         latents = movq.encode(images).latents
         mode = pipeline.vae.encode(images).latent_dist.mode() * pipeline.vae.config.scaling_factor
@@ -63,7 +62,7 @@ def test_a_picture_can_be_the_prompt(pipeline):
         torch.testing.assert_close(silent, plain, rtol=0, atol=1e-4)
         pipeline.set_ip_adapter_scale(1.0)
         shown = draw(pipeline, "", ip_adapter_image=strawberry)
-        red, green, blue = shown[0, :, 24:48, 20:44].mean((1, 2))
+        red, green, blue = shown[0, :, 48:96, 40:88].mean((1, 2))
         assert red > 1.5 * max(green, blue)
     finally:
         pipeline.unload_ip_adapter()
@@ -73,3 +72,13 @@ def test_no_file_is_too_large_to_ship():
     sizes = [path.stat().st_size for path in POCKET.rglob("*") if path.is_file()]
     assert max(sizes) < 16e6
     assert sum(sizes) < 90e6
+
+
+def test_each_weight_is_stored_once(tmp_path):
+    """Both forms read one text and one image encoder: the second form's folder has neither."""
+    digests = [path.read_bytes() for path in POCKET.rglob("*.safetensors")]
+    assert len(set(digests)) == len(digests)
+    assert not (FOLDER / "text_encoder").exists()
+    (tmp_path / "stable_diffusion").symlink_to(FOLDER)  # alone, with no prior beside it
+    with pytest.raises(CheckpointError, match="and not there"):
+        StableDiffusionBackbone.load(tmp_path / "stable_diffusion")

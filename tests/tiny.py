@@ -54,6 +54,26 @@ CARD = {
 }
 
 
+def pocket_pipeline():
+    """Return pocket's second form as the pipeline of diffusers: the encoders lie in ``prior/``."""
+    folder = ROOT / "src" / "offbeat" / "pocket"
+    kinds = {
+        "text_encoder": CLIPTextModel,
+        "image_encoder": CLIPVisionModelWithProjection,
+        "tokenizer": CLIPTokenizer,
+    }
+    parts = {
+        name: kind.from_pretrained(folder / "prior" / name, local_files_only=True)
+        for name, kind in kinds.items()
+    }
+    pipe = StableDiffusionPipeline.from_pretrained(
+        folder / "stable_diffusion", **parts, local_files_only=True
+    )
+    pipe.to(dtype=torch.float32)
+    pipe.set_progress_bar_config(disable=True)
+    return pipe
+
+
 def build(folder, version):
     """Save a checkpoint of version ``2.1`` or ``2.2`` with ``prior/`` and ``decoder/``."""
     torch.manual_seed(int(version[-1]))

@@ -1,4 +1,4 @@
-"""Turn drawings into training pictures and captions, on the fly and from a seeded stream."""
+"""Move, recolour and spoil drawings, from a seeded stream."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ import math
 from dataclasses import dataclass
 
 import torch
-from recipes.pocket.data import Pictures
 from torch import Tensor
 from torch.nn import functional as F
 
-IMAGE_SIZE = 64
+IMAGE_SIZE = 128
 COLOURS = {
     "red": (0.90, 0.16, 0.18),
     "orange": (0.97, 0.55, 0.10),
@@ -44,25 +43,9 @@ class Looks:
     shift: float = 0.05
     turn: float = 0.07
     """Largest rotation, radians."""
-    tint: float = 0.2
-    """Share of pictures that are recoloured."""
-    background: float = 0.3
-    """Share of pictures that are not on white."""
-    degrade: bool = False
-    """Blur, low-pass, noise, cut-out and colour jitter, for the judge."""
 
 
-CLEAN = Looks(scale=0, shift=0, turn=0, tint=0, background=0)
-
-
-@dataclass(frozen=True, slots=True)
-class Batch:
-    """Training pictures: ``images`` ``[B, 3, 64, 64]`` in 0 to 1, and what made each."""
-
-    images: Tensor
-    rows: Tensor
-    tints: Tensor
-    backgrounds: Tensor
+CLEAN = Looks(scale=0, shift=0, turn=0)
 
 
 def uniform(count: int, low: float, high: float, generator: torch.Generator) -> Tensor:
@@ -71,7 +54,7 @@ def uniform(count: int, low: float, high: float, generator: torch.Generator) -> 
 
 
 def warp(rgba: Tensor, looks: Looks, generator: torch.Generator) -> Tensor:
-    """Shift, scale, turn and mirror premultiplied drawings, ``[B, 4, 80, 80]`` to 64 px."""
+    """Shift, scale, turn and mirror premultiplied drawings, ``[B, 4, 160, 160]`` to 128 px."""
     count = len(rgba)
     scale = 1 / (1 + uniform(count, -looks.scale, looks.scale / 2, generator))
     turn = uniform(count, -looks.turn, looks.turn, generator)
@@ -107,50 +90,29 @@ def recolour(rgb: Tensor, colours: Tensor) -> Tensor:
 
 def degrade(images: Tensor, generator: torch.Generator) -> Tensor:
     """Blur, pixelate, add noise, jitter colours and cut out, each on its own part of a batch."""
-    count = len(images)
+    count, size = len(images), images.shape[-1]
 
     def chosen(share: float) -> Tensor:
         return (torch.rand(count, generator=generator) < share)[:, None, None, None]
 
-    side = int(torch.randint(12, 40, (1,), generator=generator))
+    side = int(size * (0.2 + 0.42 * torch.rand(1, generator=generator)))
     small = F.interpolate(images, size=side, mode="bilinear", antialias=True)
-    small = F.interpolate(small, size=IMAGE_SIZE, mode="bicubic")
+    small = F.interpolate(small, size=size, mode="bicubic")
     images = torch.where(chosen(0.4), small, images)
     sigma = uniform(count, 0, 0.12, generator)[:, None, None, None]
-    coarse = F.interpolate(torch.randn(count, 3, 16, 16, generator=generator), size=IMAGE_SIZE)
+    coarse = F.interpolate(torch.randn(count, 3, 16, 16, generator=generator), size=size)
     fine = torch.randn(images.shape, generator=generator)
     noise = torch.where(chosen(0.5), coarse, fine)
     images = torch.where(chosen(0.5), images + sigma * noise, images)
     gain = uniform(3 * count, 0.75, 1.25, generator).view(count, 3, 1, 1)
     offset = uniform(3 * count, -0.1, 0.1, generator).view(count, 3, 1, 1)
     images = torch.where(chosen(0.5), images * gain + offset, images)
-    centre = torch.randint(0, IMAGE_SIZE, (2, count, 1), generator=generator)
-    line = torch.arange(IMAGE_SIZE)
-    half = int(torch.randint(5, 14, (1,), generator=generator))
+    centre = torch.randint(0, size, (2, count, 1), generator=generator)
+    line = torch.arange(size)
+    half = int(size * (0.08 + 0.14 * torch.rand(1, generator=generator)))
     near = (line - centre).abs() < half
     hole = near[0][:, None, :, None] & near[1][:, None, None, :] & chosen(0.4)
     return torch.where(hole, images.mean((2, 3), keepdim=True), images).clamp(0, 1)
-
-
-def make_batch(pictures: Pictures, rows: Tensor, looks: Looks, generator: torch.Generator) -> Batch:
-    """Draw one picture of each row."""
-    count = len(rows)
-    rgba = pictures.rgba[rows].float() / 255
-    tints = torch.randint(0, len(COLOURS), (count,), generator=generator)
-    tints[torch.rand(count, generator=generator) >= looks.tint] = -1
-    backgrounds = torch.randint(1, len(BACKGROUNDS), (count,), generator=generator)
-    backgrounds[torch.rand(count, generator=generator) >= looks.background] = 0
-    rgb, alpha = rgba[:, :3], rgba[:, 3:]
-    tinted = tints >= 0
-    if tinted.any():
-        rgb = rgb.clone()
-        rgb[tinted] = recolour(rgb[tinted], torch.tensor(list(COLOURS.values()))[tints[tinted]])
-    warped = warp(torch.cat([rgb * alpha, alpha], dim=1), looks, generator)
-    behind = torch.tensor(list(BACKGROUNDS.values()))[backgrounds][:, :, None, None]
-    images = warped[:, :3] + behind * (1 - warped[:, 3:])
-    if looks.degrade:
-        images = degrade(images, generator)
-    return Batch(images.clamp(0, 1), rows, tints, backgrounds)
 
 
 def normalise(images: Tensor) -> Tensor:
@@ -166,37 +128,6 @@ def with_article(words: str) -> str:
     """
     vowel = words[0] in "aeiou" and not words.startswith(("uni", "eu"))
     return f"{'an' if vowel else 'a'} {words}"
-
-
-class Captions:
-    """Writes captions that say what is in a picture, more or less of it."""
-
-    style_share = 0.25
-    """Share of captions that name the style."""
-
-    def __init__(self, pictures: Pictures, table: dict, styles: tuple[str, ...]) -> None:
-        self.pictures, self.table, self.styles = pictures, table, styles
-        self.colours, self.backgrounds = list(COLOURS), list(BACKGROUNDS)
-
-    def __call__(self, row: int, tint: int, background: int, generator: torch.Generator) -> str:
-        """Return one caption of one picture."""
-        draw = torch.rand(8, generator=generator).tolist()
-        name = self.pictures.concepts[int(self.pictures.concept[row])]
-        entry = self.table[name]
-        if draw[0] < 0.12:
-            name = entry["classes"][int(draw[1] * len(entry["classes"]))]
-        elif draw[0] < 0.22 and entry.get("synonyms"):
-            name = entry["synonyms"][int(draw[1] * len(entry["synonyms"]))]
-        if tint >= 0 and draw[2] < 0.85:
-            name = f"{self.colours[tint]} {name}"
-        kind = "picture" if draw[3] < 0.7 else ("drawing", "image")[draw[3] < 0.85]
-        if draw[4] < self.style_share:
-            kind = f"{self.styles[int(self.pictures.style[row])]} {kind}"
-        thing = f"a {name}" if draw[5] < 0.3 else with_article(name)
-        text = thing if draw[6] < 0.2 else f"{with_article(kind)} of {thing}"
-        if draw[7] < (0.85 if background else 0.15):
-            text += f" on {with_article(self.backgrounds[background])} background"
-        return text
 
 
 def cosine_schedule(share: float, warm_up: float = 0.03, floor: float = 0.02) -> float:

@@ -1,6 +1,6 @@
 """Fetch, render and cache the drawings, and split them: ``python -m recipes.pocket.data``.
 
-The cache is one file, ``pictures.pt``: RGBA drawings at 80 px and, row by row, the concept, the
+The cache is one file, ``pictures.pt``: RGBA drawings at 160 px and, row by row, the concept, the
 style and the side of the split. Made anew it is the same, bit for bit.
 """
 
@@ -18,11 +18,11 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image, ImageDraw
-from recipes.pocket import sources
+from recipes.pocket import loop, sources
 
 HERE = Path(__file__).parent
-SIZE = 80
-"""Side of a cached drawing; pictures of 64 px are cut from it with a shift and a scale."""
+SIZE = 160
+"""Side of a cached drawing; pictures of 128 px are cut from it with a shift and a scale."""
 MARGIN = 0.06
 """Empty border around the tight box of a drawing, as a share of its longer side."""
 
@@ -44,7 +44,7 @@ class Pictures:
     """The rendered drawings.
 
     Attributes:
-        rgba: ``[N, 4, 80, 80]``, uint8, alpha not premultiplied.
+        rgba: ``[N, 4, 160, 160]``, uint8, alpha not premultiplied.
         concept: ``[N]``, int64, an index of ``concepts``.
         style: ``[N]``, int64, an index of ``sources.STYLES``.
         held_out: ``[N]``, bool; every (concept, style) is wholly on one side.
@@ -151,12 +151,12 @@ def load(folder: Path | None = None) -> Pictures:
     cache = folder / "pictures.pt"
     if not cache.exists():
         return build(folder)
-    return Pictures(**torch.load(cache, weights_only=True))
+    return Pictures(**loop.load(cache))
 
 
 def contact_sheet(pictures: Pictures, columns: int = 14) -> Image.Image:
     """Return one row of drawings for each core concept, held-out ones framed in red."""
-    label, side = 84, SIZE // 2
+    label, side = 84, SIZE // 4
     sheet = Image.new("RGB", (2 * (label + columns * side), (pictures.num_core + 1) // 2 * side))
     sheet.paste("white", (0, 0, *sheet.size))
     draw = ImageDraw.Draw(sheet)

@@ -1,8 +1,9 @@
 """Write the checkpoint that the library loads: ``python -m recipes.pocket.export``.
 
 Layout: ``prior/`` and ``decoder/`` as diffusers saves the two pipelines of Kandinsky 2.2,
-``stable_diffusion/`` as it saves a ``StableDiffusionPipeline`` (``ip_adapter/`` inside), ``judge/``
-(written by its own stage) and ``card.json``. Seeds to train on from go to ``WORK/resume``.
+``stable_diffusion/`` as it saves a ``StableDiffusionPipeline`` (``ip_adapter/`` inside; its text
+and image encoders are those of ``prior/``, stored once), ``judge/`` (written by its own stage) and
+``card.json``. What it takes to train on beyond that goes to ``WORK/resume``.
 ``--only`` replaces one part of a checkpoint that is there, and leaves the others as they are.
 """
 
@@ -23,9 +24,9 @@ from diffusers import (
     VQModel,
 )
 from recipes.pocket import (
+    augment,
     autoencoder,
     data,
-    ip_adapter,
     judge,
     loop,
     prior,
@@ -51,17 +52,8 @@ SUBJECTS = {
 """Broad subjects and the coarse class whose concepts are their members."""
 LARGEST_FILE = 16_000_000
 LARGEST_TOTAL = 90_000_000
-STAGES = (
-    "judge",
-    "autoencoder",
-    "redecode",
-    "text",
-    "vision",
-    "prior",
-    "unet",
-    "stable_diffusion",
-    "ip_adapter",
-)
+SHARED = ("text_encoder", "image_encoder", "tokenizer")
+"""What both forms read, and ``prior/`` holds."""
 METHODS = Path(__file__).with_name("methods.json")
 """What suits the methods on these weights, by measurement: docs/fusion.md, docs/cretok.md."""
 PARTS = ("image_encoder", "stable_diffusion")
@@ -85,13 +77,13 @@ def card(steps: int) -> dict:
         "prior_num_inference_steps": 10,
         "guidance_scale": 3.0,
         "num_inference_steps": 20,
-        "height": 64,
-        "width": 64,
+        "height": augment.IMAGE_SIZE,
+        "width": augment.IMAGE_SIZE,
         "concepts": {name: row["classes"] for name, row in table.items()},
         "subjects": members,
         "styles": list(sources.STYLES),
         "licence": "Apache-2.0; drawings that it learnt from: LICENSES.md",
-        "notes": f"64 pixels, {len(table)} concepts; its decoder had {steps} steps.",
+        "notes": f"128 pixels, {len(table)} concepts; its decoder had {steps} steps.",
         "explore_prior_guidance_scale": 2.0,
         "decode_batch_size": 16,
         "methods": json.loads(METHODS.read_text()),
@@ -109,9 +101,11 @@ def main() -> None:
     if options.only is None:
         save_pipelines(options.work, out)
         save_seeds(options.work)
-        step = torch.load(options.work / "unet.pt", weights_only=True)["step"]
+        step = loop.load(options.work / "unet.pt")["step"]
         (out / "card.json").write_text(json.dumps(card(step), indent=1) + "\n")
         (out / "ATTRIBUTIONS.md").write_text(data.attributions())
+        if out != options.work / "export":
+            shutil.copytree(options.work / "export" / "judge", out / "judge", dirs_exist_ok=True)
     if options.only == "image_encoder":
         vision.load(options.work).half().save_pretrained(out / "prior" / "image_encoder")
     if options.only in {None, "stable_diffusion"}:
@@ -126,23 +120,21 @@ def main() -> None:
 
 
 def save_seeds(work: Path) -> None:
-    """Write averaged weights and step counts in fp16: enough to train on elsewhere.
+    """Write in half precision what later training needs and the checkpoint does not hold.
 
-    A stage that finds its seed in ``WORK/resume`` and no checkpoint starts from it, with a fresh
-    optimiser and a fresh budget. The joint map goes along, since the prior, the towers and the
-    decoder mean nothing in another space.
+    That is the joint map, without which the towers, the prior and the decoder mean nothing, and the
+    judge with the wide concepts. ``recipes.pocket.seeds`` takes the rest from the checkpoint.
     """
-    for stage in STAGES:
-        path = work / f"{stage}.pt"
-        if path.exists():
-            state = torch.load(path, weights_only=True)
-            ema = {
-                key: value.half() if value.is_floating_point() else value
-                for key, value in state["ema"].items()
-            }
-            seed = {"ema": ema, "step": state["step"], "minutes": state["seconds"] / 60}
-            loop.save_atomically(seed, work / loop.SEEDS / f"{stage}.pt")
-    shutil.copy(work / "joint_map.pt", work / loop.SEEDS / "joint_map.pt")
+    joint = {k: v for k, v in loop.load(work / "joint_map.pt").items() if "rebuild" not in k}
+    loop.save_atomically(halved(joint), work / loop.SEEDS / "joint_map.pt")
+    state = loop.load(work / "judge.pt")
+    seed = {"ema": halved(state["ema"]), "step": state["step"]}
+    loop.save_atomically(seed, work / loop.SEEDS / "judge.pt")
+
+
+def halved(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Return weights in half precision on the CPU; counters stay as they are."""
+    return {k: (v.half() if v.is_floating_point() else v).cpu() for k, v in state.items()}
 
 
 def save_pipelines(work: Path, out: Path) -> None:
@@ -217,6 +209,7 @@ def save_stable_diffusion(work: Path, out: Path) -> None:
     """Write ``stable_diffusion`` in fp16, from its U-Net and from the parts that ``out`` has."""
     prior_folder, part = out / "prior", out / "stable_diffusion.part"
     shutil.rmtree(part, ignore_errors=True)
+    denoiser, adapter = stable_diffusion.load(work)
     movq = VQModel.from_pretrained(out / "decoder" / "movq", torch_dtype=torch.float32)
     # Pipelines of this family ask for this offset; "trailing" does not read it.
     scheduler = DDIMScheduler.from_config(unet.scheduler().config, steps_offset=1)
@@ -224,7 +217,7 @@ def save_stable_diffusion(work: Path, out: Path) -> None:
         vae=kullback_leibler(movq.eval()),
         text_encoder=CLIPTextModel.from_pretrained(prior_folder / "text_encoder"),
         tokenizer=CLIPTokenizer.from_pretrained(prior_folder / "tokenizer"),
-        unet=stable_diffusion.load(work),
+        unet=denoiser,
         scheduler=scheduler,
         safety_checker=None,
         feature_extractor=judge.processor(),
@@ -236,14 +229,11 @@ def save_stable_diffusion(work: Path, out: Path) -> None:
     index = json.loads((part / "model_index.json").read_text())
     index["feature_extractor"] = ["transformers", "CLIPImageProcessor"]
     (part / "model_index.json").write_text(json.dumps(index, indent=2) + "\n")
-    try:
-        adapter = ip_adapter.load(work)
-    except FileNotFoundError:
-        print("no IP-Adapter: stage ip_adapter was not run")
-    else:
-        (part / "ip_adapter").mkdir()
-        adapter = {key: value.half().contiguous() for key, value in adapter.items()}
-        save_file(adapter, part / "ip_adapter" / "ip_adapter.safetensors")
+    (part / "ip_adapter").mkdir()
+    adapter = {key: value.half() for key, value in adapter.items()}
+    save_file(adapter, part / "ip_adapter" / "ip_adapter.safetensors")
+    for name in SHARED:
+        shutil.rmtree(part / name)
     about = json.dumps(stable_diffusion.CARD, indent=1) + "\n"
     (part / "card.json").write_text(about)
     shutil.rmtree(out / "stable_diffusion", ignore_errors=True)

@@ -10,7 +10,7 @@ import argparse
 import json
 
 import torch
-from recipes.pocket import augment, data
+from recipes.pocket import data, views
 
 from offbeat.backbones.stable_diffusion.adapter import StableDiffusionBackbone
 from offbeat.core.rng import stream
@@ -28,9 +28,7 @@ def main() -> None:
     pictures = data.load()
     rows = pictures.rows(held_out=True)
     rows = rows[:: len(rows) // NUM_DRAWINGS][:NUM_DRAWINGS]
-    images = augment.make_batch(
-        pictures, rows, augment.CLEAN, torch.Generator().manual_seed(0)
-    ).images
+    images = views.clean(pictures, rows)
     text = backbone.encode_text([""])
     found = {"autoencoder": backbone.decode(backbone.encode_latents(images))}
     settings = {"num_inference_steps": NUM_STEPS, "guidance_scale": 1.0}

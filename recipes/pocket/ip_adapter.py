@@ -1,43 +1,36 @@
-"""Stage ``ip_adapter``: pictures as prompts for the Stable-Diffusion form, its U-Net frozen.
+"""The IP-Adapter of the Stable-Diffusion form, in the file format that diffusers reads.
 
 Four tokens made of an image embedding, and keys and values of their own for them in every
-cross-attention (Ye et al., IP-Adapter, arXiv:2308.06721), in the file format that diffusers reads.
+cross-attention (Ye et al., IP-Adapter, arXiv:2308.06721).
 """
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
+from collections.abc import Iterator
 
 import torch
 from diffusers import UNet2DConditionModel
-from diffusers.models.attention_processor import IPAdapterAttnProcessor
-from recipes.pocket import augment, cache, loop, stable_diffusion, teacher, text, unet, vision
+from recipes.pocket import teacher
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-BATCH = 64
 NUM_TOKENS = 4
 """What diffusers takes a projection without further keys to make."""
-NO_TEXT_SHARE = 0.6
-"""Share of empty prompts: a picture alone must do."""
-DROPPED_SHARE = 0.1
-"""Share of pictures whose embedding is replaced by zeros, for guidance."""
-TEACHER_SHARE = 0.5
-"""Share of embeddings of the joint space itself; the others are the image encoder's reading."""
+PROJECTION = "encoder_hid_proj.image_projection_layers.0."
+"""Where a U-Net keeps the layers that make tokens of an embedding."""
+LAYERS = {"proj": "image_embeds", "norm": "norm"}
+"""Their names in the file and in the U-Net."""
 
 
 def initial(model: UNet2DConditionModel) -> dict[str, dict[str, Tensor]]:
     """Return an untrained adapter, keys and values copied from those of the text."""
     width = model.config.cross_attention_dim
     projection = nn.Linear(teacher.WIDTH, NUM_TOKENS * width)
-    names = [name for name in model.attn_processors if ".attn2." in name]
     layers = {}
-    for index, name in enumerate(names):
+    for index, name in _places(model):
         attention = model.get_submodule(name.removesuffix(".processor"))
         for part in ("k", "v"):
             weight = getattr(attention, f"to_{part}").weight.detach().clone()
-            layers[f"{2 * index + 1}.to_{part}_ip.weight"] = weight
+            layers[f"{index}.to_{part}_ip.weight"] = weight
     return {
         "image_proj": {
             "proj.weight": projection.weight.detach(),
@@ -49,89 +42,41 @@ def initial(model: UNet2DConditionModel) -> dict[str, dict[str, Tensor]]:
     }
 
 
-class Adapter(nn.Module):
-    """What is trained, under the names of the file."""
-
-    def __init__(self, model: UNet2DConditionModel) -> None:
-        super().__init__()
-        model._load_ip_adapter_weights([initial(model)])
-        layer = model.encoder_hid_proj.image_projection_layers[0]
-        self.image_proj = nn.ModuleDict({"proj": layer.image_embeds, "norm": layer.norm})
-        self.ip_adapter = nn.ModuleDict()
-        found = [p for name, p in model.attn_processors.items() if ".attn2." in name]
-        for index, processor in enumerate(found):
-            parts = {"to_k_ip": processor.to_k_ip[0], "to_v_ip": processor.to_v_ip[0]}
-            self.ip_adapter[str(2 * index + 1)] = nn.ModuleDict(parts)
-
-
-def plain_attention(model: UNet2DConditionModel) -> None:
-    """Swap the fused kernels for plain ones, which are faster here; weights are shared."""
-    plain = {}
-    for name, processor in model.attn_processors.items():
-        plain[name] = processor
-        if ".attn2." in name:
-            width, inner = processor.cross_attention_dim, processor.hidden_size
-            plain[name] = IPAdapterAttnProcessor(inner, width, num_tokens=processor.num_tokens)
-            plain[name].to_k_ip, plain[name].to_v_ip = processor.to_k_ip, processor.to_v_ip
-    model.set_attn_processor(plain)
+def of(model: UNet2DConditionModel) -> dict[str, Tensor]:
+    """Return the adapter of a U-Net that has one, as its file holds it."""
+    state = model.state_dict()
+    kept = {
+        f"image_proj.{name}.{kind}": state[f"{PROJECTION}{layer}.{kind}"]
+        for name, layer in LAYERS.items()
+        for kind in ("weight", "bias")
+    }
+    for index, name in _places(model):
+        for part in ("k", "v"):
+            weight = state[f"{name}.to_{part}_ip.0.weight"]
+            kept[f"ip_adapter.{index}.to_{part}_ip.weight"] = weight
+    return {name: value.contiguous() for name, value in kept.items()}
 
 
-@torch.no_grad()
-def read(encoder: nn.Module, images: Tensor) -> Tensor:
-    """Return the image encoder's embeddings of pictures in bytes, ``[N, 256]``."""
-    return encoder(augment.normalise(images.float() / 255)).image_embeds.float()
+def into(model: UNet2DConditionModel, file: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return a file's adapter under the names that a U-Net with one has: ``of``, backwards."""
+    named = {
+        f"{PROJECTION}{layer}.{kind}": file[f"image_proj.{name}.{kind}"]
+        for name, layer in LAYERS.items()
+        for kind in ("weight", "bias")
+    }
+    for index, name in _places(model):
+        for part in ("k", "v"):
+            weight = file[f"ip_adapter.{index}.to_{part}_ip.weight"]
+            named[f"{name}.to_{part}_ip.0.weight"] = weight
+    return named
 
 
-def train(folder: Path, minutes: float) -> None:
-    """Train tokens, keys and values; the U-Net stays as it is."""
-    source, encoder = (
-        stable_diffusion.Captioned(folder),
-        stable_diffusion.Encoder(text.load(folder)),
-    )
-    latents, noises = cache.load(folder), unet.scheduler()
-    reader, images = vision.load(folder), source.views.views["images"]
-    model = stable_diffusion.load(folder).train()
-    model.requires_grad_(False)
-    adapter = Adapter(model)
-    plain_attention(model)
-    adapter.requires_grad_(True)
-    size = sum(parameter.numel() for parameter in adapter.parameters())
-    print(json.dumps({"parameters": size}), flush=True)
-
-    def losses(step: int, generator: torch.Generator) -> dict[str, Tensor]:
-        picked = source.pick(BATCH, generator)
-        silent = (torch.rand(BATCH, generator=generator) < NO_TEXT_SHARE).tolist()
-        captions = [
-            "" if is_silent else source.write(view, generator)
-            for view, is_silent in zip(picked.tolist(), silent, strict=True)
-        ]
-        states = encoder(captions)
-        embeds, told = source.views.embeds[picked], int(BATCH * TEACHER_SHARE)
-        embeds = torch.cat([embeds[:told], read(reader, images[picked[told:]])])
-        spread = unet.EMBED_NOISE * torch.rand(BATCH, 1, generator=generator)
-        embeds = embeds + spread * torch.randn(embeds.shape, generator=generator)
-        dropped = torch.rand(BATCH, 1, generator=generator) < DROPPED_SHARE
-        embeds = embeds.masked_fill(dropped, 0.0)
-        clean = latents[picked].float()
-        noise = torch.randn(clean.shape, generator=generator)
-        times = torch.randint(0, 1000, (BATCH,), generator=generator)
-        noisy = noises.add_noise(clean, noise, times)
-        velocity = noises.get_velocity(clean, noise, times)
-        added = {"image_embeds": [embeds[:, None]]}
-        guess = model(noisy, times, states, added_cond_kwargs=added).sample
-        return {"velocity": F.mse_loss(guess.float(), velocity)}
-
-    training = loop.Training(
-        name="ip_adapter",
-        folder=folder,
-        minutes=minutes,
-        learning_rate=2e-3,
-        ema_decay=0.995,
-        muon=True,
-    )
-    loop.fit(adapter, losses, training)
+def without(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return the weights of a U-Net that are not its adapter's."""
+    return {k: v for k, v in state.items() if "_ip." not in k and not k.startswith(PROJECTION)}
 
 
-def load(folder: Path) -> dict[str, Tensor]:
-    """Return the trained adapter as its file holds it."""
-    return loop.read_ema(folder, "ip_adapter")
+def _places(model: UNet2DConditionModel) -> Iterator[tuple[int, str]]:
+    """Yield the numbers and names of the cross-attentions, as files of adapters count them."""
+    names = [name for name in model.attn_processors if ".attn2." in name]
+    return ((2 * number + 1, name) for number, name in enumerate(names))

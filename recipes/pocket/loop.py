@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from recipes.pocket.augment import cosine_schedule
@@ -16,7 +17,7 @@ from recipes.pocket.optimizer import MuonAdamW
 from torch import Tensor, distributed, nn
 
 SEEDS = "resume"
-"""Folder of small seeds, one a stage, which ``recipes.pocket.export`` writes."""
+"""Folder of seeds, one a stage, which ``recipes.pocket.seeds`` writes."""
 StepLosses = Callable[[int, torch.Generator], dict[str, Tensor]]
 
 
@@ -24,7 +25,8 @@ StepLosses = Callable[[int, torch.Generator], dict[str, Tensor]]
 class Training:
     """Settings and state of one stage; the state is what a checkpoint holds.
 
-    A budget of processor minutes, not of steps, sets the schedule, since the machine may be shared.
+    A budget of minutes, not of steps, sets the schedule: of processor time on a CPU, which may be
+    shared, and of the clock on an accelerator.
     """
 
     name: str
@@ -47,9 +49,52 @@ class Training:
         return self.folder / f"{self.name}.pt"
 
 
-def autocast(enabled: bool) -> torch.autocast:
-    """Return the context of bf16 arithmetic on this machine's device."""
-    return torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled)
+def use_device() -> torch.device:
+    """Make tensors on the accelerator, or where ``$OFFBEAT_POCKET_DEVICE`` says; return it."""
+    named = os.environ.get("OFFBEAT_POCKET_DEVICE")
+    device = torch.device(named or ("cuda" if torch.cuda.is_available() else "cpu"))
+    torch.set_default_device(device)
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = True
+    return device
+
+
+def random(seed: int) -> torch.Generator:
+    """Return a seeded stream on the device of new tensors."""
+    return torch.Generator(torch.get_default_device()).manual_seed(seed)
+
+
+def autocast(enabled: bool = True) -> torch.autocast:
+    """Return the context of bf16 arithmetic on the device of new tensors."""
+    kind = torch.get_default_device().type
+    return torch.autocast(kind, dtype=torch.bfloat16, enabled=enabled)
+
+
+def on_cpu() -> bool:
+    """Whether there is no accelerator: batches are small there, and steps are what counts."""
+    return torch.get_default_device().type == "cpu"
+
+
+def clock() -> float:
+    """Return the seconds that a budget counts."""
+    return time.process_time() if on_cpu() else time.perf_counter()
+
+
+def wait(*files: Path, minutes: float = 30.0) -> None:
+    """Wait until a stage that runs beside this one has written its files.
+
+    Raises:
+        FileNotFoundError: If one is not there in time.
+    """
+    ends = time.monotonic() + 60 * minutes
+    while absent := [file for file in files if not file.exists()]:
+        if time.monotonic() > ends:
+            raise FileNotFoundError(f"{absent[0]}: expected it from a stage that runs beside this")
+        time.sleep(0.3)
+
+
+def load(path: Path) -> Any:
+    """Return what a stage wrote, on the device of new tensors."""
+    return torch.load(path, weights_only=True, map_location=torch.get_default_device())
 
 
 def save_atomically(state: object, path: Path) -> None:
@@ -64,11 +109,16 @@ def read_ema(folder: Path, name: str) -> dict[str, Tensor]:
     """Return the averaged weights of a stage, from its checkpoint or else its seed."""
     path, seed = folder / f"{name}.pt", folder / SEEDS / f"{name}.pt"
     if not path.exists() and seed.exists():
-        ema = torch.load(seed, weights_only=True)["ema"]
-        return {k: v.float() if v.is_floating_point() else v for k, v in ema.items()}
+        ema = load(seed)["ema"]
+        return as_floats(ema)
     if not path.exists():
         raise FileNotFoundError(f"{path}: train stage {name!r} first")
-    return torch.load(path, weights_only=True, map_location="cpu")["ema"]
+    return load(path)["ema"]
+
+
+def as_floats(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Return weights in float32; counters stay as they are."""
+    return {key: v.float() if v.is_floating_point() else v for key, v in state.items()}
 
 
 def fit(module: nn.Module, losses: StepLosses, training: Training) -> None:
@@ -83,16 +133,16 @@ def fit(module: nn.Module, losses: StepLosses, training: Training) -> None:
     ema = restore(module, optimizer, training)
     rank = join_processes()
     budget, last_save = training.minutes * 60, training.seconds
-    sums: dict[str, float] = {}
+    sums: dict[str, Any] = {}
     stopped: list[int] = []
     signal.signal(signal.SIGTERM, lambda number, frame: stopped.append(number))
     is_stopped = False
     while training.seconds < budget and not is_stopped:
-        started = time.process_time()
+        started = clock()
         rate = training.learning_rate * cosine_schedule(training.seconds / budget)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        generator = torch.Generator().manual_seed((training.step * 64 + rank) * 1009)
+        generator = random((training.step * 64 + rank) * 1009 + 17)
         with autocast(training.bf16):
             terms = losses(training.step, generator)
         optimizer.zero_grad(set_to_none=True)
@@ -103,8 +153,8 @@ def fit(module: nn.Module, losses: StepLosses, training: Training) -> None:
         training.step += 1
         average(ema, module, min(training.ema_decay, training.step / (training.step + 10)))
         for key, value in (terms | {"steps": torch.ones(())}).items():
-            sums[key] = sums.get(key, 0.0) + float(value.detach())
-        spent = training.seconds + time.process_time() - started
+            sums[key] = sums.get(key, 0.0) + value.detach()
+        spent = training.seconds + clock() - started
         training.seconds, is_stopped = agree(spent, bool(stopped))
         if training.step % training.report_every == 0 and rank == 0:
             report(training, sums, rate)
@@ -124,11 +174,12 @@ def restore(
     seed = training.folder / SEEDS / f"{training.name}.pt"
     if not training.checkpoint.exists():
         if seed.exists():
-            state = torch.load(seed, weights_only=True)
-            module.load_state_dict({key: value.float() for key, value in state["ema"].items()})
+            training.learning_rate *= 0.5  # it goes on, and need not find its way
+            state = load(seed)
+            module.load_state_dict(as_floats(state["ema"]))
             training.step = state["step"]
         return {key: value.detach().clone() for key, value in module.state_dict().items()}
-    state = torch.load(training.checkpoint, weights_only=True)
+    state = load(training.checkpoint)
     module.load_state_dict(state["model"])
     optimizer.load_state_dict(state["optimizer"])
     training.step, training.seconds = state["step"], state["seconds"]
@@ -175,11 +226,11 @@ def agree(seconds: float, is_stopped: bool) -> tuple[float, bool]:
 @torch.no_grad()
 def average(ema: dict[str, Tensor], module: nn.Module, decay: float) -> None:
     """Move the averaged weights a little towards the present ones."""
-    for key, value in module.state_dict().items():
-        if value.dtype.is_floating_point:
-            ema[key].lerp_(value, 1 - decay)
-        else:
-            ema[key].copy_(value)
+    state = module.state_dict()
+    real = [key for key, value in state.items() if value.dtype.is_floating_point]
+    torch._foreach_lerp_([ema[key] for key in real], [state[key] for key in real], 1 - decay)
+    for key in state.keys() - set(real):
+        ema[key].copy_(state[key])
 
 
 def keep(
@@ -201,10 +252,10 @@ def keep(
         training.on_save(training.step)
 
 
-def report(training: Training, sums: dict[str, float], rate: float) -> None:
+def report(training: Training, sums: dict[str, Any], rate: float) -> None:
     """Print the mean of each term since the last report as one JSON line."""
     row = {"stage": training.name, "step": training.step, "min": round(training.seconds / 60, 2)}
     steps = sums.pop("steps")
-    row |= {key: round(value / steps, 4) for key, value in sums.items()}
+    row |= {key: round(float(value / steps), 4) for key, value in sums.items()}
     print(json.dumps(row | {"lr": round(rate, 7)}), flush=True)
     sums.clear()

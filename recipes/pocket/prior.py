@@ -11,11 +11,11 @@ from pathlib import Path
 
 import torch
 from diffusers import PriorTransformer, UnCLIPScheduler
-from recipes.pocket import augment, loop, teacher, text, words
+from recipes.pocket import augment, data, loop, teacher, text, views, words
 from torch import Tensor
 from torch.nn import functional as F
 
-BATCH = 128
+BATCH = 1024
 DROPPED_SHARE = 0.1
 """Share of prompts replaced by the empty one, for guidance."""
 HEADS = 4
@@ -76,51 +76,43 @@ def predict(
     return model.proj_to_clip_embeddings(model.norm_out(hidden)[:, -1])
 
 
-@torch.no_grad()
-def encode(tower: torch.nn.Module, captions: list[str]) -> tuple[Tensor, Tensor, Tensor]:
-    """Return pooled embeddings, states and mask of captions, padded to the longest."""
-    tokens = words.build_tokenizer()(captions, padding=True, return_tensors="pt")
-    output = tower(input_ids=tokens.input_ids)
-    return output.text_embeds, output.last_hidden_state, tokens.attention_mask
-
-
 def train(folder: Path, minutes: float) -> None:
-    """Train on captions made on the fly, and measure what the embeddings say."""
-    source, tower = text.CaptionedViews(folder), text.load(folder)
+    """Train on captioned views, and measure what the embeddings say."""
+    loop.wait(folder / "text.done")
+    source, tower = text.captioned(folder), text.load(folder)
     model, noises = build().train(), scheduler()
-    known = source.embeds[source.keep]
-    model.clip_mean.data.copy_(known.mean(0)[None])
-    model.clip_std.data.copy_(known.std(0)[None])
-    model.clip_mean.requires_grad_(False)
-    model.clip_std.requires_grad_(False)
-    mean, std = model.clip_mean.data.clone(), model.clip_std.data.clone()
+    mean, std = source.embeds.mean(0)[None], source.embeds.std(0)[None]
+    for parameter, value in ((model.clip_mean, mean), (model.clip_std, std)):
+        parameter.requires_grad_(False).copy_(value)
+    levels = noises.alphas_cumprod.to(mean.device)
+    tokenizer = words.build_tokenizer()
 
     def losses(step: int, generator: torch.Generator) -> dict[str, Tensor]:
-        captions, embeds = source.draw(BATCH, generator)
-        dropped = (torch.rand(BATCH, generator=generator) < DROPPED_SHARE).tolist()
-        captions = [
-            "" if drop else caption for drop, caption in zip(dropped, captions, strict=True)
-        ]
+        ids, lengths, _, embeds = source.pick(views.scaled(BATCH), generator)
+        dropped = torch.rand(len(ids), generator=generator) < DROPPED_SHARE
+        ids = ids.masked_fill(dropped[:, None], tokenizer.eos_token_id)
+        ids[:, 0] = tokenizer.bos_token_id
+        mask = torch.arange(ids.shape[1])[None] < lengths.masked_fill(dropped, 2)[:, None]
         clean = (embeds - mean) / std
         noise = torch.randn(clean.shape, generator=generator)
-        times = torch.randint(0, 1000, (BATCH,), generator=generator)
-        noisy = noises.add_noise(clean, noise, times)
-        guess = predict(model, noisy, times, encode(tower, captions)).float()
-        return {"embeds": F.mse_loss(guess, clean)}
-
-    def on_save(step: int) -> None:
-        print(json.dumps(measure(load(folder), tower, source)), flush=True)
+        times = torch.randint(0, 1000, (len(ids),), generator=generator)
+        level = levels[times][:, None]
+        noisy = level.sqrt() * clean + (1 - level).sqrt() * noise
+        with torch.no_grad():
+            read = tower(input_ids=ids)
+        prompts = (read.text_embeds.float(), read.last_hidden_state.float(), mask.long())
+        return {"embeds": F.mse_loss(predict(model, noisy, times, prompts).float(), clean)}
 
     training = loop.Training(
         name="prior",
-        muon=True,
         folder=folder,
         minutes=minutes,
-        learning_rate=2e-3,
-        on_save=on_save,
-        ema_decay=0.997,
+        learning_rate=1e-3,
+        ema_decay=0.999,
+        muon=loop.on_cpu(),
     )
     loop.fit(model, losses, training)
+    print(json.dumps(measure(model.eval(), tower, folder)), flush=True)
 
 
 def load(folder: Path) -> PriorTransformer:
@@ -128,6 +120,15 @@ def load(folder: Path) -> PriorTransformer:
     model = build().eval()
     model.load_state_dict(loop.read_ema(folder, "prior"))
     return model
+
+
+@torch.no_grad()
+def encode(tower: torch.nn.Module, captions: list[str]) -> tuple[Tensor, Tensor, Tensor]:
+    """Return pooled embeddings, states and mask of captions, padded to the longest."""
+    tokens = words.build_tokenizer()(captions, padding=True)
+    ids, mask = (torch.tensor(tokens[name]) for name in ("input_ids", "attention_mask"))
+    output = tower(input_ids=ids)
+    return output.text_embeds, output.last_hidden_state, mask
 
 
 @torch.no_grad()
@@ -141,7 +142,7 @@ def sample(
     steps: int = 10,
 ) -> Tensor:
     """Return image embeddings of prompts, ``[B, 256]``, as the pipeline would."""
-    noises, generator = scheduler(), torch.Generator().manual_seed(seed)
+    noises, generator = scheduler(), loop.random(seed)
     noises.set_timesteps(steps)
     encoded = encode(tower, [*prompts, ""])
     count = len(prompts)
@@ -159,21 +160,12 @@ def sample(
 
 
 @torch.no_grad()
-def measure(
-    model: PriorTransformer, tower: torch.nn.Module, source: text.CaptionedViews
-) -> dict[str, float]:
-    """Say how often the nearest mean picture of a sample is of the concept that was asked for."""
-    names = source.pictures.concepts[: source.pictures.num_core]
+def measure(model: PriorTransformer, tower: torch.nn.Module, folder: Path) -> dict[str, float]:
+    """Say how often the text that is nearest to a sample is the one that was asked for."""
+    pictures = data.load(folder)
+    names = pictures.concepts[: pictures.num_core]
     prompts = [text.PROMPT.format(augment.with_article(name)) for name in names]
     embeds = F.normalize(sample(model, tower, prompts), dim=-1)
-    concept = source.views["concept"][source.keep]
-    known = F.normalize(source.embeds[source.keep], dim=-1)
-    means = torch.stack([known[concept == index].mean(0) for index in range(len(names))])
-    scores = embeds @ F.normalize(means, dim=-1).T
-    right = scores.topk(5).indices == torch.arange(len(names))[:, None]
-    norm = float(sample(model, tower, prompts, seed=1).norm(dim=-1).mean())
-    return {
-        "named_top1": float(right[:, 0].float().mean()),
-        "named_top5": float(right.any(1).float().mean()),
-        "norm": norm,
-    }
+    known = F.normalize(text.concept_embeds(tower, list(names)), dim=-1)
+    right = (embeds @ known.T).argmax(1) == torch.arange(len(names))
+    return {"named": float(right.float().mean())}

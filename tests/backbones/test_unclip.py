@@ -83,7 +83,7 @@ def test_a_learned_variance_is_used_as_in_the_pipeline(tiny_folder, tmp_path, va
 def test_pocket_draws_what_the_pipeline_draws(pocket):
     image_embeds = torch.randn(2, pocket.unet_embed_width, generator=stream(0))
     theirs = draw_with_pipeline(
-        POCKET / "decoder", image_embeds, pocket.unconditional_embeds(), 3.0, 64, stream(1)
+        POCKET / "decoder", image_embeds, pocket.unconditional_embeds(), 3.0, 128, stream(1)
     )
     ours = pocket.decode_embeds(
         image_embeds, generator=stream(1), num_inference_steps=STEPS, guidance_scale=3.0

@@ -135,7 +135,7 @@ def test_offline_is_said_before_the_hub_is_imported(words):
 def test_commands_show_it_and_tell_programs():
     done = CliRunner().invoke(cli.app, ["models", "inspect", "pocket-sd"])
     assert done.exit_code == 0, done.output
-    assert "StableDiffusionPipeline, 64 x 64 pixels" in done.stdout
+    assert "StableDiffusionPipeline, 128 x 128 pixels" in done.stdout
     assert "unet" in done.stdout
     told = json.loads(CliRunner().invoke(cli.app, ["models", "inspect", "pocket", "--json"]).stdout)
     assert told["components"][0]["parameters"] > 10**6

@@ -63,7 +63,7 @@ def test_it_draws_what_was_agreed(drawn, quick):
     assert isinstance(method, DrawsSubject)
     assert isinstance(quick, method.needs)
     assert type(method).config_class.for_card(quick.card)
-    assert images.shape == (3, 3, 64, 64)
+    assert images.shape == (3, 3, 128, 128)
     assert images.dtype == torch.float32
     assert images.device == torch.device("cpu")
     assert not images.requires_grad

@@ -44,6 +44,8 @@ class Judge:
     def class_probabilities(self, images):
         return images.mean(dim=(2, 3)).softmax(dim=1)
 
+    presence = class_probabilities
+
 
 def on_pocket(text=None):
     return lambda kind, pocket, folder: (kind.load(backbone=pocket), text)
@@ -60,6 +62,7 @@ def of(build, text=None):
 CASES = {
     "aesthetic_v1": of(lambda folder: tiny_metrics.build_aesthetic(folder, 1)),
     "aesthetic_v2": of(lambda folder: tiny_metrics.build_aesthetic(folder, 2)),
+    "all_present": asking("pig=0.7 + owl=0.3"),
     "clip_directional": on_pocket("a cat -> a dog"),
     "clip_i": on_pocket(),
     "clip_t": on_pocket(TEXT),

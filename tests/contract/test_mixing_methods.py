@@ -50,7 +50,7 @@ def test_it_says_what_it_takes_and_draws_that(mixed, pocket_sd):
     method, images = mixed
     assert isinstance(method, MixesSources)
     assert isinstance(pocket_sd, method.needs)
-    assert images.shape == (3, 3, 64, 64)
+    assert images.shape == (3, 3, 128, 128)
     assert images.dtype == torch.float32
     assert not images.requires_grad
     assert 0 <= float(images.min()) <= float(images.max()) <= 1

@@ -41,7 +41,7 @@ def test_it_paints_pictures(painted, pocket_sd):
     method, _, _, images = painted
     assert isinstance(method, PaintsImages)
     assert isinstance(pocket_sd, method.needs)
-    assert images.shape == (2, 3, 64, 64)
+    assert images.shape == (2, 3, 128, 128)
     assert images.dtype == torch.float32
     assert not images.requires_grad
     assert 0 <= float(images.min()) <= float(images.max()) <= 1

@@ -17,7 +17,8 @@ from offbeat.judges import rule
 from offbeat.judges.classifier import ClassifierJudge, PixelSettings
 from offbeat.judges.clip import ClipJudge
 from offbeat.judges.scripted import ScriptedJudge
-from offbeat.protocols import ChecksSubject
+from offbeat.protocols import ChecksSubject, ReadsPresence
+from offbeat.runs import readings
 
 BLANK = torch.ones(2, 3, 8, 8)
 
@@ -146,6 +147,45 @@ def test_classifier_sums_its_members_and_says_how_good_it_is(classifier_folder):
     for verdict, row in zip(verdicts, probabilities, strict=True):
         assert verdict.probability == pytest.approx(float(row[:2].sum()), abs=1e-6)
     assert "names 50% of held-out pictures (90% within five)" in verdicts[0].note
+
+
+def test_a_classifier_may_read_presence_beside_its_names(classifier_folder, tmp_path):
+    plain = ClassifierJudge.load(classifier_folder)
+    assert not isinstance(plain, ReadsPresence)
+    model = ResNetForImageClassification.from_pretrained(classifier_folder)
+    model.config.id2label |= {index + 3: f"presence of {plain.labels[index]}" for index in range(3)}
+    model.config.num_presence = 3
+    model.classifier[1].weight.data = model.classifier[1].weight.data.repeat(2, 1)
+    model.classifier[1].bias.data = torch.cat([model.classifier[1].bias.data, torch.zeros(3)])
+    model.save_pretrained(tmp_path)
+    for file in ("preprocessor_config.json", "coarse_classes.json"):
+        (tmp_path / file).write_bytes((classifier_folder / file).read_bytes())
+    judge = ClassifierJudge.load(tmp_path)
+    assert isinstance(judge, ReadsPresence)
+    assert judge.labels == plain.labels
+    images = torch.rand(4, 3, 20, 20, generator=stream(0, "pixels"))
+    torch.testing.assert_close(judge.class_probabilities(images), plain.class_probabilities(images))
+    logits = plain.class_probabilities(images).log()
+    differences = judge.presence(images).logit().diff(dim=1) - logits.diff(dim=1)
+    bias = ResNetForImageClassification.from_pretrained(tmp_path).classifier[1].bias[:3]
+    torch.testing.assert_close(differences, -bias.diff().expand(4, -1), rtol=0, atol=1e-4)
+
+
+def test_what_is_there_is_told_where_the_judge_reads_it():
+    class Seer:
+        name, labels = "seer", ("pig", "owl", "fox")
+
+        def class_probabilities(self, images):
+            return torch.tensor([[0.9, 0.05, 0.05]]).expand(len(images), -1)
+
+        def presence(self, images):
+            return torch.tensor([[0.9, 0.6, 0.1], [0.8, 0.2, 0.1]])
+
+    row = readings.of(Seer(), torch.zeros(2, 3, 4, 4), {"pig": 0.5, "owl": 0.5})
+    assert row["all_present"] == 0.5
+    assert [text.splitlines()[-1] for text in row["captions"]] == ["there: pig, owl", "there: pig"]
+    assert "All of them are there in 50 % of the pictures." in readings.sentence(row, 2)
+    assert readings.of(None, torch.zeros(2, 3, 4, 4), {"pig": 1.0}) == {}
 
 
 def test_classifier_names_what_is_near_an_unknown_subject(classifier_folder):

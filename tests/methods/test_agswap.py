@@ -32,7 +32,7 @@ def test_a_group_is_taken_from_the_word_that_leads():
 def test_the_lean_never_grows_and_every_round_is_told(pocket_sd):
     steps = []
     images = AGSwap(CONFIG).mix(pocket_sd, PAIR, ["pig", "owl"], on_step=steps.append)
-    assert images.shape == (2, 3, 64, 64)
+    assert images.shape == (2, 3, 128, 128)
     assert [step.index for step in steps] == list(range(len(steps)))
     for row in range(2):
         leans = [abs(step.values["leans"][row]) for step in steps]

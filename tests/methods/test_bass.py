@@ -105,7 +105,7 @@ def test_without_any_in_balance_the_best_balanced_one_comes_back(pocket_sd):
     (found,) = strict.mix(pocket_sd, PAIR, ["pig", "owl"], on_step=steps.append)
     assert steps[-1].values["inside"] == 0
     assert "best-balanced" in steps[-1].values["note"]
-    assert found.shape == (3, 64, 64)
+    assert found.shape == (3, 128, 128)
 
 
 @pytest.mark.parametrize(
@@ -124,4 +124,4 @@ def test_settings_that_cannot_be(changed, error):
 
 def test_pictures_are_not_taken(pocket_sd):
     with pytest.raises(ConfigError, match="two words"):
-        BASS(CONFIG).mix(pocket_sd, PAIR, ["pig", torch.zeros(3, 64, 64)])
+        BASS(CONFIG).mix(pocket_sd, PAIR, ["pig", torch.zeros(3, 128, 128)])

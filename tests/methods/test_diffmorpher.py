@@ -97,15 +97,18 @@ def test_steps_are_made_equal_by_hand():
 
 def test_fitting_lowers_the_loss_of_each_picture_alone(pocket_sd):
     with torch.no_grad():
-        latents = pocket_sd.encode_latents(torch.rand(2, 3, 64, 64, generator=stream(3)))
+        words = pocket_sd.encode_text(["a picture of a dog", "a picture of a castle"])
+        latents = pocket_sd.encode_latents(pocket_sd.draw_text(words, generator=stream(3)))
         text = pocket_sd.encode_text(["", ""])
-    steps = []
-    settings = {"rank": 4, "num_steps": 20, "learning_rate": 5e-3}
+    steps, still = [], []
+    settings = {"rank": 4, "num_steps": 20, "learning_rate": 2e-3}
     both = fit_lora(
         pocket_sd, latents, text, noise=streams(4, num=2), on_step=steps.append, **settings
     )
-    losses = [step.loss for step in steps]
-    assert sum(losses[-6:]) < 0.9 * sum(losses[:6])
+    unlearning = {**settings, "learning_rate": 1e-12}  # the same noise and times, nothing learned
+    fit_lora(pocket_sd, latents, text, noise=streams(4, num=2), on_step=still.append, **unlearning)
+    late, before = (sum(step.loss for step in part[-6:]) for part in (steps, still))
+    assert late < 0.95 * before
     one = pocket_sd.encode_text([""])
     last = fit_lora(
         pocket_sd, latents[1:], one, noise=streams(4, num=1, start=1), on_step=steps.append,
@@ -129,7 +132,7 @@ def test_the_ends_of_a_path_are_the_pictures_again(pocket_sd, path):
             picture = pocket_sd.draw_text(text, generator=streams(1, "image", "decoder", num=1))
             ceiling = pocket_sd.decode(pocket_sd.encode_latents(picture))
         error = float((frame - ceiling[0]).square().mean())
-        assert error < 1.5e-3  # 28 dB; drawing another picture of the word leaves 15
+        assert error < 2.5e-3  # 26 dB; drawing another picture of the word leaves 15
     assert float((path[0] - path[-1]).square().mean()) > 0.01
 
 

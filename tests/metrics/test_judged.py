@@ -5,7 +5,7 @@ import torch
 
 from offbeat.errors import ConfigError, ImageError, PromptError, VocabularyError
 from offbeat.judges.clip import ClipJudge
-from offbeat.metrics.judged import DistributionKl, Validity, VqaScore
+from offbeat.metrics.judged import AllPresent, DistributionKl, Validity, VqaScore
 from offbeat.metrics.mixtures import FusionBalance, FusionReward, FusionSimilarity, parts_of
 from offbeat.types import Verdict
 
@@ -29,6 +29,9 @@ class RedJudge:
 
     def class_probabilities(self, images):
         return images.mean(dim=(2, 3)).softmax(dim=1)
+
+    def presence(self, images):
+        return images.mean(dim=(2, 3))
 
 
 def plain(*colours, size=8):
@@ -63,6 +66,13 @@ def test_divergence_of_the_shares_asked_by_hand():
     assert found.better == "lower"
     with pytest.raises(ConfigError, match="'grey' of 'grey' is none of them"):
         DistributionKl.load(judge=RedJudge()).score(images, texts=["grey"])
+
+
+def test_all_are_present_only_where_each_is():
+    images = plain((0.9, 0.6, 0.0), (0.9, 0.4, 0.0), (0.2, 0.3, 0.9))
+    found = AllPresent.load(judge=RedJudge()).score(images, texts=["red=0.9 + green=0.1"])
+    assert found.values == (1, 0, 0)
+    assert found.better == "higher"
 
 
 def test_a_judge_that_cannot_answer_is_refused(pocket):

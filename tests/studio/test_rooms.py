@@ -33,7 +33,7 @@ def test_an_exploration_has_pictures_a_map_a_curve_and_kept_steps(explored):
     for one in run["pictures"]:
         data = own.client.get(one["url"])
         assert data.headers["content-type"] == "image/png"
-        assert Image.open(io.BytesIO(data.content)).size == (64, 64)
+        assert Image.open(io.BytesIO(data.content)).size == (128, 128)
     found = own.get(f"/runs/{job['id']}/map")
     assert len(found["ordinary"]) == found["num_ordinary"] == 60
     assert [(at["step"], at["kept"], len(at["points"])) for at in found["steps"]] == [
@@ -126,7 +126,7 @@ def test_a_sketch_follows_and_an_older_one_is_dropped(explored, dreamt):
     for request in (mixture, {"of": "dream", "law": "cauchy", "seed": 4}, walk):
         answer = own.client.post("/api/v1/sketch", json=request)
         assert answer.status_code == 200, answer.text
-        assert Image.open(io.BytesIO(answer.content)).size == (64, 64)
+        assert Image.open(io.BytesIO(answer.content)).size == (128, 128)
     sketches = own.client.app.state.studio.sketches
     gate, answers = threading.Event(), []
     sketches._thread.submit(gate.wait)  # the thread is busy: both wait

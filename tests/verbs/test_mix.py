@@ -61,7 +61,7 @@ def test_a_mixture_of_a_file_and_a_word(pocket_sd, picture, tmp_path):
     assert source["picture"] == str(picture)
     assert len(source["digest"]) >= 16
     assert word == {"word": "owl"}
-    assert run.ordinary[0].size == (64, 64)
+    assert run.ordinary[0].size == (128, 128)
     assert run.ordinary[0].getpixel((32, 32)) == (255, 0, 0)
     assert run.summary["concepts"][0]["unknown_to_judge"] == [str(picture)]
     run.save(tmp_path / "saved")

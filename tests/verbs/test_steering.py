@@ -49,7 +49,7 @@ def test_previews_come_first_are_kept_and_change_nothing(pocket, seen):
     assert [at for at, _ in shown] == [0, 3, 6]
     for _, (file,) in shown:
         with Image.open(folder / file) as picture:
-            assert picture.size == (64, 64)
+            assert picture.size == (128, 128)
     assert (folder / "trials/0/states/0003/concept.safetensors").exists()
     stages = [stage for stage, *_ in told]
     assert stages.index("ordinary ones") < stages.index("searching")

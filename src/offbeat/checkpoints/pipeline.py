@@ -19,6 +19,9 @@ from offbeat.checkpoints.weights import (
 )
 from offbeat.errors import CheckpointError
 
+SHARED = ("image_encoder", "text_encoder", "tokenizer")
+"""What a pipeline beside a prior may leave out: it is stored once, in the prior's folder."""
+
 __all__ = [
     "ALL_FILES",
     "PipelineFolder",
@@ -49,8 +52,10 @@ class PipelineFolder:
         return cls(path, index, prefix)
 
     def where(self, name: str) -> Path:
-        """Return the folder of a component."""
-        return self.path / f"{self.prefix}{name}"
+        """Return the folder of a component: its own, or the prior's that lies beside it."""
+        place = self.path / f"{self.prefix}{name}"
+        beside = self.path.absolute().parent / "prior" / name
+        return beside if name in SHARED and not place.exists() and beside.is_dir() else place
 
     def paths(self) -> list[Path]:
         """Return the folders of all components: what decides what is drawn."""

@@ -108,8 +108,8 @@ class ClassifierJudge:
         self._model = model.eval().requires_grad_(False)
         self._pixels = pixels
         self._name = name
-        names = model.config.id2label
-        self._labels = tuple(str(names[index]) for index in range(len(names)))
+        names, presence = model.config.id2label, int(getattr(model.config, "num_presence", 0))
+        self._labels = tuple(str(names[index]) for index in range(len(names) - presence))
         self._coarse = coarse
         self._subjects = dict(subjects or {})
         self._note = note
@@ -147,7 +147,8 @@ class ClassifierJudge:
         for file in (config, *weights):
             digest.update(file.read_bytes())
         model = load_model(AutoModelForImageClassification, path, dtype=torch.float32)
-        return cls(
+        kind = PresenceJudge if getattr(model.config, "num_presence", 0) else cls
+        return kind(
             model.to(device),
             pixels,
             name=f"classifier:{path.name}@{digest.hexdigest()}",
@@ -188,10 +189,13 @@ class ClassifierJudge:
     @torch.no_grad()
     def class_probabilities(self, images: Tensor) -> Tensor:
         """Return ``[B, K]`` over ``labels``, of ``images``, ``[B, 3, H, W]``, 0 to 1."""
+        return self._logits(images)[:, : len(self._labels)].softmax(dim=-1)
+
+    def _logits(self, images: Tensor) -> Tensor:
         rule.check_images(images)
         pixels = self._pixels.apply(images.to(self._model.device))
         logits: Tensor = self._model(pixel_values=pixels.to(self._model.dtype)).logits
-        return logits.float().softmax(dim=-1).cpu()
+        return logits.float().cpu()
 
     @torch.no_grad()
     def features(self, images: Tensor) -> list[Tensor]:
@@ -235,6 +239,24 @@ class ClassifierJudge:
             judge=self.name,
             note=self._note,
         )
+
+
+class PresenceJudge(ClassifierJudge):
+    """A classifier with a second answer: whether something of each label is there.
+
+    Its model gives ``config.num_presence`` logits more, in the order of the labels.
+    """
+
+    @torch.no_grad()
+    def presence(self, images: Tensor) -> Tensor:
+        """Return ``[B, K]``, each 0 to 1 on its own: is something of this label in the picture?
+
+        From 0.5 on the answer is yes.
+
+        Args:
+            images: ``[B, 3, H, W]``, 0 to 1.
+        """
+        return self._logits(images)[:, len(self._labels) :].sigmoid()
 
 
 def _describe(file: Path) -> str:

@@ -18,7 +18,15 @@ from offbeat.errors import ConfigError, ImageError, JudgeError
 from offbeat.metrics.base import BaseMetric
 from offbeat.metrics.common import in_equal_sizes, pictures, texts_for
 from offbeat.metrics.mixtures import parts_of
-from offbeat.protocols import AnswersYes, CalibratedJudge, ChecksSubject, Need, ReadsClasses
+from offbeat.protocols import (
+    AnswersYes,
+    CalibratedJudge,
+    ChecksSubject,
+    Need,
+    ReadsClasses,
+    ReadsPresence,
+)
+from offbeat.protocols.judges import PRESENT_FROM
 from offbeat.types import Better
 
 if TYPE_CHECKING:
@@ -166,12 +174,15 @@ class DistributionKl(JudgeMetric):
         texts: Sequence[str] | None,
         references: Sequence[Tensor] | Tensor | None,
     ) -> Tensor:
-        """Return the divergence of each picture, ``[B]``."""
+        """Return the measure of each picture, ``[B]``."""
         labels = tuple(self.judge.labels)
         found = texts_for(texts, len(images))
         rows = {text: self._asked(text, labels) for text in dict.fromkeys(found)}
-        read = in_equal_sizes(images, self.judge.class_probabilities)
-        return distribution_kl(torch.stack([rows[text] for text in found]), read)
+        read = in_equal_sizes(images, getattr(self.judge, self.method))
+        return self._compared(torch.stack([rows[text] for text in found]), read)
+
+    def _compared(self, asked: Tensor, read: Tensor) -> Tensor:
+        return distribution_kl(asked, read)
 
     def _asked(self, text: str, labels: tuple[str, ...]) -> Tensor:
         shares = torch.zeros(len(labels))
@@ -183,6 +194,23 @@ class DistributionKl(JudgeMetric):
                 )
             shares[labels.index(word)] = share
         return shares
+
+
+class AllPresent(DistributionKl):
+    """Whether all the things that a text names are there, 0 or 1: the mean is a share.
+
+    The texts are as in ``distribution_kl``. Shares cannot say it: a picture in which both are
+    plain to see may be read as 90 % of one.
+    """
+
+    stem = "all_present"
+    better: Better = "higher"
+    protocol = ReadsPresence
+    method = "presence"
+    examples = ("classifier",)
+
+    def _compared(self, asked: Tensor, read: Tensor) -> Tensor:
+        return ((read >= PRESENT_FROM) | (asked == 0)).all(dim=1).float()
 
 
 def _asked_of_each(images: list[Tensor], texts: list[str], ask: Callable[..., Tensor]) -> Tensor:

@@ -30,6 +30,7 @@ from offbeat.protocols.judges import (
     NamesThings,
     Need,
     ReadsClasses,
+    ReadsPresence,
     Segments,
 )
 from offbeat.protocols.methods import (
@@ -74,6 +75,7 @@ __all__ = [
     "PaintsImages",
     "PriorBackbone",
     "ReadsClasses",
+    "ReadsPresence",
     "SeeingBackbone",
     "Segments",
     "Source",

@@ -12,6 +12,9 @@ from offbeat.types import Better, Scores, Verdict
 Need: TypeAlias = Literal["texts", "references", "judge"]
 """What a metric wants beside pictures; a judge is given to its ``load``."""
 
+PRESENT_FROM = 0.5
+"""Probability of presence from which a thing is there."""
+
 
 @runtime_checkable
 class ChecksSubject(Protocol):
@@ -52,6 +55,15 @@ class ReadsClasses(Protocol):
 
     def class_probabilities(self, images: Tensor) -> Tensor:
         """Return ``[B, K]`` over ``labels``, of ``images``, ``[B, 3, H, W]``, 0 to 1."""
+        ...
+
+
+@runtime_checkable
+class ReadsPresence(ReadsClasses, Protocol):
+    """A judge that can see several things in one picture, which shares cannot say."""
+
+    def presence(self, images: Tensor) -> Tensor:
+        """Return ``[B, K]``, each 0 to 1 on its own: is something of this label there?"""
         ...
 
 

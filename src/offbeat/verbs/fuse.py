@@ -11,8 +11,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from torch import Tensor
-
 from offbeat import registry
 from offbeat.checkpoints.placement import Where
 from offbeat.core import vocab
@@ -305,14 +303,17 @@ class Fusion:
         images = [session.draw(concept) for concept in concepts]
         parents = [session.plain(word) for word in self.words]
         ordinary = [to_pil(session.draw(parent)) for parent in parents]
-        probabilities = [readings.read(self.judge, part) for part in images]
+        rows = [
+            {"weights": dict(point), **readings.of(self.judge, part, dict(point))}
+            for point, part in zip(self.points, images, strict=True)
+        ]
         pictures = [to_pil(part) for part in images]
         return session.write(
             concepts,
             [picture for part in pictures for picture in part],
             self._files(concepts, pictures, parents, ordinary),
-            summary=self._summary(concepts, probabilities),
-            views={"contact.png": lambda: self._sheet(pictures, ordinary, probabilities)},
+            summary=self._summary(concepts, rows),
+            views={"contact.png": lambda: self._sheet(pictures, ordinary, rows)},
             title=f"{self.method.name}: {session.request['subject']}",
             ordinary=[picture for part in ordinary for picture in part],
         )
@@ -353,16 +354,8 @@ class Fusion:
         return files
 
     def _summary(
-        self, concepts: Sequence[Concept], probabilities: Sequence[Tensor | None]
+        self, concepts: Sequence[Concept], rows: Sequence[Mapping[str, Any]]
     ) -> dict[str, Any]:
-        rows = []
-        for point, read in zip(self.points, probabilities, strict=True):
-            row: dict[str, Any] = {"weights": dict(point)}
-            if read is not None:
-                labels = self.judge.labels
-                row |= readings.describe(labels, read, dict(point))
-                row["images"] = [", ".join(readings.in_words(labels, part)) for part in read]
-            rows.append(row)
         notes = [concept.metadata.get("warning", "") for concept in concepts]
         if not self.method.takes_weights:
             notes.append(f"{self.method.name} ignores weights: only the order of the words counts.")
@@ -371,7 +364,7 @@ class Fusion:
             "prompt": concepts[0].template,
             "seed": self.task.seed,
             "judge": self.judge.name if self.judge else None,
-            "concepts": rows,
+            "concepts": [{k: v for k, v in row.items() if k != "captions"} for row in rows],
             "warnings": list(dict.fromkeys(note for note in notes if note)),
             "in_words": self._in_words(rows),
         }
@@ -381,20 +374,14 @@ class Fusion:
         if self.layout != "fuse":
             words = " and ".join(self.words)
             return f"{len(rows)} concepts between {words}, by {self.method.name}."
-        text, row = f"Asked: {readings.label(self.points[0])}.", rows[0]
-        if row.get("mean"):
-            shares = ", ".join(
-                f"{readings.in_percent(share)} {word}" for word, share in row["mean"].items()
-            )
-            text += f" Read by the judge, mean of {self.task.num_images}: {shares}"
-            text += f"; divergence {row['kl']:.2f} nats." if "kl" in row else "."
-        return text
+        asked = readings.label(self.points[0])
+        return f"Asked: {asked}.{readings.sentence(rows[0], self.task.num_images)}"
 
     def _sheet(
         self,
         pictures: Sequence[list[Image.Image]],
         ordinary: Sequence[list[Image.Image]],
-        probabilities: Sequence[Tensor | None],
+        found: Sequence[Mapping[str, Any]],
     ) -> bytes:
         title = f"{' + '.join(self.words)}, by {self.method.name}"
         if self.layout == "grid":
@@ -407,10 +394,9 @@ class Fusion:
             ]
             captions = [readings.label(point).replace(" + ", "\n") for point in self.points]
             return sheet(rows, title=title, captions=captions, columns=len(pictures))
-        read, captions = probabilities[0], []
+        captions = list(found[0].get("captions", ()))
         note = "Each column is drawn from the same noise."
-        if read is not None:
-            captions = [readings.caption(self.judge.labels, part) for part in read]
+        if captions:
             note += f" Under each: what {self.judge.name} reads."
         mixed = (readings.label(self.points[0]), pictures[0])
         rows = [*zip(self.words, ordinary, strict=True), mixed]

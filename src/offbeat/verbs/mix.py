@@ -283,12 +283,7 @@ class Mixture:
     def _row(self, point: Shares, images: Tensor, ordinary: Sequence[Tensor]) -> dict[str, Any]:
         """Return what is read in the pictures of one point."""
         row: dict[str, Any] = {} if self.is_morph else {"weights": dict(point)}
-        read = readings.read(self.judge, images)
-        if read is not None:
-            labels = self.judge.labels
-            row |= readings.describe(labels, read, dict(point))
-            row["images"] = [", ".join(readings.in_words(labels, part)) for part in read]
-            row["captions"] = [readings.caption(labels, part) for part in read]
+        row |= readings.of(self.judge, images, dict(point))
         cosines = likeness(self.session.backbone, images, ordinary)
         if cosines is not None:
             first, second = cosines
@@ -322,11 +317,7 @@ class Mixture:
         row = rows[0]
         shown = {parent.name: parent.shown for parent in self.parents}
         text = f"Asked: {readings.label([(shown[n], share) for n, share in self.points[0]])}."
-        if row.get("mean"):
-            shares = ", ".join(
-                f"{readings.in_percent(share)} {word}" for word, share in row["mean"].items()
-            )
-            text += f" Read by the judge, mean of {self.num_images}: {shares}."
+        text += readings.sentence(row, self.num_images)
         if "likeness" in row:
             first, second = (sum(values) / len(values) for values in row["likeness"])
             text += f" Mean cosine to both sources' pictures: {first:.2f}, {second:.2f}."
