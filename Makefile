@@ -1,6 +1,7 @@
 # make demo    draw unusual handbags      make check   lint, format, types
 # make test    run the tests              make bench   speed ratios
 # make test-slow  commands killed at random moments, leaks, 10,000 made-up files of each kind
+# make gpu-check  all forms on an accelerator against the CPU
 # make docs    API pages into site/       make tables  the papers' claims, re-run
 # make pocket  what CreTok and DisTok learn for pocket, after its weights changed
 # make clean   remove what check, test, docs and builds made
@@ -16,7 +17,7 @@ override DEMO := out/demo
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := demo
-.PHONY: demo test test-slow check bench tables pocket docs clean
+.PHONY: demo test test-slow check gpu-check bench tables pocket docs clean
 
 demo: $(VENV)/.installed
 	@if [ -f $(DEMO)/request.json ]; then rm -rf $(DEMO); fi
@@ -36,6 +37,10 @@ check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# under 4 minutes, no weights needed; DEVICE=cuda:1 chooses another
+gpu-check: $(VENV)/.installed-dev
+	$(BIN)/python tests/gpu_check.py $(or $(DEVICE),auto)
 
 bench: $(VENV)/.installed
 	$(BIN)/offbeat bench speed

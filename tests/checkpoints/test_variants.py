@@ -134,3 +134,30 @@ def test_the_fingerprint_of_an_ordinary_folder_is_that_of_before(folders):
                 digest.update(file.read_bytes())
     now = fingerprint(folders["sd"], folders["xl"] / "unet", settings="settings")
     assert now == digest.hexdigest()
+
+
+def test_a_refiner_is_refused_before_it_is_loaded(folders, tmp_path):
+    """As published: one text encoder, the second, and an aesthetic score that nobody sends here."""
+    folder = shutil.copytree(folders["xl"], tmp_path / "copy")
+    index = json.loads((folder / "model_index.json").read_text())
+    none = {name: [None, None] for name in ("text_encoder", "tokenizer")}
+    kind = {"_class_name": "StableDiffusionXLImg2ImgPipeline", "requires_aesthetics_score": True}
+    (folder / "model_index.json").write_text(json.dumps({**index, **none, **kind}))
+    shutil.rmtree(folder / "unet")
+    for use in (lambda place: load_backbone(place, device="cpu"), inspect_model):
+        with pytest.raises(CheckpointError, match=r"got a refiner of SDXL.* name the base model"):
+            use(folder)
+
+
+@pytest.mark.parametrize(("said", "kept"), [(True, torch.float32), (False, None), (None, None)])
+def test_an_autoencoder_is_upcast_only_if_its_own_settings_say_so(folders, tmp_path, said, kept):
+    folder = shutil.copytree(folders["xl"], tmp_path / "copy")
+    config = json.loads((folder / "vae" / "config.json").read_text())
+    config.pop("force_upcast", None)
+    if said is not None:
+        config["force_upcast"] = said
+    (folder / "vae" / "config.json").write_text(json.dumps(config))
+    backbone = load_backbone(folder, device="cpu", dtype="bfloat16")
+    assert backbone.vae.dtype == (kept or torch.bfloat16)
+    assert backbone.unet.dtype == torch.bfloat16
+    assert draw(backbone).isfinite().all()

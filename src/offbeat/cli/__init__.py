@@ -25,6 +25,7 @@ from offbeat.cli import (
     studio,
     study,
     train,
+    verify,
 )
 
 app = typer.Typer(
@@ -49,6 +50,7 @@ app.command("export")(export.export)
 app.command("import")(export.import_)
 app.command("studio")(studio.studio)
 app.command("doctor")(doctor.doctor)
+app.command("verify")(verify.verify)
 app.add_typer(study.app, name="study")
 app.add_typer(bench.app, name="bench")
 app.command("list")(listing.listing)

@@ -89,7 +89,7 @@ class FluxBackbone(FlowDenoiser):
         if self.transformer.config.guidance_embeds:
             told = torch.full((batch,), guidance_scale, device=self.device)
         predicted = self.transformer(
-            hidden_states=_packed(latents),
+            hidden_states=packed(latents),
             timestep=timestep.to(latents.dtype) / 1000,
             guidance=told,
             pooled_projections=pooled,
@@ -100,7 +100,7 @@ class FluxBackbone(FlowDenoiser):
         return _unpacked(predicted, height, width)
 
 
-def _packed(latents: Tensor) -> Tensor:
+def packed(latents: Tensor) -> Tensor:
     """Return ``[B, C, h, w]`` as tokens of 2 x 2 cells, ``[B, h w / 4, 4 C]``."""
     batch, channels, height, width = latents.shape
     cells = latents.view(batch, channels, height // PATCH, PATCH, width // PATCH, PATCH)

@@ -11,6 +11,7 @@ from offbeat.backbones.images import read_pixel_stats
 from offbeat.backbones.stable_diffusion.ip_adapter import IpAdapter
 from offbeat.checkpoints.known.stable_diffusion import ADAPTER
 from offbeat.checkpoints.pipeline import PipelineFolder
+from offbeat.checkpoints.weights import json_object
 from offbeat.errors import CheckpointError
 
 CLIP_PIXELS = (
@@ -34,7 +35,8 @@ def load_components(folder: PipelineFolder, dtype: torch.dtype) -> dict[str, Any
     if not texts:
         raise CheckpointError(f"{folder.path}: expected a component 'text_encoder'")
     vae = folder.load("vae", dtype=dtype)
-    if getattr(vae.config, "force_upcast", False):  # in half precision it overflows
+    said = json_object(folder.where("vae") / "config.json", expected="an autoencoder")
+    if said.get("force_upcast"):  # it overflows in half precision; the class itself assumes so
         vae = vae.float()
     unet = folder.load("unet", dtype=dtype)
     if unet.config.in_channels != vae.config.latent_channels:

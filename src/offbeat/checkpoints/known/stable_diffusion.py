@@ -56,6 +56,11 @@ def find(source: str | Path, config: str | Path | None = None) -> PipelineFolder
         raise CheckpointError(
             f"{source}: expected a pipeline of {', '.join(PIPELINES)}, got {kind}"
         )
+    if folder.index.get("requires_aesthetics_score") or not folder.has("text_encoder"):
+        raise CheckpointError(
+            f"{source}: expected a pipeline that draws from noise, got a refiner of SDXL, which "
+            "finishes pictures of another; name the base model (sdxl)"
+        )
     return folder
 
 
