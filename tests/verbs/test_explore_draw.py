@@ -83,8 +83,8 @@ def test_a_word_that_the_judge_does_not_know_is_drawn_all_the_same(quick, method
 @pytest.mark.parametrize(
     ("settings", "error", "said"),
     [
-        ({"novelty": 0.9}, ConfigError, "novelty: of the search"),
-        ({"num_trials": 2, "avoid": ("x",)}, ConfigError, "num_trials, avoid: of the search"),
+        ({"novelty": 0.9}, ConfigError, "novelty: applies? only to method"),
+        ({"num_trials": 2, "avoid": ("x",)}, ConfigError, "num_trials, avoid: apply only to method"),
         ({"config": LowProbabilityConfig()}, ConfigError, "settings of cads by name"),
         ({"config": {"tau": 1}}, ConfigError, "expected a setting of cads"),
         ({"method": "magicmix"}, ConfigError, "explores no subject"),
@@ -114,8 +114,8 @@ def test_from_the_command_line(tmp_path):
     request = json.loads((out / "request.json").read_text())
     assert (request["checkpoint"], request["config"]["sigma_high"]) == ("pocket-sd", 2)
     for refused, said in [
-        (("--method", "cads", "--rule", "sum"), "rule: of the search"),
-        (("--method", "cads", "--novelty", "0.9"), "novelty: of the search"),
+        (("--method", "cads", "--rule", "sum"), "rule: applies only to method"),
+        (("--method", "cads", "--novelty", "0.9"), "novelty: applies only to method"),
         (("--set", "novelty=0.5"), "novelty has an option of its own"),
         (("--set", "nonsense=0.5"), "expected a setting of low-probability"),
     ]:
