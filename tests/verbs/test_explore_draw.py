@@ -84,7 +84,7 @@ def test_a_word_that_the_judge_does_not_know_is_drawn_all_the_same(quick, method
     ("settings", "error", "said"),
     [
         ({"novelty": 0.9}, ConfigError, "novelty: applies? only to method"),
-        ({"num_trials": 2, "avoid": ("x",)}, ConfigError, "num_trials, avoid: apply only to method"),
+        ({"num_trials": 2, "avoid": ("x",)}, ConfigError, "num_trials, avoid: apply only to"),
         ({"config": LowProbabilityConfig()}, ConfigError, "settings of cads by name"),
         ({"config": {"tau": 1}}, ConfigError, "expected a setting of cads"),
         ({"method": "magicmix"}, ConfigError, "explores no subject"),
