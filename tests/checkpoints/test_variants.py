@@ -52,7 +52,8 @@ def draw(backbone):
     text = backbone.encode_text(["a red castle"])
     if hasattr(backbone, "draw_text"):
         return backbone.draw_text(text, generator=stream(1), num_inference_steps=2)
-    return backbone.sample_prior(text, generator=stream(1))
+    settings = {"num_inference_steps": 3, "prior_guidance_scale": 3.0}
+    return backbone.sample_prior(text, generator=stream(1), **settings)
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -161,3 +162,26 @@ def test_an_autoencoder_is_upcast_only_if_its_own_settings_say_so(folders, tmp_p
     assert backbone.vae.dtype == (kept or torch.bfloat16)
     assert backbone.unet.dtype == torch.bfloat16
     assert draw(backbone).isfinite().all()
+
+
+@pytest.mark.parametrize("names", [("kandinsky-2-2-prior", "kandinsky-2-2-decoder"),
+                                   ("kandinsky-2-1-prior", "kandinsky-2-1")])  # fmt: skip
+def test_prior_and_decoder_in_folders_side_by_side_find_each_other(folders, tmp_path, names):
+    for part, name in zip(("prior", "decoder"), names, strict=True):
+        shutil.copytree(folders["2.2"] / part, tmp_path / name)
+    whole = draw(load_backbone(folders["2.2"], device="cpu"))
+    for name in names:
+        assert torch.equal(draw(load_backbone(tmp_path / name, device="cpu")), whole)
+
+
+def test_prior_and_decoder_that_lie_apart_are_named_together(folders, tmp_path):
+    for part in ("prior", "decoder"):
+        shutil.copytree(folders["2.2"] / part, tmp_path / f"place-of-{part}" / "model")
+    prior, decoder = (tmp_path / f"place-of-{part}" / "model" for part in ("prior", "decoder"))
+    both = load_backbone(f"{prior}::{decoder}", device="cpu")
+    assert torch.equal(draw(both), draw(load_backbone(folders["2.2"], device="cpu")))
+    assert inspect_model(f"{prior}::{decoder}").fingerprint == both.fingerprint
+    with pytest.raises(
+        CheckpointError, match=r"holds a decoder alone. Name both as PRIOR::DECODER"
+    ):
+        load_backbone(decoder, device="cpu")

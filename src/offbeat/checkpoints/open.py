@@ -9,7 +9,7 @@ from offbeat import registry
 from offbeat.checkpoints.base import Checkpoint
 from offbeat.checkpoints.forms import Form, form_of
 from offbeat.checkpoints.hub import without_network
-from offbeat.checkpoints.known.unclip import is_bundled
+from offbeat.checkpoints.known.unclip import SEPARATOR, is_bundled
 from offbeat.checkpoints.memory import check_fits
 from offbeat.checkpoints.placement import Dtype, Offload, Placement, Where, placement_of
 from offbeat.checkpoints.trust import readable
@@ -167,5 +167,5 @@ def _draws(needs: Any) -> bool:
 
 def _is_source(name: str) -> bool:
     """Whether a folder, file or hub id is meant; the adapter says what is wrong with it."""
-    is_path = "/" in name or "\\" in name or name.startswith((".", "~"))
+    is_path = SEPARATOR in name or "/" in name or "\\" in name or name.startswith((".", "~"))
     return is_path or name.endswith(".safetensors") or Path(name).is_dir()

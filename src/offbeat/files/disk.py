@@ -216,21 +216,6 @@ def read_json(path: Path) -> dict[str, Any]:
     return value
 
 
-def tensor_file(tensors: Mapping[str, Tensor], metadata: Mapping[str, str]) -> bytes:
-    """Return a safetensors file; the same content always gives the same bytes."""
-    from safetensors.torch import save
-
-    data = save(
-        {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
-    )
-    end = _header_end(data)
-    # the library writes metadata in random order
-    header = {"__metadata__": dict(sorted(metadata.items())), **json.loads(data[8:end])}
-    text = json.dumps(header, separators=(",", ":")).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text + data[end:]
-
-
 def pack_tensors(
     tensors: Mapping[str, Tensor],
     metadata: Any = None,
@@ -239,11 +224,26 @@ def pack_tensors(
 ) -> bytes:
     """Return a safetensors file with JSON ``metadata`` and a digest of both.
 
-    ``labels`` are further entries of its header, for other tools.
+    The same content always gives the same bytes. ``labels`` are further entries of its header, for
+    other tools.
     """
+    from safetensors.torch import save
+
     text = json.dumps(metadata, sort_keys=True, ensure_ascii=False)
-    digest = _digest_of_file(text, tensor_file(tensors, {}))
-    return tensor_file(tensors, {**(labels or {}), "offbeat": text, "digest": digest})
+    copies = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
+    table, values = _split(save(copies))
+    told = {**(labels or {}), "offbeat": text, "digest": _digest_of_parts(text, table, values)}
+    # the library writes metadata in random order
+    header = {"__metadata__": dict(sorted(told.items())), **table}
+    head = json.dumps(header, separators=(",", ":")).encode()
+    head += b" " * (-len(head) % 8)
+    return b"".join([len(head).to_bytes(8, "little"), head, values])
+
+
+def _split(data: bytes) -> tuple[dict[str, Any], memoryview]:
+    """Return the header of a safetensors file, and the bytes of all values behind it."""
+    end = 8 + int.from_bytes(data[:8], "little")
+    return parse_json(data[8:end]), memoryview(data)[end:]
 
 
 def unpack_tensors(data: bytes) -> tuple[dict[str, Tensor], Any]:
@@ -257,30 +257,28 @@ def unpack_tensors(data: bytes) -> tuple[dict[str, Tensor], Any]:
 
     try:
         tensors = load(data)
-        header = parse_json(data[8 : _header_end(data)])["__metadata__"]
-        text, digest = str(header["offbeat"]), header["digest"]
+        table, values = _split(data)
+        told = table["__metadata__"]
+        text, digest = str(told["offbeat"]), told["digest"]
     except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"not a tensor file of Offbeat ({error})") from error
-    if _digest_of_file(text, data) != digest:
+    if _digest_of_parts(text, table, values) != digest:
         raise ValueError("its content does not match its digest")
     return tensors, parse_json(text)
 
 
-def _digest_of_file(text: str, data: bytes) -> str:
+def _digest_of_parts(text: str, table: Mapping[str, Any], values: memoryview) -> str:
     """Digest the metadata, the table of tensors and their values."""
-    end = _header_end(data)
-    table = json.loads(data[8:end])
-    table.pop("__metadata__", None)
-    return digest_of(json.dumps([text, table], sort_keys=True).encode() + data[end:])
+    named = {name: told for name, told in table.items() if name != "__metadata__"}
+    return digest_of(json.dumps([text, named], sort_keys=True).encode(), values)
 
 
-def _header_end(data: bytes) -> int:
-    return 8 + int.from_bytes(data[:8], "little")
-
-
-def digest_of(data: bytes) -> str:
-    """Return 32 hexadecimal digits of BLAKE2b."""
-    return hashlib.blake2b(data, digest_size=16).hexdigest()
+def digest_of(*parts: bytes | memoryview) -> str:
+    """Return 32 hexadecimal digits of BLAKE2b of all parts, one behind the other."""
+    digest = hashlib.blake2b(digest_size=16)
+    for part in parts:
+        digest.update(part)
+    return digest.hexdigest()
 
 
 def flatten(value: Any, tensors: dict[str, Tensor]) -> Any:

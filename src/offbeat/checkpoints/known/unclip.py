@@ -10,6 +10,8 @@ from offbeat.errors import CheckpointError
 POCKET = Path(__file__).parents[2] / "pocket"
 """The checkpoint that comes with the package."""
 
+SEPARATOR = "::"
+"""Between the folders or hub ids of a prior and a decoder that lie apart: ``PRIOR::DECODER``."""
 BUNDLED = ("pocket", "pocket-sd")
 
 CHECKPOINTS: dict[str, tuple[str, str]] = {
@@ -37,7 +39,7 @@ def find(source: str | Path) -> tuple[PipelineFolder, PipelineFolder, Path]:
     Raises:
         CheckpointError: If there is no such name or folder, or one half alone.
     """
-    halves = CHECKPOINTS.get(str(source)) or _pair_of(str(source))
+    halves = CHECKPOINTS.get(str(source)) or _pair_of(str(source)) or _folders_of(str(source))
     if halves is not None:
         prior, decoder = (locate(half) for half in halves)
         return PipelineFolder.open(prior), PipelineFolder.open(decoder), prior.parent
@@ -61,12 +63,32 @@ def _pair_of(hub_id: str) -> tuple[str, str] | None:
     return next((pair for pair in CHECKPOINTS.values() if hub_id in pair), None)
 
 
+def _folders_of(source: str) -> tuple[str, str] | None:
+    """Return prior and decoder of ``PRIOR::DECODER``, or of folders side by side as published.
+
+    Such are ``kandinsky-2-2-prior`` and ``kandinsky-2-2-decoder``, ``NAME-prior`` and ``NAME``.
+    """
+    prior, separator, decoder = source.partition(SEPARATOR)
+    if separator:
+        return prior, decoder
+    folder = Path(source).expanduser()
+    if (folder / "model_index.json").is_file():
+        stem = folder.name.removesuffix("-decoder").removesuffix("-prior")
+        names = [(f"{stem}-prior", f"{stem}-decoder"), (f"{stem}-prior", stem)]
+        for pair in names:
+            found = [folder.parent / name for name in pair]
+            if folder in found and all((one / "model_index.json").is_file() for one in found):
+                return str(found[0]), str(found[1])
+    return None
+
+
 def _half_alone(folder: Path, source: str | Path) -> str:
     """Say what to do with a folder that holds a prior alone, or a decoder alone."""
     half, other = ("prior", "decoder") if (folder / "prior").is_dir() else ("decoder", "prior")
     if all((folder.parent / name / "model_index.json").is_file() for name in (half, other)):
         return f"{source}: holds a {half} alone; name the folder above it, {folder.parent}"
+    known = ", ".join(CHECKPOINTS)
     return (
-        f"{source}: holds a {half} alone. Put it into a folder as {half}/, beside its {other} as "
-        f"{other}/, and name that folder; or name one of {', '.join(CHECKPOINTS)}"
+        f"{source}: holds a {half} alone. Name both as PRIOR{SEPARATOR}DECODER, or put it into a "
+        f"folder as {half}/, beside its {other} as {other}/, or name one of {known}"
     )
