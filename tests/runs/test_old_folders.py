@@ -75,7 +75,7 @@ def test_an_old_concept_is_drawn_and_exported(name, pocket, old_as_ours, tmp_pat
 
 
 def test_an_old_picture_is_made_again(pocket, old_as_ours):
-    with pytest.raises(FingerprintError, match="Name the checkpoint of then"):
+    with pytest.raises(FingerprintError, match="other weights draw another picture"):
         offbeat.again(OLD / "raw-prompt" / "images" / "0000.png", backbone=pocket)
     made = offbeat.again(
         old_as_ours("raw-prompt", pictures=True) / "images" / "0000.png", backbone=pocket

@@ -42,6 +42,8 @@ __all__ = ["RunFolder", "cache_folder", "cached", "pack_tensors", "unpack_tensor
 
 SCHEMA_VERSION = 1
 """Of the run folder; a folder with a higher one is not read."""
+ADDED_LATER = ("device", "dtype")
+"""What requests of earlier releases do not say: a run that lacks it may still be resumed."""
 
 REQUEST, TRACE, DONE = "request.json", "trace.jsonl", "done.json"
 CHECKPOINT = "checkpoint/state.safetensors"
@@ -90,7 +92,9 @@ class RunFolder:
     @classmethod
     def _reopen(cls, path: Path, asked: Any, *, resume: bool) -> RunFolder:
         run = cls.open(path)
-        differences = _differences(asked, run.request)
+        old = set(ADDED_LATER) - run.request.keys()
+        known = {key: value for key, value in asked.items() if key not in old}
+        differences = _differences(known, run.request)
         if differences:
             raise ResumeError(
                 f"{path}: the run was started with other settings: {'; '.join(differences)}. "
