@@ -35,7 +35,8 @@ from offbeat.runs.recorder import OnKept
 from offbeat.runs.result import Run, concept_files, costed
 from offbeat.types import Concept, Observe, Step, ignore
 from offbeat.verbs.explore_draw import NUM_CALIBRATION, explore_by_drawing
-from offbeat.verbs.explore_report import NUM_FRESH, NUM_REFERENCES, Outcome, Plan, Trial
+from offbeat.verbs.explore_plan import NUM_FRESH, NUM_REFERENCES, Plan, Trial
+from offbeat.verbs.explore_report import Outcome
 from offbeat.verbs.session import Session, check_numbers, checked_text, conditions_of
 
 PREVIEW_STEPS = 8
