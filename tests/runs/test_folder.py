@@ -466,3 +466,14 @@ def test_the_cache_is_where_the_user_says(monkeypatch, tmp_path):
     monkeypatch.delenv("OFFBEAT_CACHE")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert cache_folder() == tmp_path / "offbeat"
+
+
+def test_a_request_of_before_may_lack_device_and_dtype_and_nothing_else(tmp_path):
+    RunFolder.create(tmp_path / "run", {"seed": 1})
+    asked = {"seed": 1, "device": "cpu", "dtype": "float32"}
+    assert RunFolder.create(tmp_path / "run", asked, resume=True).request == {"seed": 1}
+    with pytest.raises(ResumeError, match="strength"):
+        RunFolder.create(tmp_path / "run", {**asked, "strength": 1}, resume=True)
+    RunFolder.create(tmp_path / "new", asked)
+    with pytest.raises(ResumeError, match="dtype"):
+        RunFolder.create(tmp_path / "new", {**asked, "dtype": "bfloat16"}, resume=True)

@@ -228,7 +228,7 @@ def test_tensors_that_are_no_pictures(backbone, tmp_path, art, error, says):
         ({"sweep": []}, ConfigError, "1 to 64"),
         ({"num_images": 0}, ConfigError, "num_images"),
         ({"config": {"no_such": 1}}, ConfigError, "no_such"),
-        ({"method": "magicmix"}, ConfigError, "paints nothing|setting"),
+        ({"method": "magicmix"}, ConfigError, "does not paint|setting"),
         ({"method": "creativesinth"}, UnknownNameError, "creativesynth"),
         ({"prompt": "pig " * 100}, PromptError, "tokens"),
     ],

@@ -174,7 +174,7 @@ def test_python_takes_tensors_pil_pictures_and_files(others, pocket):
 
 
 def test_more_pictures_than_memory_holds_are_refused_before_it_is_full(others, monkeypatch):
-    monkeypatch.setattr(score, "MEMORY_SHARE", 0)
+    monkeypatch.setattr("offbeat.verbs.score.MEMORY_SHARE", 0)
     result = invoke(others, "--text", "a")
     assert result.exit_code == 2
     assert "score them in parts" in result.output
@@ -182,7 +182,7 @@ def test_more_pictures_than_memory_holds_are_refused_before_it_is_full(others, m
 
 def plugin_in_contributing():
     """Return the metric that CONTRIBUTING.md shows."""
-    text = (Path(__file__).parent.parent / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    text = (Path(__file__).parents[2] / "CONTRIBUTING.md").read_text(encoding="utf-8")
     return text.partition("## Add a metric")[2].partition("```python\n")[2].partition("```")[0]
 
 

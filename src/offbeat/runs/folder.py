@@ -1,4 +1,4 @@
-"""Run folders and the cache: written atomically, checked on reading.
+"""Run folders: written atomically, checked on reading.
 
 A file appears under its final name complete or not at all, so a run killed at any moment leaves a
 folder that opens and goes on.
@@ -19,7 +19,6 @@ from typing import Any
 from torch import Tensor
 
 from offbeat.errors import CorruptRunError, ResumeError, StoreError
-from offbeat.files.cache import cache_folder, cached
 from offbeat.files.disk import (
     TEMP_PREFIX,
     FolderLock,
@@ -37,8 +36,6 @@ from offbeat.files.disk import (
     whole_lines,
     write_atomic,
 )
-
-__all__ = ["RunFolder", "cache_folder", "cached", "pack_tensors", "unpack_tensors", "write_atomic"]
 
 SCHEMA_VERSION = 1
 """Of the run folder; a folder with a higher one is not read."""

@@ -17,8 +17,6 @@ from offbeat.runs.export import export_learned
 from offbeat.runs.result import Run, Source, concept_files, learned_of
 from offbeat.verbs.session import Session, check_template
 
-SUFFIX = ".safetensors"
-
 
 def export_concept(
     source: Source,
