@@ -12,7 +12,7 @@ from PIL import Image, PngImagePlugin
 from typer.testing import CliRunner
 
 import offbeat
-from offbeat import cli, score
+from offbeat import cli
 from offbeat.errors import ConfigError, ImageError, PromptError
 from offbeat.files.pictures import read_whole, whole
 from offbeat.files.png import encode_png, to_pil
