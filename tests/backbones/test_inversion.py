@@ -15,6 +15,11 @@ PREDICTIONS = ["epsilon", "v_prediction", "sample"]
 BETAS = {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
 
 
+def invert(predict, ddim, latents, num_refinements):
+    factors = inversion.ddim_factors(ddim, latents)
+    return inversion.walk_back(predict, ddim.timesteps, factors, latents, num_refinements)
+
+
 def ddim(prediction="epsilon", steps=7, **settings):
     plain = DDIMScheduler(prediction_type=prediction, steps_offset=1, **BETAS, **settings)
     found = inversion.ddim_of(plain)
@@ -40,7 +45,7 @@ def test_what_is_denoised_is_found_again_to_the_last_digits(prediction, settings
         return told[step]
 
     end = walk(scheduler, noise, predict)
-    way = inversion.invert(predict, scheduler, end, 0)
+    way = invert(predict, scheduler, end, 0)
     assert way.shape == (8, 2, 4, 3, 3)
     torch.testing.assert_close(way[0], noise, rtol=1e-5, atol=1e-5)
     assert torch.equal(way[-1], end)
@@ -56,8 +61,7 @@ def test_refinement_mirrors_a_prediction_that_depends_on_the_latents(prediction)
 
     end = walk(scheduler, noise, predict)
     errors = [
-        float((inversion.invert(predict, scheduler, end, times)[0] - noise).abs().max())
-        for times in (0, 30)
+        float((invert(predict, scheduler, end, times)[0] - noise).abs().max()) for times in (0, 30)
     ]
     assert errors[0] > 1e-3
     assert errors[1] < 1e-5
@@ -69,7 +73,7 @@ def test_noise_without_any_signal_can_be_reached():
     told = torch.randn(7, 1, 1, 2, 2, generator=stream(1))
     noise = torch.randn(1, 1, 2, 2, generator=stream(0))
     end = walk(zero, noise, lambda x, t, step: told[step])
-    way = inversion.invert(lambda x, t, step: told[step], zero, end, 0)
+    way = invert(lambda x, t, step: told[step], zero, end, 0)
     torch.testing.assert_close(way[0], noise, rtol=1e-4, atol=1e-4)
 
 

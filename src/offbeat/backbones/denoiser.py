@@ -5,6 +5,7 @@ Pipelines run under ``no_grad``; here gradients reach the latents and the text.
 
 from __future__ import annotations
 
+import copy
 from abc import abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
@@ -22,6 +23,7 @@ from offbeat.backbones.conditions import (
     step_settings,
 )
 from offbeat.backbones.images import in_batches
+from offbeat.backbones.inversion import walk_back
 from offbeat.backbones.text import ReadsText
 from offbeat.backbones.unclip.prior import check_streams
 from offbeat.checkpoints.base import Checkpoint
@@ -78,6 +80,22 @@ class Denoiser(Checkpoint, ReadsText):
         ip_adapter_scale: float | None = None,
     ) -> tuple[Predict, AbstractContextManager[None]]:
         """Return what predicts, and the block in which it must run."""
+
+    @abstractmethod
+    def _noised(
+        self, scheduler: Any, timesteps: Tensor, latents: Tensor, noise: Tensor, step: int
+    ) -> Tensor:
+        """Return clean latents with noise as strong as before a step."""
+
+    @abstractmethod
+    def _clean(
+        self, scheduler: Any, timesteps: Tensor, latents: Tensor, predict: Predict, step: int
+    ) -> Tensor:
+        """Return the estimate of the clean latents at a step; the scheduler may be changed."""
+
+    @abstractmethod
+    def _factors(self, scheduler: Any, like: Tensor) -> list[tuple[Any, Any]]:
+        """Return (a, b) of each step ``a x + b prediction`` of the sampler ``ddim``."""
 
     @property
     def _channels(self) -> int:
@@ -199,6 +217,105 @@ class Denoiser(Checkpoint, ReadsText):
                     if after_step is not None:
                         latents = after_step(start + index, latents).to(latents)
         return latents
+
+    def add_noise(
+        self,
+        latents: Tensor,
+        noise: Tensor,
+        *,
+        step: int,
+        num_inference_steps: int | None = None,
+        sampler: Sampler = "own",
+    ) -> Tensor:
+        """Return clean ``latents`` with noise as strong as before a step, ``[B, C, h, w]``.
+
+        Args:
+            latents: Clean, as ``encode_latents`` gives them.
+            noise: Standard normal, of their shape, or ``[1, C, h, w]``.
+            step: A denoising step, 0 to ``num_inference_steps``, whose level is no noise.
+            num_inference_steps: Of the whole way; None is the checkpoint's own.
+            sampler: Whose noise levels: those of ``denoise`` with the same one.
+
+        Raises:
+            RangeError: If there is no such step.
+        """
+        scheduler = self._scheduler_of(sampler)
+        timesteps = self._set_timesteps(num_inference_steps, scheduler, latents.shape[-2:])
+        check_range("step", step, 0, len(timesteps))
+        clean, noise = latents.to(self.device), noise.to(self.device)
+        return self._noised(scheduler, timesteps, clean, noise, step).float()
+
+    def predict_clean(
+        self,
+        latents: Tensor,
+        text: TextEmbeds,
+        *,
+        step: int,
+        negative: TextEmbeds | None = None,
+        num_inference_steps: int | None = None,
+        guidance_scale: float | None = None,
+        sampler: Sampler = "own",
+    ) -> Tensor:
+        """Return the estimate of the clean latents, ``[B, C, h, w]``, float32; ``decode`` takes it.
+
+        It asks the network once, or with guidance twice, and disturbs no denoising.
+
+        Args:
+            latents: At the noise level of a step, as ``denoise`` starts from it there.
+            text: One prompt for all samples, or one for each.
+            step: A denoising step, 0 to before ``num_inference_steps``.
+            negative: As in ``denoise``, and so the rest.
+            num_inference_steps: Of the whole way.
+            guidance_scale: 1 or less is off.
+            sampler: Whose noise levels.
+
+        Raises:
+            RangeError: If there is no such step.
+        """
+        # a copy: a denoising that is going on keeps its place, and what it remembers
+        scheduler = copy.deepcopy(self._scheduler_of(sampler))
+        timesteps = self._set_timesteps(num_inference_steps, scheduler, latents.shape[-2:])
+        check_range("step", step, 0, len(timesteps) - 1)
+        predict, in_place = self._predictor(latents, text, negative, guidance_scale)
+        with in_place:
+            return self._clean(scheduler, timesteps, latents.to(self.device).float(), predict, step)
+
+    def invert(
+        self,
+        images: Tensor,
+        text: TextEmbeds,
+        *,
+        negative: TextEmbeds | None = None,
+        num_inference_steps: int | None = None,
+        guidance_scale: float = 1.0,
+        num_refinements: int = 0,
+    ) -> Tensor:
+        """Return the way of the sampler ``ddim`` that ends at ``images``, ``[T + 1, B, C, h, w]``.
+
+        ``way[i]`` is before step i, ``way[-1]`` the picture's own latents; ``denoise`` from
+        ``way[0]`` with ``sampler="ddim"`` and the same settings comes back to about ``way[-1]``.
+
+        Args:
+            images: ``[B, 3, H, W]``, 0 to 1.
+            text: What is on them: one prompt for all, or one for each.
+            negative: What guidance steers from; None is the checkpoint's own.
+            num_inference_steps: T; None is the checkpoint's own.
+            guidance_scale: As in ``denoise``; 1 is by far the most exact.
+            num_refinements: Times that each prediction is made again: exacter, and slower.
+
+        Raises:
+            RangeError: If a number is out of its range.
+            ShapeError: If a side of the pictures is no multiple of what the network reads.
+        """
+        check_range("num_refinements", num_refinements, 0, 100)
+        latents = self.encode_latents(images)
+        predict, in_place = self._predictor(latents, text, negative, guidance_scale)
+        scheduler = self._scheduler_of("ddim")
+        timesteps = self._set_timesteps(num_inference_steps, scheduler, latents.shape[-2:])
+        latents = latents.to(self.device)
+        factors = self._factors(scheduler, latents)
+        with in_place:
+            return walk_back(predict, timesteps, factors, latents, num_refinements)
 
     def draw_text(
         self,

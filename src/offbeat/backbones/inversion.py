@@ -60,25 +60,21 @@ def step_factors(alpha: Tensor, before: Tensor, prediction: str) -> tuple[Tensor
     raise CheckpointError(f"prediction_type: expected epsilon, v or sample, got {prediction!r}")
 
 
-def invert(predict: Predict, ddim: Any, latents: Tensor, num_refinements: int) -> Tensor:
-    """Return the trajectory, ``[T + 1, B, C, h, w]``: before each step, and the clean end.
+def ddim_factors(ddim: Any, like: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """Return (a, b) of every step of a scheduler from ``ddim_of`` whose timesteps are set.
 
     Args:
-        predict: The model under its text.
-        ddim: From ``ddim_of``, its timesteps set.
-        latents: Of the picture, ``[B, C, h, w]``.
-        num_refinements: Times that each prediction is made again at the better latents.
+        ddim: The scheduler.
+        like: A tensor of the type and device that is wanted.
     """
     stride = ddim.config.num_train_timesteps // ddim.num_inference_steps
     steps = []
-    for timestep in ddim.timesteps:
-        earlier = int(timestep) - stride
-        alpha = ddim.alphas_cumprod[int(timestep)]
+    for timestep in ddim.timesteps.tolist():
+        earlier = timestep - stride
+        alpha = ddim.alphas_cumprod[timestep]
         before = ddim.alphas_cumprod[earlier] if earlier >= 0 else ddim.final_alpha_cumprod
-        steps.append(
-            step_factors(alpha.to(latents), before.to(latents), ddim.config.prediction_type)
-        )
-    return walk_back(predict, ddim.timesteps, steps, latents, num_refinements)
+        steps.append(step_factors(alpha.to(like), before.to(like), ddim.config.prediction_type))
+    return steps
 
 
 def walk_back(

@@ -22,11 +22,10 @@ from torch import Tensor
 from offbeat.backbones.conditions import spread
 from offbeat.backbones.denoiser import Denoiser, Predict
 from offbeat.backbones.flow import load as load_file  # which needs PATCH
-from offbeat.backbones.inversion import walk_back
 from offbeat.backbones.text import Encoder, T5Encoder
 from offbeat.checkpoints.known.flow import PATCH
 from offbeat.checkpoints.pipeline import cell_of
-from offbeat.core.checks import check_range, check_shape
+from offbeat.core.checks import check_shape
 from offbeat.core.functional import guide
 from offbeat.errors import CapabilityError
 from offbeat.types import Sampler, TextEmbeds
@@ -186,106 +185,22 @@ class FlowDenoiser(Denoiser):
 
         return predict, nullcontext()
 
-    def add_noise(
-        self,
-        latents: Tensor,
-        noise: Tensor,
-        *,
-        step: int,
-        num_inference_steps: int | None = None,
-        sampler: Sampler = "own",
+    def _noised(
+        self, scheduler: Any, timesteps: Tensor, latents: Tensor, noise: Tensor, step: int
     ) -> Tensor:
-        """Return clean ``latents`` with noise as strong as before a step, ``[B, C, h, w]``.
-
-        Args:
-            latents: Clean, as ``encode_latents`` gives them.
-            noise: Standard normal, of their shape, or ``[1, C, h, w]``.
-            step: A denoising step, 0 to ``num_inference_steps``, whose level is no noise.
-            num_inference_steps: Of the whole way; None is the checkpoint's own.
-            sampler: Both have the same noise levels.
-
-        Raises:
-            RangeError: If there is no such step.
-        """
-        scheduler = self._scheduler_of(sampler)
-        timesteps = self._set_timesteps(num_inference_steps, scheduler, latents.shape[-2:])
-        check_range("step", step, 0, len(timesteps))
         sigma = scheduler.sigmas[step]
-        noised: Tensor = (1 - sigma) * latents.to(self.device) + sigma * noise.to(self.device)
-        return noised.float()
+        noised: Tensor = (1 - sigma) * latents + sigma * noise
+        return noised
 
-    def predict_clean(
-        self,
-        latents: Tensor,
-        text: TextEmbeds,
-        *,
-        step: int,
-        negative: TextEmbeds | None = None,
-        num_inference_steps: int | None = None,
-        guidance_scale: float | None = None,
-        sampler: Sampler = "own",
+    def _clean(
+        self, scheduler: Any, timesteps: Tensor, latents: Tensor, predict: Predict, step: int
     ) -> Tensor:
-        """Return the estimate of the clean latents, x - s v, ``[B, C, h, w]``, float32.
-
-        It asks the network once, or with guidance twice, and disturbs no denoising.
-
-        Args:
-            latents: At the noise level of a step, as ``denoise`` starts from it there.
-            text: One prompt for all samples, or one for each.
-            step: A denoising step, 0 to before ``num_inference_steps``.
-            negative: As in ``denoise``, and so the rest.
-            num_inference_steps: Of the whole way.
-            guidance_scale: 1 or less is off.
-            sampler: Both have the same noise levels.
-
-        Raises:
-            RangeError: If there is no such step.
-        """
-        scheduler = copy.deepcopy(self._euler)  # a denoising that is going on keeps its place
-        timesteps = self._set_timesteps(num_inference_steps, scheduler, latents.shape[-2:])
-        check_range("step", step, 0, len(timesteps) - 1)
-        predict, in_place = self._predictor(latents, text, negative, guidance_scale)
-        latents = latents.to(self.device)
-        with in_place:
-            velocity = predict(latents, timesteps[step], step)
-        clean: Tensor = latents.float() - scheduler.sigmas[step] * velocity
+        clean: Tensor = latents - scheduler.sigmas[step] * predict(latents, timesteps[step], step)
         return clean
 
-    def invert(
-        self,
-        images: Tensor,
-        text: TextEmbeds,
-        *,
-        negative: TextEmbeds | None = None,
-        num_inference_steps: int | None = None,
-        guidance_scale: float = 1.0,
-        num_refinements: int = 0,
-    ) -> Tensor:
-        """Return the way of Euler that ends at ``images``, ``[T + 1, B, C, h, w]``, float32.
-
-        ``way[i]`` is before step i, ``way[-1]`` the picture's own latents; ``denoise`` from
-        ``way[0]`` with ``sampler="ddim"`` and the same settings comes back to about ``way[-1]``.
-
-        Args:
-            images: ``[B, 3, H, W]``, 0 to 1.
-            text: What is on them: one prompt for all, or one for each.
-            negative: What guidance steers from; None is the checkpoint's own.
-            num_inference_steps: T; None is the checkpoint's own.
-            guidance_scale: As in ``denoise``; 1 is by far the most exact.
-            num_refinements: Times that each prediction is made again: exacter, and slower.
-
-        Raises:
-            RangeError: If a number is out of its range.
-            ShapeError: If a side of the pictures is no multiple of what the network reads.
-        """
-        check_range("num_refinements", num_refinements, 0, 100)
-        latents = self.encode_latents(images)
-        predict, in_place = self._predictor(latents, text, negative, guidance_scale)
-        timesteps = self._set_timesteps(num_inference_steps, self._euler, latents.shape[-2:])
-        levels = self._euler.sigmas.tolist()
-        steps = [(1.0, after - before) for before, after in itertools.pairwise(levels)]
-        with in_place:
-            return walk_back(predict, timesteps, steps, latents.to(self.device), num_refinements)
+    def _factors(self, scheduler: Any, like: Tensor) -> list[tuple[Any, Any]]:
+        levels = scheduler.sigmas.tolist()
+        return [(1.0, after - before) for before, after in itertools.pairwise(levels)]
 
     # --- text -----------------------------------------------------------------------------
 

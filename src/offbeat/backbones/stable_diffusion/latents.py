@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
@@ -12,12 +11,12 @@ from torch import Tensor
 
 from offbeat.backbones.attention import Moment, edited
 from offbeat.backbones.conditions import Predictor, clean_latents, guidance_embed, text_conditions
-from offbeat.backbones.denoiser import Denoiser
-from offbeat.backbones.inversion import invert as invert_latents
+from offbeat.backbones.denoiser import Denoiser, Predict
+from offbeat.backbones.inversion import ddim_factors
 from offbeat.backbones.stable_diffusion.lora import init_lora, lora_in
 from offbeat.backbones.unclip.prior import check_streams
 from offbeat.checkpoints.pipeline import cell_of, quiet_diffusers
-from offbeat.core.checks import check_range, check_shape
+from offbeat.core.checks import check_shape
 from offbeat.errors import CapabilityError
 from offbeat.protocols import Generators
 from offbeat.types import AttentionEdit, Sampler, TextEmbeds
@@ -39,112 +38,25 @@ class LatentDenoiser(Denoiser):
     def _scheduler_of(self, sampler: Sampler) -> Any:
         return self.scheduler if sampler == "own" else self._ddim
 
-    def add_noise(
-        self,
-        latents: Tensor,
-        noise: Tensor,
-        *,
-        step: int,
-        num_inference_steps: int | None = None,
-        sampler: Sampler = "own",
+    def _noised(
+        self, scheduler: Any, timesteps: Tensor, latents: Tensor, noise: Tensor, step: int
     ) -> Tensor:
-        """Return clean ``latents`` with noise as strong as before a step, ``[B, C, h, w]``.
-
-        Args:
-            latents: Clean, as ``encode_latents`` gives them.
-            noise: Standard normal, of their shape, or ``[1, C, h, w]``.
-            step: A denoising step, 0 to ``num_inference_steps``, whose level is no noise.
-            num_inference_steps: Of the whole way; None is the checkpoint's own.
-            sampler: Whose noise levels: those of ``denoise`` with the same one.
-
-        Raises:
-            RangeError: If there is no such step.
-        """
-        scheduler = self._scheduler_of(sampler)
-        timesteps = self._set_timesteps(num_inference_steps, scheduler)
-        check_range("step", step, 0, len(timesteps))
         if step == len(timesteps):
             return latents
         level = timesteps[step : step + 1].expand(len(latents))
-        noised: Tensor = scheduler.add_noise(latents.to(self.device), noise.to(self.device), level)
-        return noised.float()
+        noised: Tensor = scheduler.add_noise(latents, noise, level)
+        return noised
 
-    def predict_clean(
-        self,
-        latents: Tensor,
-        text: TextEmbeds,
-        *,
-        step: int,
-        negative: TextEmbeds | None = None,
-        num_inference_steps: int | None = None,
-        guidance_scale: float | None = None,
-        sampler: Sampler = "own",
+    def _clean(
+        self, scheduler: Any, timesteps: Tensor, latents: Tensor, predict: Predict, step: int
     ) -> Tensor:
-        """Return the estimate of the clean latents, ``[B, C, h, w]``, float32; ``decode`` takes it.
-
-        It asks the network once, or with guidance twice, and disturbs no denoising.
-
-        Args:
-            latents: At the noise level of a step, as ``denoise`` starts from it there.
-            text: One prompt for all samples, or one for each.
-            step: A denoising step, 0 to before ``num_inference_steps``.
-            negative: As in ``denoise``, and so the rest.
-            num_inference_steps: Of the whole way.
-            guidance_scale: 1 or less is off.
-            sampler: Whose noise levels.
-
-        Raises:
-            RangeError: If there is no such step.
-        """
-        # a copy: a denoising that is going on keeps its place, and what it remembers
-        scheduler = copy.deepcopy(self.scheduler) if sampler == "own" else self._ddim
-        timesteps = self._set_timesteps(num_inference_steps, scheduler)
-        check_range("step", step, 0, len(timesteps) - 1)
         if hasattr(scheduler, "set_begin_index"):
             scheduler.set_begin_index(step)
-        predict, in_place = self._predictor(latents, text, negative, guidance_scale)
-        timestep = timesteps[step : step + 1]
-        with in_place:
-            return clean_latents(
-                scheduler,
-                lambda shown: predict(shown, timestep[0], step),
-                latents.to(self.device),
-                timestep,
-            )
+        level = timesteps[step : step + 1]
+        return clean_latents(scheduler, lambda x: predict(x, level[0], step), latents, level)
 
-    def invert(
-        self,
-        images: Tensor,
-        text: TextEmbeds,
-        *,
-        negative: TextEmbeds | None = None,
-        num_inference_steps: int | None = None,
-        guidance_scale: float = 1.0,
-        num_refinements: int = 0,
-    ) -> Tensor:
-        """Return the way of DDIM that ends at ``images``, ``[T + 1, B, C, h, w]``, float32.
-
-        ``way[i]`` is before step i, ``way[-1]`` the picture's own latents; ``denoise`` from
-        ``way[0]`` with ``sampler="ddim"`` and the same settings comes back to about ``way[-1]``.
-
-        Args:
-            images: ``[B, 3, H, W]``, 0 to 1.
-            text: What is on them: one prompt for all, or one for each.
-            negative: What guidance steers from; None is the empty prompt.
-            num_inference_steps: T; None is the checkpoint's own.
-            guidance_scale: 1 is off, and by far the most exact.
-            num_refinements: Times that each prediction is made again: exacter, and slower.
-
-        Raises:
-            RangeError: If a number is out of its range.
-            ShapeError: If a side of the pictures is no multiple of the latents' cell.
-        """
-        check_range("num_refinements", num_refinements, 0, 100)
-        latents = self.encode_latents(images)
-        predict, in_place = self._predictor(latents, text, negative, guidance_scale)
-        self._set_timesteps(num_inference_steps, self._ddim)
-        with in_place:
-            return invert_latents(predict, self._ddim, latents.to(self.device), num_refinements)
+    def _factors(self, scheduler: Any, like: Tensor) -> list[tuple[Any, Any]]:
+        return ddim_factors(scheduler, like)
 
     @contextmanager
     def edit_attention(self, edit: AttentionEdit) -> Iterator[None]:
