@@ -283,7 +283,9 @@ def test_a_dream_may_settle_on_the_nearest_classes(trained, pocket):
 def test_another_method_or_width_is_refused(trained, pocket):
     found, ask = trained[0], request(("pig", 1.0))
     for wrong in (None, replace(found, method="cretok"), replace(found, tensors={})):
-        with pytest.raises(ConfigError, match="trained: expected a space of distok"):
+        with pytest.raises(
+            ConfigError, match="trained: expected what `offbeat train distok` writes"
+        ):
             DisTok().fuse(pocket, ask, trained=wrong)
     narrow = replace(found, tensors={**found.tensors, "class_tokens": torch.ones(6, 4)})
     with pytest.raises(FingerprintError, match=r"width 4.*256"):

@@ -29,6 +29,7 @@ from offbeat.core.modes import in_own_modes
 from offbeat.errors import ConfigError
 from offbeat.protocols import HasCard, TextBackbone
 from offbeat.protocols.methods import Takes
+from offbeat.types import Trained
 
 Config = TypeVar("Config")
 INF = float("inf")
@@ -358,6 +359,21 @@ def config_of(method: Any) -> dict[str, Any]:
     """Return a method's settings as a run keeps them; none of a plug-in that has none."""
     config = getattr(method, "config", None)
     return asdict(config) if is_dataclass(config) else {}  # type: ignore[arg-type]
+
+
+def check_trained(trained: Trained | None, name: str, *tensors: str) -> Trained:
+    """Return what a method learned once; raise if it is absent, another's, or incomplete.
+
+    Raises:
+        ConfigError: With what came.
+    """
+    got = "none" if trained is None else f"one of {trained.method}"
+    if trained is not None and trained.method == name:
+        missing = [tensor for tensor in tensors if tensor not in trained.tensors]
+        if not missing:
+            return trained
+        got = f"one without {', '.join(missing)}"
+    raise ConfigError(f"trained: expected what `offbeat train {name}` writes, got {got}")
 
 
 def steps_of(method: Any) -> int:

@@ -13,11 +13,11 @@ import torch
 
 from offbeat.core import vocab
 from offbeat.core.templates import fill
-from offbeat.errors import ConfigError, FingerprintError
+from offbeat.errors import FingerprintError
 from offbeat.methods.cretok.config import NAME, WORD, CreTokConfig
 from offbeat.methods.cretok.prompts import listed
 from offbeat.methods.cretok.training import Training  # which needs the loss above
-from offbeat.methods.settings import Method
+from offbeat.methods.settings import Method, check_trained
 from offbeat.protocols import ReadsClasses, TextBackbone
 from offbeat.types import Concept, OnStep, Request, Trained, ignore_step
 
@@ -90,9 +90,7 @@ class CreTok(Method[CreTokConfig]):
 def _concept(
     backbone: TextBackbone, trained: Trained | None, template: str, word: str, subject: str
 ) -> Concept:
-    if trained is None or trained.method != NAME or WORD not in trained.tensors:
-        got = "none" if trained is None else trained.method
-        raise ConfigError(f"trained: expected {NAME}'s token, from `offbeat train`, got {got}")
+    trained = check_trained(trained, NAME, WORD)
     if trained.fingerprint != backbone.fingerprint:
         raise FingerprintError(
             f"{NAME}: trained on {trained.checkpoint} ({trained.fingerprint}), and this is "

@@ -18,8 +18,9 @@ from torch.nn.functional import linear, normalize, silu
 from offbeat.core.functional import cosine
 from offbeat.core.rng import stream
 from offbeat.core.templates import fill
-from offbeat.errors import ConfigError, FingerprintError, PromptError, VocabularyError
+from offbeat.errors import FingerprintError, PromptError, VocabularyError
 from offbeat.methods.distok.config import NAME, DisTokConfig
+from offbeat.methods.settings import check_trained
 from offbeat.protocols import TextBackbone
 from offbeat.types import PLACEHOLDER, Concept, Request, Trained
 
@@ -97,25 +98,16 @@ class Space:
             ConfigError: If it is absent, of another method, or incomplete.
             FingerprintError: If its width is not the backbone's.
         """
-        if trained is None or trained.method != NAME:
-            got = "none" if trained is None else f"one of {trained.method}"
-            raise ConfigError(
-                f"trained: expected a space of {NAME}, from `offbeat train`, got {got}"
-            )
-        try:
-            space = cls(
-                params=trained.tensors,
-                words=trained.vocabulary,
-                class_tokens=trained.tensors["class_tokens"],
-                latent_mean=trained.tensors["latent_mean"],
-                latent_std=trained.tensors["latent_std"],
-                pair_weighting=str(trained.config["pair_weighting"]),
-                template=str(trained.config["adaptive_template"]),
-            )
-        except KeyError as error:
-            raise ConfigError(
-                f"trained: expected a space of {NAME}, got one without {error}"
-            ) from error
+        names = ("class_tokens", "latent_mean", "latent_std")
+        trained = check_trained(trained, NAME, *names)
+        config = DisTokConfig.of(trained.config)
+        space = cls(
+            params=trained.tensors,
+            words=trained.vocabulary,
+            **{name: trained.tensors[name] for name in names},
+            pair_weighting=config.pair_weighting,
+            template=config.adaptive_template,
+        )
         width = backbone.token_embed(space.words[0]).shape[-1]
         if width != space.class_tokens.shape[-1]:
             raise FingerprintError(

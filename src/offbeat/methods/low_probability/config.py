@@ -87,7 +87,10 @@ class LowProbabilityConfig(Settings):
     max_pull_back: int = setting(20, 1, MANY, help="Anchor steps on one noise before a new one.")
     avoid_weight: float = setting(1.0, 0, 1e6, help="alpha: weight of the clusters to avoid.")
     judge_every: int = setting(25, 1, MANY, help="Steps between two questions to the judge.")
-    num_judged: int = setting(4, 1, 1000, help="Pictures in a question; half of them must pass.")
+    num_judged: int = setting(4, 1, 1000, help="Pictures in a question.")
+    pass_share: float | None = setting(
+        None, above=0, at_most=1, help="Of them must pass; None: 3/4 for a seen novelty, else half."
+    )
     probe_every: int = setting(5, 1, MANY, help="Steps between two looks at fresh noises.")
     num_probes: int = setting(32, 2, 10_000, help="Fresh noises in a look.")
     hold_tolerance: float = setting(
@@ -144,6 +147,13 @@ class LowProbabilityConfig(Settings):
         if self.learning_rate is not None:
             return self.learning_rate
         return 1e-4 if self.novelty is None else 2e-4
+
+    @property
+    def passes(self) -> float:
+        """Share of the pictures in a question that must pass."""
+        if self.pass_share is not None:
+            return self.pass_share
+        return 0.5 if self.novelty is None else 0.75
 
     @property
     def noises(self) -> int:

@@ -222,7 +222,7 @@ class Search:
             return verdicts[0], seen
         share = sum(v.passed for v in answered) / len(answered)
         probability = sum(v.probability for v in answered) / len(answered)
-        answer: Literal["yes", "no"] = "yes" if share >= 0.5 else "no"
+        answer: Literal["yes", "no"] = "yes" if share >= self.config.passes else "no"
         return Verdict(answer, probability, answered[0].judge, answered[0].note), seen
 
     def _fresh(self, purpose: str, num: int) -> Tensor:
