@@ -420,7 +420,7 @@ def test_a_damaged_cache_entry_is_built_anew(tmp_path):
     whole = entry.read_bytes()
     for damaged in (whole[:-1], whole[:-1] + b"x", b"", b"\xff" * 40):
         entry.write_bytes(damaged)
-        with pytest.warns(UserWarning, match="built anew"):
+        with pytest.warns(UserWarning, match="computed again"):
             tensors, _ = cached("baselines", {}, build)
         assert torch.equal(tensors["mean"], torch.ones(4))
         assert entry.read_bytes() == whole
@@ -454,7 +454,7 @@ def test_a_user_without_a_home_does_without_the_cache(monkeypatch):
         raise RuntimeError("Could not determine home directory.")
 
     monkeypatch.setattr(Path, "home", homeless)
-    with pytest.warns(UserWarning, match=r"done without.*set OFFBEAT_CACHE"):
+    with pytest.warns(UserWarning, match=r"not used.*set OFFBEAT_CACHE"):
         tensors, _ = cached("baselines", {}, lambda: ({"mean": torch.ones(4)}, {}))
     assert torch.equal(tensors["mean"], torch.ones(4))
     with pytest.raises(StoreError, match="OFFBEAT_CACHE"):

@@ -117,7 +117,7 @@ def test_the_inversion_is_kept_and_gives_the_same_pictures(backbone, art, cache,
     (entry, *_) = sorted((cache / "inversions").iterdir())
     for file in (cache / "inversions").iterdir():
         file.write_bytes(entry.read_bytes()[:-5])
-    with pytest.warns(UserWarning, match="built anew"):
+    with pytest.warns(UserWarning, match="computed again"):
         assert same(paint(art, backbone), first)
 
 

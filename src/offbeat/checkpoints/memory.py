@@ -54,7 +54,7 @@ def check_fits(source: str | Path, placement: Placement) -> None:
     """Refuse a checkpoint that does not fit, with what would.
 
     Args:
-        source: Name, folder, hub id or file; what is none is left to loading to report.
+        source: Name, folder, hub id or file; loading reports what is not one of these.
         placement: With a device.
 
     Raises:

@@ -106,7 +106,7 @@ def inspect_model(source: str | Path) -> Inspection:
 
     Raises:
         CheckpointError: If there is none, or it is damaged.
-        UnknownNameError: If the name is none.
+        UnknownNameError: If there is no checkpoint of this name.
     """
     adapter = adapter_of(source)
     if not adapter.__module__.startswith("offbeat."):
@@ -148,7 +148,7 @@ def fetch_model(source: str) -> list[Path]:
 
     Raises:
         CheckpointError: If the hub does not give it; it says why, and what to do.
-        UnknownNameError: If the name is none.
+        UnknownNameError: If there is no checkpoint of this name.
     """
     adapter_of(source)
     if is_bundled(source) or Path(source).expanduser().exists():

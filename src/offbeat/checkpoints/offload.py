@@ -1,8 +1,8 @@
-"""Weights that wait in the CPU's memory, and are shown on the device only while they compute.
+"""Keep weights in the CPU's memory, and copy them to the device only while a module computes.
 
-Frozen weights need no way back: a copy is made on the device, stands in the module while it runs,
-and is dropped. So a gradient that passes a module keeps that copy for its backward pass, whoever
-has run since; moving the weights themselves, as is usual, would pull them from under it.
+The weights are frozen, so nothing is copied back. While a module runs it holds a copy on the
+device, which is dropped afterwards. A gradient through the module keeps that copy for its backward pass. If
+the weights themselves were moved, as is usual, the backward pass would find them gone.
 """
 
 from __future__ import annotations

@@ -77,7 +77,7 @@ def load_backbone(
         CheckpointError: If there is no such checkpoint or device, or it is damaged.
         ConfigError: If it cannot be placed so.
         DoesNotFitError: If it needs more memory than there is.
-        UnknownNameError: If the name is none.
+        UnknownNameError: If there is no checkpoint of this name.
     """
     asked = placement_of(
         device,

@@ -149,7 +149,7 @@ def read_header(file: Path) -> dict[str, Any]:
     """Return the header of a safetensors file: name to dtype, shape and place.
 
     Raises:
-        CheckpointError: If it is none.
+        CheckpointError: If it is no safetensors file, or its header is damaged.
     """
     try:
         with file.open("rb") as handle:

@@ -1,4 +1,4 @@
-"""The cache: what is slow to make and depends on nothing but its key."""
+"""Disk cache for expensive results, keyed by all their inputs."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def cached(
 ) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """Return what ``build`` returns, from the cache where it is there.
 
-    A damaged entry is built anew and a cache that cannot be written is done without, each with a
+    A damaged entry is computed again. A cache that cannot be written is not used. Both give a
     warning.
 
     Args:
@@ -61,7 +61,7 @@ def cached(
     try:
         folder = cache_folder() / kind
     except StoreError as error:
-        warnings.warn(f"the cache is done without: {error}", stacklevel=2)
+        warnings.warn(f"the cache is not used: {error}", stacklevel=2)
         return _opened(_made(key, build), key)
     path = folder / f"{digest_of(json.dumps(key, sort_keys=True).encode())}.safetensors"
     try:
@@ -69,13 +69,15 @@ def cached(
     except FileNotFoundError:
         pass
     except (OSError, ValueError, KeyError, TypeError) as error:
-        warnings.warn(f"cache entry {path} is built anew: {error}", stacklevel=2)
+        warnings.warn(
+            f"cache entry {path} is damaged, and is computed again: {error}", stacklevel=2
+        )
     data = _made(key, build)
     try:
         make_folder(folder)
         write_atomic(path, data)
     except StoreError as error:
-        warnings.warn(f"the cache is done without: {error}", stacklevel=2)
+        warnings.warn(f"the cache is not used: {error}", stacklevel=2)
     _sweep(folder)
     return _opened(data, key)  # the same values, cached or not
 

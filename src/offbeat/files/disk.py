@@ -110,7 +110,7 @@ def make_folder(folder: Path) -> None:
 class FolderLock:
     """A folder that one process works on; freed when its last holder is gone, or killed.
 
-    Nothing is written, and reading is not hindered. Where the disk has no locks there is none.
+    Nothing is written, and other processes may read. On a disk without locks nothing is locked.
     """
 
     def __init__(self, handle: int) -> None:
@@ -188,7 +188,7 @@ def parse_json(data: str | bytes) -> Any:
     """Return what a JSON text says.
 
     Raises:
-        ValueError: If it is none, or is nested deeper than can be read.
+        ValueError: If it is not JSON, or is nested deeper than can be read.
     """
     try:
         return json.loads(data)

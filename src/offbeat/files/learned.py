@@ -205,7 +205,7 @@ def check_lora(lora: Mapping[str, Tensor], model: TextBackbone) -> None:
                 "learned on"
             )
         if not torch.isfinite(factor).all():
-            raise ShapeError(f"lora: {name} holds numbers that are none")
+            raise ShapeError(f"lora: {name} contains NaN or infinity")
 
 
 def _read(path: Path) -> bytes:

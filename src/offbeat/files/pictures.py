@@ -1,4 +1,4 @@
-"""The user's own pictures, read from files that nobody vouches for.
+"""Read the user's own pictures from untrusted files.
 
 Every picture comes back as a square of one size, so that a list of them can be stacked. It is made
 square by padding, not by cropping: what matters may stand at an edge. The padding has the median

@@ -66,7 +66,7 @@ def join_rows(word: str, parts: Mapping[str, Tensor], layout: TokenLayout) -> Te
 
     Raises:
         ShapeError: If they belong to other encoders, or their widths differ.
-        NotFiniteError: If a number is none.
+        NotFiniteError: If a number is NaN or infinite.
     """
     names = [name for name, _, _ in layout]
     if list(parts) == [""] and len(names) == 1:
