@@ -1,8 +1,8 @@
 """Keep weights in the CPU's memory, and copy them to the device only while a module computes.
 
 The weights are frozen, so nothing is copied back. While a module runs it holds a copy on the
-device, which is dropped afterwards. A gradient through the module keeps that copy for its backward pass. If
-the weights themselves were moved, as is usual, the backward pass would find them gone.
+device, which is dropped afterwards. A gradient through the module keeps that copy for its backward
+pass. If the weights themselves were moved, as is usual, the backward pass would find them gone.
 """
 
 from __future__ import annotations
