@@ -10,6 +10,7 @@ from offbeat.core.density import AvoidCluster, PcaSpace, Support, visible_axes
 from offbeat.core.drawing import sample_concept
 from offbeat.core.functional import farthest_first
 from offbeat.core.rng import stream, streams
+from offbeat.core.taste import Taste
 from offbeat.errors import ConfigError, ImageError
 from offbeat.methods.low_probability.choosing import Eye, choose
 from offbeat.methods.low_probability.config import LowProbabilityConfig
@@ -221,3 +222,27 @@ def test_a_novelty_below_one_is_a_quantile_as_before():
     assert replace(old, num_steps=5).quantile == 0.999
     assert not LowProbabilityConfig(novelty=None).holds
     assert LowProbabilityConfig(reach=2.0).novelty is None
+
+
+class Colours:
+    """An eye that sees the mean colour."""
+
+    name = "colours"
+
+    def image_embeds(self, images):
+        return torch.stack([image.mean(dim=(1, 2)) for image in images])
+
+
+def test_a_taste_chooses_the_half_that_it_likes_best(pocket, ordinary):
+    concept = LowProbability(replace(SMALL, num_steps=1)).fit(pocket, OWL, baseline=ordinary)
+    shades = torch.rand(40, 3, generator=torch.Generator().manual_seed(0))
+    pairs = torch.randint(40, (2, 120), generator=torch.Generator().manual_seed(1))
+    darker = shades[pairs].mean(dim=2).argmin(dim=0, keepdim=True)
+    winners, losers = pairs.gather(0, darker)[0], pairs.gather(0, 1 - darker)[0]
+    taste = Taste.fit(shades, winners, losers)  # of somebody who likes the dark
+    asked = {"seed": 1, "num": 2, "times": 3, "subject": "owl", "baseline": ordinary}
+    references = Colours().image_embeds(list(torch.rand(8, 3, 16, 16)))
+    kept = choose(pocket, concept, **asked, eye=Eye(Colours(), references, taste))
+    everything = choose(pocket, concept, **{**asked, "num": 6, "times": 1})
+    lights = everything.images.mean(dim=(1, 2, 3))
+    assert float(kept.images.mean(dim=(1, 2, 3)).max()) <= float(lights.median()) + 1e-3

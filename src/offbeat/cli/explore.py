@@ -83,6 +83,14 @@ def explore(
             rich_help_panel=FAR,
         ),
     ] = None,
+    taste: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Choose what fits these preferences: a file of `offbeat study taste`.",
+            rich_help_panel=FIND,
+        ),
+    ] = None,
     num_images: Annotated[
         int,
         typer.Option(
@@ -237,6 +245,7 @@ def explore(
             num_trials=trials,
             avoid=tuple(avoid or ()),
             unlike=tuple(unlike or ()),
+            taste=taste,
             preview_every=25 if searches else 0,
             prompt=template,
             judge=judge,

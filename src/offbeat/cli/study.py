@@ -222,6 +222,28 @@ def analyse(
         typer.echo(str(folder / "report.html"))
 
 
+@app.command("taste")
+def taste(
+    folder: Folder,
+    out: Annotated[Path, typer.Option(help="File to write.")] = Path("taste.safetensors"),
+    kind: Annotated[str, typer.Option(help="Whose: `person`, `simulation` or `model`.")] = "person",
+    database: Database = None,
+) -> None:
+    """Write what was preferred to what, for `offbeat explore --taste FILE`."""
+    with errors_shown():
+        study = _open(folder)
+        storage = _storage(study, database)
+        from offbeat.errors import ConfigError
+        from offbeat.study.storage import KINDS
+        from offbeat.study.taste import preferences_of
+
+        if kind not in KINDS:
+            raise ConfigError(f"--kind: expected one of {', '.join(KINDS)}, got {kind!r}")
+        preferences = preferences_of(study, storage.raters(kind))
+        preferences.save(out)
+        typer.echo(f"{len(preferences.winners)} preferences in {out}")
+
+
 @app.command("export")
 def export(
     folder: Folder,

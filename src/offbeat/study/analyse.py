@@ -551,9 +551,7 @@ def stand_in(
     design = study.design
     people: dict[str, list[float]] = {}
     agreed: list[tuple[int, str, float]] = []  # rater, comparison, 1 or 0
-    for rater in raters:
-        if _reason_to_leave_out(design, rater):
-            continue
+    for rater in _kept(design, raters):
         rows = list(_answers(study, rater, ("main",)))
         for key, better, worse in _preferences(design, rows):
             gap = scores[better] - scores[worse]
@@ -579,6 +577,19 @@ def stand_in(
         name=name, auc=float(hits.mean()), low=float(low), high=float(high),
         tau=float(tau.statistic), num_answers=len(hits),
     )  # fmt: skip
+
+
+def preferred_pictures(study: Study, raters: Sequence[RaterState]) -> list[tuple[str, str]]:
+    """Return which picture was preferred to which, of raters whom no rule leaves out."""
+    return [
+        (better, worse)
+        for rater in _kept(study.design, raters)
+        for _, better, worse in _preferences(study.design, list(_answers(study, rater, ("main",))))
+    ]
+
+
+def _kept(design: Design, raters: Sequence[RaterState]) -> list[RaterState]:
+    return [rater for rater in raters if not _reason_to_leave_out(design, rater)]
 
 
 def _resample(draws: np.random.Generator, codes: Any) -> Any:

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import hashlib
 import secrets
+import threading
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,7 +31,13 @@ from sqlalchemy import (
     func,
     select,
 )
-from sqlalchemy.exc import ArgumentError, IntegrityError, NoSuchModuleError, SQLAlchemyError
+from sqlalchemy.exc import (
+    ArgumentError,
+    IntegrityError,
+    NoSuchModuleError,
+    OperationalError,
+    SQLAlchemyError,
+)
 from sqlalchemy.orm import DeclarativeBase, Mapped, Session, mapped_column
 
 from offbeat.errors import ConfigError, StoreError
@@ -157,6 +164,7 @@ class Storage:
             StoreError: If the database cannot be reached, or holds another study.
         """
         self.study = study
+        self._turn = threading.Lock()
         try:
             self.engine = create_engine(
                 url or study.default_database, pool_pre_ping=True, pool_size=8, max_overflow=32
@@ -188,8 +196,14 @@ class Storage:
 
     @contextmanager
     def _writing(self) -> Iterator[Session]:
-        with Session(self._writer) as session, session.begin():
-            yield session
+        # SQLite lets one write at a time, and those that wait for it try again at random: some
+        # of many would wait for ever, so threads take turns before they ask
+        turn = self._turn if self.engine.dialect.name == "sqlite" else nullcontext()
+        try:
+            with turn, Session(self._writer) as session, session.begin():
+                yield session
+        except OperationalError as error:
+            raise StoreError(f"the database is busy or gone ({_first_line(error)})") from error
 
     # --- raters
 

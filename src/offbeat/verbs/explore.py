@@ -17,15 +17,18 @@ from offbeat.core.checks import check_whole
 from offbeat.core.density import AvoidCluster, Support
 from offbeat.core.drawing import draw_embeds, prior_settings, sample_concept
 from offbeat.core.rng import streams
+from offbeat.core.taste import Taste
 from offbeat.errors import ConfigError
 from offbeat.files.cache import cached
 from offbeat.files.disk import digest_of, pack_tensors
 from offbeat.files.png import encode_png, to_pil
+from offbeat.files.preferences import Preferences
 from offbeat.judges.choose import choose_judge, own_reader
 from offbeat.methods.low_probability.choosing import Eye, choose
 from offbeat.methods.low_probability.config import NAME, LowProbabilityConfig
 from offbeat.methods.low_probability.method import LowProbability
 from offbeat.methods.settings import configured
+from offbeat.metrics.encoders import Encoder
 from offbeat.metrics.seen import eye_of
 from offbeat.protocols import CalibratedJudge, ChecksSubject, ExploringBackbone, TextBackbone
 from offbeat.runs.clusters import avoid_clusters, start_concept, unlike_clusters
@@ -60,6 +63,7 @@ def explore(
     num_trials: int = 1,
     avoid: str | Path | Region | Sequence[str | Path | Region] = (),
     unlike: str | Path | Sequence[str | Path | Sequence[str | Path]] = (),
+    taste: str | Path | None = None,
     start: str | Path | None = None,
     preview_every: int = 0,
     prompt: str | None = None,
@@ -98,6 +102,8 @@ def explore(
         avoid: Runs, ``FOLDER`` or ``FOLDER:STEP``, to keep away from, or a ``Region`` of the map
             of one; one or several.
         unlike: Folders of pictures, or lists of files, to keep away from; one or several.
+        taste: A file of preferences, from ``offbeat study taste``: of the pictures that pass, the
+            half that fits them best is chosen from.
         start: A run, ``FOLDER`` or ``FOLDER:STEP``, of the same settings to start from.
         preview_every: Steps between two previews, which are told to ``observe`` and kept in the
             run folder; 0 draws none. The result does not depend on it.
@@ -137,7 +143,7 @@ def explore(
         searching = {
             **far, "num_steps": num_steps, "space": space,
             "num_trials": num_trials if num_trials > 1 else None, "avoid": avoid, "unlike": unlike,
-            "start": start, "preview_every": preview_every,
+            "taste": taste, "start": start, "preview_every": preview_every,
         }  # fmt: skip
         return explore_by_drawing(
             session,
@@ -164,6 +170,7 @@ def explore(
         candidates=candidates,
         avoid=tuple(_runs(avoid)),
         unlike=tuple(_pictures(unlike)),
+        taste=None if taste is None else str(taste),
         start=None if start is None else str(start),
         judge=judge,
         config=replace(
@@ -249,6 +256,9 @@ class Exploration:
             *unlike_clusters(plan.unlike, self.backbone),
         ]
         self.start = start_concept(plan.start, self.backbone)
+        if plan.taste is not None and plan.candidates == 1:
+            raise ConfigError("taste: it chooses among candidates, so it needs 2 or more, got 1")
+        self.preferences = None if plan.taste is None else Preferences.load(plan.taste)
         if axes is not None and axes > width:
             raise ConfigError(
                 f"num_components: expected at most {width}, the width of {self.backbone.name}'s "
@@ -264,6 +274,8 @@ class Exploration:
             "judge_name": self.judge.name if self.judge else None,
             "avoid_digests": [digest_of(c.numpy().tobytes()) for c in self.avoid],
         }
+        if self.preferences is not None:
+            asked["taste_digest"] = self.preferences.digest
         if self.start is not None:
             files = concept_files([self.start], self.backbone, NAME)
             asked["start_digest"] = digest_of(b"".join(files[name] for name in sorted(files)))
@@ -390,7 +402,15 @@ class Exploration:
         if isinstance(self.judge, CalibratedJudge):
             self.judge.calibrate(images[:NUM_CALIBRATION], self.plan.subject)
         encoder = eye_of(own_reader(self.judge, self.backbone))
-        return Eye(encoder, encoder.image_embeds(list(images)))
+        return Eye(encoder, encoder.image_embeds(list(images)), self._taste(encoder))
+
+    def _taste(self, encoder: Encoder) -> Taste | None:
+        """Learn what somebody likes, in terms of what the eye sees."""
+        given = self.preferences
+        if given is None:
+            return None
+        features = encoder.image_embeds(list(given.images))
+        return Taste.fit(features, given.winners, given.losers)
 
     def _support(self) -> Support | None:
         """Return where the checkpoint draws something, measured once for all subjects."""

@@ -35,6 +35,8 @@ class Plan:
     unlike: tuple[str | tuple[str, ...], ...]
     judge: str
     config: LowProbabilityConfig
+    taste: str | None = None
+    """A file of preferences."""
     start: str | None = None
     """Goes on from this run, or this step of it."""
     directions: int = 1
@@ -80,7 +82,8 @@ class Plan:
     def as_json(self, backbone: ExploringBackbone) -> dict[str, Any]:
         """Return everything that the result depends on."""
         asked = asdict(self)
-        plain = {"start": None, "directions": 1, "candidates": 1}  # as runs of before were asked
+        # as runs of before were asked
+        plain = {"start": None, "taste": None, "directions": 1, "candidates": 1}
         for name, value in plain.items():
             if asked[name] == value:
                 del asked[name]

@@ -204,6 +204,7 @@ class Outcome:
             "validity": self._validity(),
             "seen": self._seen(),
             "eye": None if self.eye is None else self.eye.encoder.name,
+            "taste": self._taste(),
             "variety": self._variety(),
             "unanswered": _unanswered(self.verdicts, self.rows),
             "judge": self.verdicts[0].judge if self.verdicts else None,
@@ -214,6 +215,11 @@ class Outcome:
         summary["warnings"] = self._warnings(summary)
         summary["in_words"] = _in_words(summary)
         return summary
+
+    def _taste(self) -> dict[str, Any] | None:
+        """Return what the taste rests on, and how many left-out preferences it predicts."""
+        taste = None if self.eye is None else self.eye.taste
+        return None if taste is None else {"num": taste.num, "accuracy": taste.accuracy}
 
     def _images(self, trial: Trial) -> list[dict[str, Any]]:
         """Return what is known of each picture of a trial, as JSON values."""

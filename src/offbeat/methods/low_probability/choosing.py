@@ -2,7 +2,7 @@
 
 Embeddings are cheap, so many are sampled; the most different of these are drawn; of the drawn
 ones that the judge passes, those are shown that look most different from ordinary pictures and
-from each other.
+from each other. With a taste, only the half of them that it likes best is chosen from.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from offbeat.core.baseline import Baseline
 from offbeat.core.drawing import draw_embeds, prior_settings, sample_concept
 from offbeat.core.functional import cosine, farthest_first
 from offbeat.core.rng import streams
+from offbeat.core.taste import Taste
 from offbeat.metrics.encoders import Encoder
 from offbeat.metrics.seen import nearest_distances, seen_novelty
 from offbeat.protocols import ChecksSubject, ExploringBackbone
@@ -34,6 +35,8 @@ class Eye:
     encoder: Encoder
     references: Tensor
     """Features of ordinary pictures, ``[M, D]``."""
+    taste: Taste | None = None
+    """What somebody likes, learned from the same features."""
 
     def features(self, images: Tensor) -> Tensor:
         """Return features of pictures, ``[B, D]``."""
@@ -108,6 +111,10 @@ def choose(
     places = list(range(num))
     if times > 1:
         passed = _passed_first(verdicts, len(rows), num)
+        if eye is not None and eye.taste is not None and features is not None:
+            liked, _ = eye.taste.utility(features[passed])
+            best = liked.argsort(descending=True)[: max(num, -(-len(passed) // 2))]
+            passed = [passed[at] for at in sorted(best.tolist())]
         places = passed[:num]
         if eye is not None and features is not None:
             ordinary = eye.references if beside is None else torch.cat([eye.references, beside])
