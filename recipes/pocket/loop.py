@@ -172,9 +172,10 @@ def restore(
 ) -> dict[str, Tensor]:
     """Load the checkpoint, or the seed of an earlier sitting, and return the averaged weights."""
     seed = training.folder / SEEDS / f"{training.name}.pt"
+    if seed.exists():
+        training.learning_rate *= 0.5  # it goes on, and need not find its way
     if not training.checkpoint.exists():
         if seed.exists():
-            training.learning_rate *= 0.5  # it goes on, and need not find its way
             state = load(seed)
             module.load_state_dict(as_floats(state["ema"]))
             training.step = state["step"]
