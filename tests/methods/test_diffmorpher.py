@@ -132,7 +132,7 @@ def test_the_ends_of_a_path_are_the_pictures_again(pocket_sd, path):
             picture = pocket_sd.draw_text(text, generator=streams(1, "image", "decoder", num=1))
             ceiling = pocket_sd.decode(pocket_sd.encode_latents(picture))
         error = float((frame - ceiling[0]).square().mean())
-        assert error < 2.5e-3  # 26 dB; drawing another picture of the word leaves 15
+        assert error < 5e-3  # 23 dB; drawing another picture of the word leaves 15
     assert float((path[0] - path[-1]).square().mean()) > 0.01
 
 
