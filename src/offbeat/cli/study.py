@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
@@ -100,8 +102,7 @@ def invite(
     database: Database = None,
 ) -> None:
     """Print links, each for one person; only their digests are kept, so save what is printed."""
-    with errors_shown():
-        storage = _storage(_open(folder), database)
+    with _answers(folder, database) as (_, storage):
         for token in storage.invite(count):
             typer.echo(f"{address.rstrip('/')}/s/{token}")
 
@@ -118,9 +119,7 @@ def serve(
     database: Database = None,
 ) -> None:
     """Serve the page for those who take part, until Ctrl-C."""
-    with errors_shown():
-        study = _open(folder)
-        storage = _storage(study, database)
+    with _answers(folder, database) as (study, storage):
         from offbeat.studio.server import free_port, run_app
         from offbeat.studio.study import create_app
 
@@ -130,7 +129,6 @@ def serve(
             application, host=host, port=chosen,
             tell=lambda address: typer.echo(f"Offbeat study: {address}"),
         )  # fmt: skip
-        storage.close()
 
 
 @app.command("simulate")
@@ -147,9 +145,7 @@ def simulate(
     database: Database = None,
 ) -> None:
     """Store answers of simulated raters, to try the analysis; they are never counted as people."""
-    with errors_shown():
-        study = _open(folder)
-        storage = _storage(study, database)
+    with _answers(folder, database) as (study, storage):
         from offbeat.study.simulate import Crowd, store_simulated
 
         crowd = Crowd(
@@ -167,9 +163,7 @@ def ask(
     database: Database = None,
 ) -> None:
     """Let a vision model take part, in a column of its own."""
-    with errors_shown():
-        study = _open(folder)
-        storage = _storage(study, database)
+    with _answers(folder, database) as (study, storage):
         from offbeat.judges.api import ApiJudge
         from offbeat.study.models import rate_with
 
@@ -193,9 +187,7 @@ def analyse(
     database: Database = None,
 ) -> None:
     """Analyse the answers by the design's plan, and write `report.html` and `analysis.json`."""
-    with errors_shown():
-        study = _open(folder)
-        storage = _storage(study, database)
+    with _answers(folder, database) as (study, storage):
         from offbeat.study.analyse import analyse as analysis_of
         from offbeat.study.metrics import stand_ins
         from offbeat.study.report import TITLES, write_report
@@ -230,9 +222,7 @@ def taste(
     database: Database = None,
 ) -> None:
     """Write what was preferred to what, for `offbeat explore --taste FILE`."""
-    with errors_shown():
-        study = _open(folder)
-        storage = _storage(study, database)
+    with _answers(folder, database) as (study, storage):
         from offbeat.errors import ConfigError
         from offbeat.study.storage import KINDS
         from offbeat.study.taste import preferences_of
@@ -251,9 +241,7 @@ def export(
     database: Database = None,
 ) -> None:
     """Write every answer as one row; no address, no name, no browser."""
-    with errors_shown():
-        study = _open(folder)
-        storage = _storage(study, database)
+    with _answers(folder, database) as (study, storage):
         from offbeat.study.export import export_answers
 
         typer.echo(f"{export_answers(study, storage, file)} answers in {file}")
@@ -266,8 +254,8 @@ def forget(
     database: Database = None,
 ) -> None:
     """Delete one person and all that the person answered."""
-    with errors_shown():
-        _storage(_open(folder), database).forget(rater)
+    with _answers(folder, database) as (_, storage):
+        storage.forget(rater)
         typer.echo(f"rater {rater} and all answers of theirs are deleted")
 
 
@@ -285,10 +273,18 @@ def _open(folder: Path) -> Study:
     return open_study(folder)
 
 
-def _storage(study: Study, database: str | None) -> Storage:
-    from offbeat.study.storage import Storage
+@contextmanager
+def _answers(folder: Path, database: str | None) -> Iterator[tuple[Study, Storage]]:
+    """Open a study and its database, show errors in one line, and close the database."""
+    with errors_shown():
+        study = _open(folder)
+        from offbeat.study.storage import Storage
 
-    return Storage(study, database)
+        storage = Storage(study, database)
+        try:
+            yield study, storage
+        finally:
+            storage.close()
 
 
 def _strengths(study: Study, given: list[str]) -> dict[str, float]:
