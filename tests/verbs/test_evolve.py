@@ -59,7 +59,7 @@ def test_a_killed_search_goes_on_to_the_same_child(pocket, parents, tmp_path):
 def test_what_has_no_child(pocket, pocket_sd, parents, tmp_path):
     with pytest.raises(ImageError, match=r"none\.png"):
         child([*parents, tmp_path / "none.png"], pocket)
-    with pytest.raises(CapabilityError, match="sample_prior"):
+    with pytest.raises(CapabilityError, match="decode_embeds"):
         child(parents, pocket_sd)
     with pytest.raises(ConfigError, match="nothing trained"):
         child(parents, pocket, trained="space.safetensors")

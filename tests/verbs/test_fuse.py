@@ -149,7 +149,7 @@ def test_a_search_needs_a_prior(pocket):
         token_embed, token_embeds = pocket.token_embed, pocket.token_embeds
         num_tokens, encode_text = pocket.num_tokens, pocket.encode_text
 
-    with pytest.raises(CapabilityError, match="sample_prior"):
+    with pytest.raises(CapabilityError, match="decode_embeds"):
         fuse(["pig", "owl"], method="conceptlab", backbone=TextOnly())
 
 
