@@ -1,4 +1,4 @@
-# make demo    draw unusual castles       make check   lint, format, types
+# make demo    draw unusual guitars       make check   lint, format, types
 # make test    run the tests              make bench   speed ratios
 # make test-slow  commands killed at random moments, leaks, 10,000 made-up files of each kind
 # make gpu-check  all forms on an accelerator against the CPU
@@ -21,7 +21,7 @@ export OMP_WAIT_POLICY ?= PASSIVE
 
 demo: $(VENV)/.installed
 	@if [ -f $(DEMO)/request.json ]; then rm -rf $(DEMO); fi
-	$(BIN)/offbeat explore castle --out $(DEMO)
+	$(BIN)/offbeat explore guitar --out $(DEMO)
 	@echo
 	@echo "Ordinary beside unusual: $(DEMO)/contact.png    All of it: $(DEMO)/report.html"
 
