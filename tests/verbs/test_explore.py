@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -26,6 +27,7 @@ from offbeat.methods.low_probability.config import PRIOR_STEPS, LowProbabilityCo
 from offbeat.methods.low_probability.method import LowProbability
 from offbeat.runs.folder import RunFolder
 from offbeat.types import Verdict
+from offbeat.verbs.explore_plan import Trial
 
 SMALL = LowProbabilityConfig(
     num_baseline=60, num_held_out=20, num_components=4, num_steps=10, num_probes=8, probe_every=5,
@@ -240,3 +242,23 @@ def test_bad_input_is_refused_before_anything_is_written(pocket, tmp_path, kwarg
 def test_a_backbone_without_a_prior_is_refused():
     with pytest.raises(CapabilityError, match="token_embed"):
         explore(object())
+
+
+@pytest.mark.parametrize(
+    ("better", "worse"),
+    [
+        (["yes"] * 19 + ["no"], ["yes"] + ["unknown"] * 19),
+        (["yes"] * 3, ["unknown"] * 3),
+        (["yes"], []),
+    ],
+)
+def test_a_trial_that_was_not_answered_for_does_not_beat_one_that_was_passed(better, worse):
+    def trial(answers, number):
+        verdicts = [Verdict(answer, 0.5, "judge") for answer in answers]
+        chosen = SimpleNamespace(drawn_verdicts=verdicts)
+        # the worse one is further, looks newer and came first
+        return SimpleNamespace(
+            chosen=chosen, seen=float(number), readings={"distance_median": float(number)}, number=0
+        )
+
+    assert Trial.rank(trial(better, 1)) > Trial.rank(trial(worse, 9))

@@ -131,11 +131,12 @@ class Trial:
     def rank(self) -> tuple[float, float, float, int]:
         """Return what the best of several trials is the largest by.
 
-        A trial that no judge answered does not beat one that was passed.
+        A picture that no judge answered for counts as not passed, so that a trial with one "yes"
+        and nineteen unknown does not beat one with nineteen of twenty.
         """
-        validity, seen = self.validity, self.seen
+        verdicts, seen = self.chosen.drawn_verdicts, self.seen
         return (
-            0.0 if validity is None else validity,
+            sum(verdict.passed for verdict in verdicts) / len(verdicts) if verdicts else 0.0,
             0.0 if seen is None else seen,
             self.readings["distance_median"],
             -self.number,
