@@ -354,7 +354,7 @@ def _yes_no(design: Design, answers: Sequence[_Row]) -> _Found:
     comparisons, levels = _linear(design, answers, yes)
     bounded = []
     for level in levels:
-        rows = [row for row in answers if design_name(design, row) == level.condition
+        rows = [row for row in answers if _condition_of(design, row) == level.condition
                 and level.item in ("", row.item)]  # fmt: skip
         count = sum(row.value == "yes" for row in rows)
         low, high = proportion_confint(count, len(rows), method="wilson")
@@ -369,7 +369,7 @@ def _yes_no(design: Design, answers: Sequence[_Row]) -> _Found:
     return comparisons, bounded, None
 
 
-def design_name(design: Design, row: _Row) -> str:
+def _condition_of(design: Design, row: _Row) -> str:
     """Return the condition of an answer about one picture."""
     return list(design.conditions)[row.conditions[0]]
 

@@ -1,4 +1,4 @@
-"""Models of choices among alternatives: one likelihood for pairs, ties, rankings and yes/no.
+"""Models of choices among alternatives: one likelihood for pairs, ties and rankings.
 
 Every answer is a choice of one alternative among a few, and an alternative is a row of numbers
 (which condition it shows, whether it stands on the left). The probability of an alternative is
@@ -6,8 +6,7 @@ the softmax of ``row @ weights``: McFadden's conditional logit. Its special case
 
 - Bradley-Terry: two alternatives, each a picture;
 - Davidson: a third alternative, the tie, whose row is the mean of both pictures and a tie's own 1;
-- Plackett-Luce: a ranking of k pictures is k - 1 choices, each among those that are left;
-- yes or no: "no" is a row of zeros.
+- Plackett-Luce: a ranking of k pictures is k - 1 choices, each among those that are left.
 
 Intervals allow for raters who answer in their own way: the covariance is summed by rater (Liang
 and Zeger's sandwich), with the quantiles of Student's t for as many raters as there are.
@@ -202,14 +201,6 @@ def of_rankings(rankings: Sequence[Sequence[int]], raters: Codes, num_conditions
     if not rows:
         raise ConfigError("rankings: expected at least one of two pictures, got none")
     return Choices(np.stack(rows), np.array(chosen), np.stack(free), np.array(who))
-
-
-def of_yes_no(conditions: Codes, answers: Codes, raters: Codes, num_conditions: int) -> Choices:
-    """Return yes (1) and no (0) as choices; the weights are each condition's logit of yes."""
-    num = len(conditions)
-    rows = np.zeros((num, 2, num_conditions))
-    rows[np.arange(num), 1, conditions] = 1.0
-    return Choices(rows, answers.astype(np.int64), np.ones((num, 2), bool), raters)
 
 
 def difference(first: int, second: int, num_weights: int) -> list[float]:

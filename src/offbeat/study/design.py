@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 import secrets
+import shutil
 import string
 from collections.abc import Mapping
 from pathlib import Path
@@ -263,6 +264,7 @@ def create(design: Design, folder: Path, *, base: Path, draw: Any = None) -> Stu
     """
     if (folder / "study.json").exists():
         raise StoreError(f"{folder}: a study is there; choose another --out")
+    shutil.rmtree(folder / "pictures", ignore_errors=True)  # of a command that was killed
     make_folder(folder / "pictures")
     pictures = []
     for condition, items in design.conditions.items():

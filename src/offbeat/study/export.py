@@ -13,6 +13,7 @@ from offbeat.errors import ConfigError, MissingExtraError
 from offbeat.files.disk import json_bytes, write_atomic
 from offbeat.study.design import Study
 from offbeat.study.storage import KINDS, Storage, rows_of
+from offbeat.verbs.score import harmless
 
 
 def export_answers(study: Study, storage: Storage, file: Path) -> int:
@@ -44,8 +45,7 @@ def _as_text(value: Any) -> str:
     if value is None:
         return ""
     text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-    # a spreadsheet would run a cell that begins so
-    return f"'{text}" if isinstance(value, str) and text.startswith(("=", "+", "-", "@")) else text
+    return harmless(text)
 
 
 def _csv(rows: list[Mapping[str, Any]]) -> bytes:

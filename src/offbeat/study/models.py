@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from offbeat.errors import ConfigError, JudgeError
 from offbeat.files.pictures import read_whole
+from offbeat.protocols import AnswersQuestions
 from offbeat.study.design import Study
 from offbeat.study.schedule import Trial
 from offbeat.study.storage import Storage
@@ -20,21 +21,12 @@ GAP = 16
 SIDE = 512
 
 
-class Asks(Protocol):
-    """Answers a question about pictures in words."""
-
-    @property
-    def name(self) -> str:
-        """Its name."""
-        ...
-
-    def ask(self, images: Tensor, question: str, *, max_new_tokens: int = 20) -> list[str]:
-        """Return an answer about each of ``images``, ``[B, 3, H, W]``, 0 to 1."""
-        ...
-
-
 def rate_with(
-    study: Study, storage: Storage, judge: Asks, *, on_answer: Callable[[int, int], None]
+    study: Study,
+    storage: Storage,
+    judge: AnswersQuestions,
+    *,
+    on_answer: Callable[[int, int], None],
 ) -> int:
     """Let a model take part as one rater.
 
