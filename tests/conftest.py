@@ -2,12 +2,16 @@ import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"
 
+from importlib.util import find_spec
+
 import pytest
 import torch
 
 from offbeat.backbones.unclip.adapter import UnclipBackbone
 
 collect_ignore_glob = ["fixtures/*"]  # programs that made files there need packages of their own
+if find_spec("sqlalchemy") is None:  # pip install 'offbeat[study]'
+    collect_ignore_glob.append("study/*")
 
 torch.set_num_threads(1)  # two busy processes on two cores wait for each other's threads
 
