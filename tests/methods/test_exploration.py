@@ -216,6 +216,35 @@ def test_a_dial_beyond_what_there_is_says_so(pocket, ordinary):
     assert found.metadata["stopped"] == "farthest"
 
 
+class RefusesOnce:
+    """A judge that says no to everything the second time that it is asked."""
+
+    name = "refuses-once"
+
+    def __init__(self):
+        self.asked = 0
+
+    def still_a(self, images, subject):
+        self.asked += 1
+        answer = "no" if self.asked == 2 else "yes"
+        return [Verdict(answer, 0.5, self.name, "") for _ in images]
+
+
+def test_a_refused_distance_is_narrowed_between_what_passed_and_what_failed(pocket, ordinary):
+    rows = []
+    settings = replace(SMALL, reach=None, novelty=9.0, num_steps=150, judge_every=1000)
+    found = LowProbability(settings).fit(
+        pocket, OWL, baseline=ordinary, judge=RefusesOnce(),
+        look=lambda images: torch.ones(len(images)), on_step=lambda step: rows.append(step.values),
+    )  # fmt: skip
+    answers = [(row["radius"], row["verdict"]["answer"]) for row in rows if row["verdict"]]
+    passed, failed, between = (radius for radius, _ in answers[:3])
+    assert [answer for _, answer in answers[:3]] == ["yes", "no", "yes"]
+    assert passed < between < failed
+    assert found.metadata["stopped"] == "farthest"
+    assert max(row["radius"] for row in rows) == failed
+
+
 def test_a_novelty_below_one_is_a_quantile_as_before():
     old = LowProbabilityConfig(novelty=0.999)
     assert (old.quantile, old.novelty) == (0.999, None)

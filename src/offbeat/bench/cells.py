@@ -20,6 +20,7 @@ from offbeat.files.png import to_pil
 
 PROGRAMS = {
     "explore": "offbeat.bench.programs.explore:Explore",
+    "seen": "offbeat.bench.programs.seen:Seen",
     "fuse": "offbeat.bench.programs.fuse:Fuse",
     "dream": "offbeat.bench.programs.dream:Dream",
     "paint": "offbeat.bench.programs.paint:Paint",

@@ -7,6 +7,7 @@ from each other. With a taste, only the half of them that it likes best is chose
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -110,7 +111,7 @@ def choose(
     features = None if eye is None else eye.features(images)
     places = list(range(num))
     if times > 1:
-        passed = _passed_first(verdicts, len(rows), num)
+        passed = passed_first(verdicts, len(rows), num)
         if eye is not None and eye.taste is not None and features is not None:
             liked, _ = eye.taste.utility(features[passed])
             best = liked.argsort(descending=True)[: max(num, -(-len(passed) // 2))]
@@ -118,9 +119,7 @@ def choose(
         places = passed[:num]
         if eye is not None and features is not None:
             ordinary = eye.references if beside is None else torch.cat([eye.references, beside])
-            nearest = nearest_distances(features[passed], ordinary).float()
-            order, _ = farthest_first(features[passed], num, nearest=nearest.square() / 2)
-            places = [passed[at] for at in order]
+            places = most_different(features, ordinary, passed, num)
     seen = (
         [] if eye is None or features is None else seen_novelty(features, eye.references).tolist()
     )
@@ -157,7 +156,24 @@ def promising(
     return sorted(int(near[at]) for at in order)
 
 
-def _passed_first(verdicts: list[Verdict], count: int, num: int) -> list[int]:
+def most_different(
+    features: Tensor, ordinary: Tensor, passed: Sequence[int], num: int
+) -> list[int]:
+    """Return which ``num`` of the passed pictures differ most from ordinary ones and each other.
+
+    Args:
+        features: Of all that were drawn, ``[N, F]``.
+        ordinary: Of ordinary pictures, ``[M, F]``.
+        passed: Which of the N to choose from.
+        num: At most so many as passed.
+    """
+    chosen_from = list(passed)
+    nearest = nearest_distances(features[chosen_from], ordinary).float()
+    order, _ = farthest_first(features[chosen_from], num, nearest=nearest.square() / 2)
+    return [chosen_from[at] for at in order]
+
+
+def passed_first(verdicts: list[Verdict], count: int, num: int) -> list[int]:
     """Return the drawn pictures to choose from: those that passed, filled up to ``num``."""
     if not verdicts:
         return list(range(count))

@@ -42,7 +42,7 @@ class LowProbabilityConfig(Settings):
         0.75, 0, 1, help="Of the pictures looked at; those shown are chosen among the different."
     )
     max_reach: float = setting(
-        8.0, above=0, at_most=100, help="The dial widens to this reach at most."
+        5.0, above=0, at_most=100, help="The dial widens to this reach at most."
     )
     space: str = setting("token+lora", choices=SPACES, help="What is learned.")
     num_steps: int = setting(200, 1, MANY, help="Optimizer steps at most; the paper has 1,000.")
@@ -87,9 +87,11 @@ class LowProbabilityConfig(Settings):
     max_pull_back: int = setting(20, 1, MANY, help="Anchor steps on one noise before a new one.")
     avoid_weight: float = setting(1.0, 0, 1e6, help="alpha: weight of the clusters to avoid.")
     judge_every: int = setting(25, 1, MANY, help="Steps between two questions to the judge.")
-    num_judged: int = setting(4, 1, 1000, help="Pictures in a question.")
+    num_judged: int | None = setting(
+        None, 1, 1000, help="Pictures in a question; None: 8 for a seen novelty, else 4."
+    )
     pass_share: float | None = setting(
-        None, above=0, at_most=1, help="Of them must pass; None: 3/4 for a seen novelty, else half."
+        None, above=0, at_most=1, help="Of them must pass; None: 7/8 for a seen novelty, else half."
     )
     probe_every: int = setting(5, 1, MANY, help="Steps between two looks at fresh noises.")
     num_probes: int = setting(32, 2, 10_000, help="Fresh noises in a look.")
@@ -153,7 +155,12 @@ class LowProbabilityConfig(Settings):
         """Share of the pictures in a question that must pass."""
         if self.pass_share is not None:
             return self.pass_share
-        return 0.5 if self.novelty is None else 0.75
+        return 0.5 if self.novelty is None else 7 / 8
+
+    @property
+    def judged(self) -> int:
+        """Pictures in a question to the judge."""
+        return self.num_judged or (4 if self.novelty is None else 8)
 
     @property
     def noises(self) -> int:

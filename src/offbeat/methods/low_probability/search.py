@@ -5,6 +5,7 @@ Source: Song and Elgammal, arXiv:2601.22125, appendix S2.4; holding a distance i
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
@@ -37,6 +38,9 @@ Look = Callable[[Tensor], Tensor]
 MIN_WIDENING, MAX_WIDENING = 1.15, 1.5
 """By which the distance is widened at a time, where seen novelty is the goal."""
 
+MAX_NARROWINGS = 3
+"""After so many distances that the judge refused, the farthest that it passed is the result."""
+
 
 class Search:
     """The state of one search and its rule; everything that changes is in ``snapshot``."""
@@ -67,7 +71,9 @@ class Search:
         )
         self.params = self.space.initial(start)
         self.optimizer = torch.optim.AdamW(self.params.values(), lr=config.rate)
-        self.passing = self._copy_params()
+        self.passing, self.passing_radius = self._copy_params(), baseline.ordinary_distance
+        self.failing_radius: float | None = None
+        self.narrowings = 0
         self.index = self.passing_step = self.looked = 0
         self.noise = self.retries = self.failed_pull_backs = self.holds = 0
         self.anchor_limit = baseline.anchor_threshold(config.noises)
@@ -179,11 +185,13 @@ class Search:
         verdict, seen = self._look()
         said = {"verdict": asdict(verdict) if verdict else None, "seen": seen}
         if verdict is not None and verdict.answer == "no":
-            self.stopped = "judge"
+            if dial is None or self.stopped or not self._narrow():
+                self.stopped = "judge"
             return said
         # no answer counts like no judge: the search goes on, and its trace says so
         self.passing, self.passing_step = self._copy_params(), self.index
         if held:
+            self.passing_radius = self.radius or self.passing_radius
             if dial is None or seen is None or seen >= dial:
                 self.stopped = self.stopped or "held"
             elif not self._widen(dial, seen):
@@ -194,17 +202,34 @@ class Search:
         """Move the distance to hold outwards; return whether there is room."""
         assert self.radius is not None
         most = self.config.max_reach * self.baseline.ordinary_distance
+        if self.failing_radius is not None:
+            most = min(most, self.failing_radius / MIN_WIDENING)
         if self.radius >= most:
             return False
         self.holds = 0
         self.radius = min(most, self.radius * min(MAX_WIDENING, max(MIN_WIDENING, dial / seen)))
         return True
 
+    def _narrow(self) -> bool:
+        """Go back to what passed last, to hold a distance between the two; return whether to."""
+        assert self.radius is not None
+        self.failing_radius = self.radius
+        middle = math.sqrt(self.passing_radius * self.failing_radius)
+        self.narrowings += 1
+        if self.narrowings > MAX_NARROWINGS or middle < MIN_WIDENING * self.passing_radius:
+            return False
+        with torch.no_grad():
+            for name, param in self.params.items():
+                param.copy_(self.passing[name])
+        self.optimizer = torch.optim.AdamW(self.params.values(), lr=self.config.rate)
+        self.radius, self.holds = middle, 0
+        return True
+
     def _look(self) -> tuple[Verdict | None, float | None]:
         """Return what the judge says of a few pictures, and how different they look."""
         if self.judge is None and self.look is None:
             return None, None
-        num = self.config.num_judged
+        num = self.config.judged
         prior, image = (
             streams(self.request.seed, purpose, num=num) for purpose in ("judge-prior", "judge")
         )
@@ -274,5 +299,5 @@ def _mean(values: Tensor) -> float:
 
 _COUNTERS = (
     "index", "passing_step", "looked", "noise", "retries", "failed_pull_backs", "holds", "stopped",
-    "radius",
+    "radius", "passing_radius", "failing_radius", "narrowings",
 )  # fmt: skip
