@@ -106,10 +106,13 @@ def pytest_terminal_summary(terminalreporter):
     for mark, title, package in (
         ("NO BROWSER", "THE STUDIO'S PAGE WAS NOT TESTED", "chromium"),
         ("NO POSTGRESQL", "STUDIES ON POSTGRESQL WERE NOT TESTED", "postgresql"),
+        ("NO RAY", "SWEEPS ON A CLUSTER WERE NOT TESTED", None),
     ):
         told = [report for report in skipped if mark in str(report.longrepr)]
         if told:
             terminalreporter.section(title, red=True, bold=True)
             reason = told[0].longrepr[2]
             terminalreporter.write_line(f"{len(told)} tests skipped. {reason}", red=True)
-            terminalreporter.write_line(f"Debian: apt install {package}; then: make test", red=True)
+            how = f"Debian: apt install {package}; then: make test"
+            how = how if package else "pip install 'offbeat[ray]'; then: make test"
+            terminalreporter.write_line(how, red=True)

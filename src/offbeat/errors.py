@@ -17,6 +17,7 @@ OffbeatError
  |- JudgeError             (RuntimeError)       a judge that cannot be reached, or gave no answer
  |- FingerprintError       (ValueError)         made for another checkpoint
  '- StoreError             (OSError)            a run folder cannot be read or written
+     |- BusyError                               another process works on it
      |- CorruptRunError                         it is there, and damaged
      '- ResumeError                             it belongs to other settings
 """
@@ -109,6 +110,10 @@ class FingerprintError(OffbeatError, ValueError):
 
 class StoreError(OffbeatError, OSError):
     """A run folder cannot be read or written."""
+
+
+class BusyError(StoreError):
+    """Another process works on a run folder."""
 
 
 class CorruptRunError(StoreError):

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, cast
 
@@ -102,10 +106,51 @@ def load_backbone(
     return model.place(placement)
 
 
+class Kept:
+    """Checkpoints that stay loaded from one command to the next, the last ``limit`` that were used.
+
+    A process that runs many commands works in ``with kept.used():``.
+    """
+
+    def __init__(self, limit: int = 2) -> None:
+        self.limit = limit
+        self.loads = 0
+        """Checkpoints loaded so far."""
+        self.seconds = 0.0
+        """That loading them took."""
+        self._models: dict[tuple[str, Where], TextBackbone] = {}
+
+    @contextmanager
+    def used(self) -> Iterator[None]:
+        """Let the commands of a block load through this."""
+        token = _KEPT.set(self)
+        try:
+            yield
+        finally:
+            _KEPT.reset(token)
+
+    def load(self, source: str | Path, device: Where) -> TextBackbone:
+        """Return a checkpoint, loaded now or before."""
+        key = (str(source), device)
+        if key not in self._models:
+            while len(self._models) >= self.limit:
+                del self._models[next(iter(self._models))]
+            started = time.perf_counter()
+            self._models[key] = cast(TextBackbone, load_backbone(source, device=device))
+            self.loads, self.seconds = self.loads + 1, self.seconds + time.perf_counter() - started
+        self._models[key] = self._models.pop(key)  # the last one used goes last
+        return self._models[key]
+
+
+_KEPT: ContextVar[Kept | None] = ContextVar("kept", default=None)
+
+
 def loaded(backbone: str | Path | TextBackbone, device: Where) -> TextBackbone:
     """Return a backbone that is loaded: of any form that draws from text."""
     if isinstance(backbone, str | Path):
-        backbone = cast(TextBackbone, load_backbone(backbone, device=device))
+        kept = _KEPT.get()
+        load = load_backbone if kept is None else kept.load
+        backbone = cast(TextBackbone, load(backbone, device=device))
     watch(backbone)
     return backbone
 

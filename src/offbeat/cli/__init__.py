@@ -24,6 +24,7 @@ from offbeat.cli import (
     show,
     studio,
     study,
+    sweep,
     train,
     verify,
 )
@@ -43,6 +44,7 @@ app.command("paint")(paint.paint)
 app.command("generate")(generate.generate)
 app.command("render")(render.render)
 app.command("train")(train.train)
+app.command("sweep")(sweep.sweep)
 app.command("score")(score.score)
 app.command("show")(show.show)
 app.command("again")(again.again)

@@ -314,7 +314,7 @@ def _readings(values: Mapping[str, Any], verdict: Mapping[str, Any] | None) -> s
 
 
 def _plain_readings(values: Mapping[str, Any]) -> str:
-    if "loss" not in values:
-        return ""
     left = values.get("seconds_left")
+    if "loss" not in values:
+        return f"  about {left:.0f} s left" if left else ""
     return f"  loss {values['loss']:.4f}" + (f"  at most {left:.0f} s left" if left else "")

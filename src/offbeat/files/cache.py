@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 import os
+import tempfile
 import time
 import warnings
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock
 from torch import Tensor
 
 from offbeat.errors import StoreError
@@ -43,6 +47,21 @@ def cache_folder() -> Path:
         raise StoreError(f"no folder for the cache ({error}): set OFFBEAT_CACHE to one") from error
 
 
+Share = Callable[[str, Callable[[], bytes]], bytes]
+"""Given a name and what makes its bytes: returns them, made here or by another process."""
+_SHARE: ContextVar[Share | None] = ContextVar("share", default=None)
+
+
+@contextmanager
+def shared(share: Share) -> Iterator[None]:
+    """Let what a block computes for the cache be shared with machines that have another one."""
+    token = _SHARE.set(share)
+    try:
+        yield
+    finally:
+        _SHARE.reset(token)
+
+
 def cached(
     kind: str,
     key: Mapping[str, Any],
@@ -64,22 +83,58 @@ def cached(
         warnings.warn(f"the cache is not used: {error}", stacklevel=2)
         return _opened(_made(key, build), key)
     path = folder / f"{digest_of(json.dumps(key, sort_keys=True).encode())}.safetensors"
+    if path.exists() and (entry := _read(path, key)) is not None:
+        return entry
+    with _alone(path):  # another process may be computing it just now
+        if path.exists() and (entry := _read(path, key)) is not None:
+            return entry
+        share = _SHARE.get()
+        made = partial(_made, key, build)
+        data = made() if share is None else share(f"{kind}/{path.stem}", made)
+        try:
+            make_folder(folder)
+            write_atomic(path, data)
+        except StoreError as error:
+            warnings.warn(f"the cache is not used: {error}", stacklevel=2)
+        _sweep(folder)
+    return _opened(data, key)  # the same values, cached or not
+
+
+def _read(path: Path, key: Mapping[str, Any]) -> tuple[dict[str, Tensor], dict[str, Any]] | None:
+    """Return an entry, or None if it is not there; one that is damaged is removed."""
     try:
         return _opened(path.read_bytes(), key)
     except FileNotFoundError:
-        pass
+        return None
     except (OSError, ValueError, KeyError, TypeError) as error:
         warnings.warn(
-            f"cache entry {path} is damaged, and is computed again: {error}", stacklevel=2
+            f"cache entry {path} is damaged, and is computed again: {error}", stacklevel=3
         )
-    data = _made(key, build)
+        with suppress(OSError):
+            path.unlink()
+        return None
+
+
+@contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Keep other processes of this machine from computing the same entry in this block.
+
+    The lock is freed when its process ends, however it ends. Where there are no locks, there
+    is none.
+    """
+    user = os.getuid() if hasattr(os, "getuid") else "user"
+    folder = Path(tempfile.gettempdir()) / f"offbeat-locks-{user}"
+    lock = FileLock(folder / f"{digest_of(str(path.absolute()).encode())}.lock")
     try:
-        make_folder(folder)
-        write_atomic(path, data)
-    except StoreError as error:
-        warnings.warn(f"the cache is not used: {error}", stacklevel=2)
-    _sweep(folder)
-    return _opened(data, key)  # the same values, cached or not
+        folder.mkdir(mode=0o700, exist_ok=True)
+        lock.acquire()
+    except (OSError, NotImplementedError):
+        yield
+        return
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _made(

@@ -18,7 +18,7 @@ from typing import Any, BinaryIO
 
 from torch import Tensor
 
-from offbeat.errors import CorruptRunError, StoreError
+from offbeat.errors import BusyError, CorruptRunError, StoreError
 
 TEMP_PREFIX = ".offbeat-"
 """Of files being written; one that stays belongs to a killed run."""
@@ -121,7 +121,7 @@ class FolderLock:
         """Lock ``folder``, or share the lock that this process holds on it.
 
         Raises:
-            StoreError: If another process holds it.
+            BusyError: If another process holds it.
         """
         try:
             import fcntl
@@ -139,7 +139,7 @@ class FolderLock:
             fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             os.close(handle)
-            raise StoreError(
+            raise BusyError(
                 f"{folder}: another process is at work on this run; wait for it or stop it, or "
                 "choose another --out"
             ) from error
@@ -182,6 +182,28 @@ def whole_lines(file: BinaryIO) -> int:
             return start + at + 1
         end = start
     return 0
+
+
+def append_line(path: Path, row: Any) -> int:
+    """Append JSON values as one line, and return where it begins; what is not finite is null.
+
+    Raises:
+        StoreError: If the disk is full; the line is taken back.
+    """
+    line = json.dumps(plain(row), ensure_ascii=False, allow_nan=False).encode() + b"\n"
+    try:
+        with open(path, "ab+", buffering=0) as file:
+            end = whole_lines(file)
+            file.truncate(end)  # a kill may have cut the last line
+            try:
+                if file.write(line) != len(line):
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+            except BaseException:
+                file.truncate(end)
+                raise
+    except OSError as error:
+        raise explained("written", path, error) from error
+    return end
 
 
 def parse_json(data: str | bytes) -> Any:

@@ -6,8 +6,6 @@ folder that opens and goes on.
 
 from __future__ import annotations
 
-import errno
-import json
 import os
 import shutil
 import stat
@@ -22,6 +20,7 @@ from offbeat.errors import CorruptRunError, ResumeError, StoreError
 from offbeat.files.disk import (
     TEMP_PREFIX,
     FolderLock,
+    append_line,
     digest_of,
     explained,
     flatten,
@@ -33,7 +32,6 @@ from offbeat.files.disk import (
     read_json,
     unflatten,
     unpack_tensors,
-    whole_lines,
     write_atomic,
 )
 
@@ -201,20 +199,7 @@ class RunFolder:
         Raises:
             StoreError: If the disk is full; the line is taken back.
         """
-        line = json.dumps(plain(row), ensure_ascii=False, allow_nan=False).encode() + b"\n"
-        path = self.path / TRACE
-        try:
-            with open(path, "ab+", buffering=0) as file:
-                end = whole_lines(file)
-                file.truncate(end)  # a kill may have cut the last line
-                try:
-                    if file.write(line) != len(line):
-                        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-                except BaseException:
-                    file.truncate(end)
-                    raise
-        except OSError as error:
-            raise explained("written", path, error) from error
+        append_line(self.path / TRACE, row)
 
     def trace(self) -> list[dict[str, Any]]:
         """Return the rows; a last line that a kill cut short is left out.

@@ -312,6 +312,22 @@ def section(title: str, body: str) -> str:
     return f"<section><h2>{_text(title)}</h2>\n{body}\n</section>" if body else ""
 
 
+def table_html(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    """Return a table; one that is wide scrolls by itself."""
+    names = "".join(f"<th>{_text(name)}</th>" for name in head)
+    lines = ""
+    for row in rows:
+        cells = ("" if cell is None else _text(_shown(cell)) for cell in row)
+        lines += "<tr>" + "".join(f"<td>{cell}</td>" for cell in cells) + "</tr>"
+    table = f"<table><thead><tr>{names}</tr></thead><tbody>{lines}</tbody></table>"
+    return f'<div class="wide">{table}</div>'
+
+
+def picture_html(png: bytes, alt: str) -> str:
+    """Return a picture that lies in the page itself."""
+    return _chart(png, alt)
+
+
 def _chart(png: bytes | None, alt: str) -> str:
     return f'<div class="chart">{_image(png, alt)}</div>' if png else ""
 

@@ -1,0 +1,1 @@
+"""Many runs: plans of tasks, workers here or on a Ray cluster, and archives of concepts."""
