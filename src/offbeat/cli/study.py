@@ -278,9 +278,10 @@ def _answers(folder: Path, database: str | None) -> Iterator[tuple[Study, Storag
     """Open a study and its database, show errors in one line, and close the database."""
     with errors_shown():
         study = _open(folder)
+        from offbeat.study.informative import order_of
         from offbeat.study.storage import Storage
 
-        storage = Storage(study, database)
+        storage = Storage(study, database, next_trials=order_of(study))
         try:
             yield study, storage
         finally:

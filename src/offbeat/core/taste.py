@@ -24,6 +24,8 @@ from offbeat.errors import ConfigError
 
 MAX_AXES = 16
 """Leading axes of the pictures' features that are used."""
+FEW_AXES = 6
+"""Of these, while questions are still being chosen."""
 PRECISIONS = (0.1, 1.0, 10.0)
 """Of the prior, tried by cross-validation."""
 FOLDS = 5
@@ -68,12 +70,8 @@ class Taste:
         check_shape("losers", losers, len(winners))
         if len(winners) < FEWEST:
             raise ConfigError(f"taste: expected at least {FEWEST} preferences, got {len(winners)}")
-        features = features.double()
-        mean = features.mean(dim=0)
-        _, sizes, axes = torch.linalg.svd(features - mean, full_matrices=False)
-        num_axes = min(MAX_AXES, max(1, len(winners) // 5), int((sizes > sizes[0] * 1e-6).sum()))
-        scaled = axes[:num_axes].T / (sizes[:num_axes] / math.sqrt(len(features)))
-        points = (features - mean) @ scaled
+        mean, scaled = _leading_axes(features, min(MAX_AXES, max(1, len(winners) // 5)))
+        points = (features.double() - mean) @ scaled
         gaps = points[winners] - points[losers]
         accuracies = [_held_out(gaps, winners, losers, precision) for precision in PRECISIONS]
         best = max(range(len(PRECISIONS)), key=lambda at: accuracies[at])
@@ -84,6 +82,18 @@ class Taste:
             )
         weights, covariance = _posterior(gaps, PRECISIONS[best])
         return cls(mean, scaled, weights, covariance, accuracies[best], len(gaps))
+
+    @classmethod
+    def guess(cls, features: Tensor, winners: Tensor, losers: Tensor) -> Taste:
+        """Return what a few answers say, none too few: to choose the next question by.
+
+        Nothing is left out to check it, so ``accuracy`` is NaN and it steers nothing. Arguments
+        are those of ``fit``.
+        """
+        mean, scaled = _leading_axes(features, FEW_AXES)
+        points = (features.double() - mean) @ scaled
+        weights, covariance = _posterior(points[winners] - points[losers], 1.0)
+        return cls(mean, scaled, weights, covariance, math.nan, len(winners))
 
     def utility(self, features: Tensor) -> tuple[Tensor, Tensor]:
         """Return how much pictures are liked, ``[B]``, and how uncertain that is, ``[B]``.
@@ -111,6 +121,15 @@ class Taste:
     def _gap(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
         gap = (first.double() - second.double()) @ self.axes
         return gap @ self.weights, ((gap @ self.covariance) * gap).sum(dim=1).clamp(min=0)
+
+
+def _leading_axes(features: Tensor, num: int) -> tuple[Tensor, Tensor]:
+    """Return the mean of features, ``[D]``, and ``num`` leading axes scaled to it, ``[D, K]``."""
+    features = features.double()
+    mean = features.mean(dim=0)
+    _, sizes, axes = torch.linalg.svd(features - mean, full_matrices=False)
+    num = min(num, int((sizes > sizes[0] * 1e-6).sum()))
+    return mean, axes[:num].T / (sizes[:num] / math.sqrt(len(features)))
 
 
 def _posterior(gaps: Tensor, precision: float) -> tuple[Tensor, Tensor]:

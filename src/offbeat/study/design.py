@@ -92,8 +92,9 @@ class Design(_Part):
     """Trials shown again, sides swapped, to see how far raters agree with themselves."""
     checks: int = Field(default=2, ge=0, le=20)
     """Trials whose text says what to answer."""
-    order: Literal["random", "latin"] = "random"
-    """Of the trials: shuffled for each rater, or the rows of a Latin square."""
+    order: Literal["random", "latin", "informative"] = "random"
+    """Of the trials: shuffled for each rater, the rows of a Latin square, or (pairs only) always
+    the pair whose answer would tell most about this rater's taste."""
     min_seconds: float = Field(default=0.7, ge=0, le=60)
     """An answer cannot be given sooner."""
     raters: int = Field(default=20, ge=1, le=100_000)
@@ -118,6 +119,8 @@ class Design(_Part):
             raise ValueError(f"{self.kind}: expected at least two conditions, got {names}")
         if self.kind == "ranking" and len(names) > 9:
             raise ValueError(f"ranking: expected at most 9 conditions, got {len(names)}")
+        if self.order == "informative" and self.kind != "pairs":
+            raise ValueError(f"order: informative needs pairs, got {self.kind}")
         items = set(self.conditions[names[0]])
         for name in names:
             if set(self.conditions[name]) != items or not items:

@@ -40,7 +40,7 @@ def schedule(study: Study, number: int, shown: Mapping[str, int]) -> list[Trial]
     """
     design = study.design
     draws = random.Random(f"{design.seed}/{number}")
-    pool = _pool(study)
+    pool = all_trials(study)
     draws.shuffle(pool)
     pool.sort(key=lambda trial: shown.get(trial.key, 0))  # stable: ties stay shuffled
     main = [
@@ -68,8 +68,8 @@ def schedule(study: Study, number: int, shown: Mapping[str, int]) -> list[Trial]
     return practice + trials
 
 
-def _pool(study: Study) -> list[Trial]:
-    """Return everything that can be compared, in a fixed order."""
+def all_trials(study: Study) -> list[Trial]:
+    """Return everything that can be compared or rated, in a fixed order."""
     design = study.design
     of: dict[tuple[str, int], dict[str, str]] = {}
     for picture in study.pictures:
@@ -102,7 +102,7 @@ def _turned(trial: Trial, times: int, draws: random.Random, design: Design) -> T
 
 
 def _ordered(trials: list[Trial], design: Design, number: int, draws: random.Random) -> list[Trial]:
-    if design.order == "random":
+    if design.order != "latin":
         draws.shuffle(trials)
         return trials
     trials.sort(key=lambda trial: trial.key)

@@ -40,23 +40,26 @@ class Crowd:
     careless: float = 0.0
 
 
-def answers_of(
-    study: Study, crowd: Crowd, trials: list[Trial], draws: np.random.Generator
-) -> list[Any]:
-    """Return one simulated rater's answers to trials, in order."""
-    design, pictures = study.design, study.by_id
-    names = list(design.conditions)
-    own = dict(zip(names, crowd.spread * draws.standard_normal(len(names)), strict=True))
-    is_careless = bool(draws.random() < crowd.careless)
-    answers = []
-    for trial in trials:
-        if trial.purpose == "check" and not is_careless:
-            answers.append(trial.expected)
-            continue
-        shown = [pictures[each].condition for each in trial.pictures]
-        merits = np.array([crowd.strengths[name] + own[name] for name in shown])
-        answers.append(_answer(design, crowd, merits * (not is_careless), draws))
-    return answers
+class SimulatedRater:
+    """One simulated rater, with a taste for conditions drawn once."""
+
+    def __init__(self, study: Study, crowd: Crowd, draws: np.random.Generator) -> None:
+        self._study, self._crowd, self._draws = study, crowd, draws
+        self._pictures = study.by_id
+        names = list(study.design.conditions)
+        spread = crowd.spread * draws.standard_normal(len(names))
+        self._taste = dict(zip(names, spread, strict=True))
+        self._is_careless = bool(draws.random() < crowd.careless)
+
+    def answer(self, trial: Trial) -> Any:
+        """Return the answer to a trial."""
+        if trial.purpose == "check" and not self._is_careless:
+            return trial.expected
+        shown = [self._pictures[each].condition for each in trial.pictures]
+        merits = np.array([self._crowd.strengths[name] + self._taste[name] for name in shown])
+        return _answer(
+            self._study.design, self._crowd, merits * (not self._is_careless), self._draws
+        )
 
 
 def _answer(design: Design, crowd: Crowd, merits: Any, draws: np.random.Generator) -> Any:
@@ -95,9 +98,9 @@ def simulate(study: Study, crowd: Crowd, num_raters: int, *, seed: int = 0) -> l
         for key, times in counts([trials]).items():
             shown[key] = shown.get(key, 0) + times
         given.append(trials)
+        rater = SimulatedRater(study, crowd, draws)
         answers = tuple(
-            Given(position, value, 5.0, 0.0)
-            for position, value in enumerate(answers_of(study, crowd, trials, draws))
+            Given(position, rater.answer(trial), 5.0, 0.0) for position, trial in enumerate(trials)
         )
         raters.append(RaterState(number, number, "simulation", "", "en", tuple(trials), answers))
     return raters
@@ -110,10 +113,12 @@ def store_simulated(
     draws = np.random.default_rng(stream(seed, "simulated raters").initial_seed())
     for _ in range(num_raters):
         token = storage.join(kind="simulation", name="simulated")
-        trials = list(storage.rater(token).trials)
-        for position, value in enumerate(answers_of(study, crowd, trials, draws)):
-            storage.answer(
-                token, key=f"simulated/{position:06d}", position=position, value=value, seconds=5.0
+        rater, state = SimulatedRater(study, crowd, draws), storage.rater(token)
+        while not state.is_finished:
+            at = state.position
+            value = rater.answer(state.trials[at])
+            state = storage.answer(
+                token, key=f"simulated/{at:06d}", position=at, value=value, seconds=5.0
             )
 
 

@@ -12,7 +12,7 @@ import hashlib
 import secrets
 import threading
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -152,18 +152,26 @@ class UnknownLink(Exception):
 class Storage:
     """The database of a study; safe to use from several threads and processes."""
 
-    def __init__(self, study: Study, url: str | None = None) -> None:
+    def __init__(
+        self,
+        study: Study,
+        url: str | None = None,
+        *,
+        next_trials: Callable[[RaterState], Sequence[Trial]] | None = None,
+    ) -> None:
         """Open the database, and bring its tables up to date.
 
         Args:
             study: Whose answers it holds.
             url: Address for SQLAlchemy; None is an SQLite file in the study's folder.
+            next_trials: After each answer, returns the rater's trials anew; those that are
+                answered stay as they are. None keeps those that a rater was given at first.
 
         Raises:
             ConfigError: If the address is none.
             StoreError: If the database cannot be reached, or holds another study.
         """
-        self.study = study
+        self.study, self._next_trials = study, next_trials
         self._turn = threading.Lock()
         try:
             self.engine = create_engine(
@@ -376,18 +384,20 @@ class Storage:
             raise Refused(f"expected an answer of a {self.study.design.kind} study, got {value!r}")
         now = time.time()
         since = now - (rows[-1].created if rows else rater.joined)
-        session.add(
-            Answer(
-                rater=rater.id,
-                turn=len(rows),
-                key=key,
-                action=action,
-                position=position,
-                value=value,
-                seconds=min(seconds, since) if rater.kind == "person" else seconds,
-                created=now,
-            )
+        new = Answer(
+            rater=rater.id,
+            turn=len(rows),
+            key=key,
+            action=action,
+            position=position,
+            value=value,
+            seconds=min(seconds, since) if rater.kind == "person" else seconds,
+            created=now,
         )
+        session.add(new)
+        if self._next_trials is not None and action == "answer":
+            after = self._next_trials(_read(rater, [*rows, new]))
+            rater.trials = [trial.model_dump_json() for trial in after]
 
 
 def _read(rater: Rater, rows: Sequence[Answer]) -> RaterState:
