@@ -1,31 +1,45 @@
 """Answers: kept once, in order, on SQLite and on a real PostgreSQL."""
 
+import itertools
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import textwrap
+import threading
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.migration import MigrationContext
+from sqlalchemy import select
 from studies import answer_all, make
 
 from offbeat.errors import ConfigError, StoreError
-from offbeat.study.storage import Base, Full, Refused, Storage, UnknownLink
+from offbeat.study.storage import Answer, Base, Full, Refused, Storage, UnknownLink
 
 POSTGRES = next(iter(sorted(Path("/usr/lib/postgresql").glob("*/bin"), reverse=True)), None)
+
+
+def needs_postgres():
+    if POSTGRES is None or (shutil.which("runuser") is None and os.geteuid() == 0):
+        pytest.skip("NO POSTGRESQL: apt install postgresql")
 
 
 @pytest.fixture(scope="session")
 def postgres(tmp_path_factory):
     """A PostgreSQL server of our own, on a socket in a folder."""
-    if POSTGRES is None or (shutil.which("runuser") is None and os.geteuid() == 0):
-        pytest.skip("NO POSTGRESQL: apt install postgresql")
-    folder = tmp_path_factory.mktemp("postgres")
+    needs_postgres()
+    with postgres_server(tmp_path_factory.mktemp("postgres")) as server:
+        yield server[:2]
+
+
+@contextmanager
+def postgres_server(folder):
+    """Start a server in a folder; give its address, the folder, and what controls it."""
     for above in (folder, *folder.parents[:3]):
         above.chmod(0o755)
     as_owner = []
@@ -39,8 +53,9 @@ def postgres(tmp_path_factory):
     )
     control = [*as_owner, POSTGRES / "pg_ctl", "-D", data, "-w", "-t", "600", "-l", folder / "log"]
     options = f"-k {folder} -c listen_addresses="
-    subprocess.run([*control, "-o", options, "start"], **run)
-    yield f"postgresql+psycopg://postgres@/{{name}}?host={folder}", folder
+    start = [*control, "-o", options, "start"]
+    subprocess.run(start, **run)
+    yield f"postgresql+psycopg://postgres@/{{name}}?host={folder}", folder, start
     subprocess.run([*control, "-m", "immediate", "stop"], **{**run, "check": False})
 
 
@@ -218,3 +233,59 @@ def test_a_killed_server_loses_no_acknowledged_answer(tmp_path, after):
     rater = storage.rater(token)
     assert rater.position >= after + 1
     assert answer_all(storage, token).is_finished
+
+
+def is_alive(process):
+    try:
+        return "State:\tZ" not in Path(f"/proc/{process}/status").read_text()
+    except OSError:
+        return False
+
+
+def test_a_database_killed_in_mid_answer_loses_nothing_acknowledged(tmp_path, tmp_path_factory):
+    needs_postgres()
+    study = make(tmp_path, checks=0, repeats=0, practice=0)
+    with postgres_server(tmp_path_factory.mktemp("killed")) as (address, folder, start):
+        storage = Storage(study, address.format(name="postgres"))
+        token, acknowledged, is_under_way = storage.join(), [], threading.Event()
+
+        def answer(turn):
+            if turn % 2:
+                storage.undo(token, key=f"k{turn}")
+            else:
+                storage.answer(token, key=f"k{turn}", position=0, value="left", seconds=1.0)
+
+        def answer_until_it_dies():
+            for turn in itertools.count():
+                try:
+                    answer(turn)
+                except StoreError:
+                    return
+                acknowledged.append(turn)
+                if turn == 5:
+                    is_under_way.set()
+
+        with ThreadPoolExecutor(1) as pool:
+            rater = pool.submit(answer_until_it_dies)
+            is_under_way.wait()
+            server = int((folder / "data" / "postmaster.pid").read_text().split()[0])
+            children = subprocess.run(
+                ["pgrep", "-P", str(server)], check=True, capture_output=True, text=True
+            )
+            processes = [server, *map(int, children.stdout.split())]
+            for process in processes:
+                os.kill(process, signal.SIGKILL)
+            while any(is_alive(process) for process in processes):
+                pass  # a server that starts beside what is left of another refuses to
+            rater.result()
+        (folder / "data" / "postmaster.pid").unlink()  # names a process that is dead
+        subprocess.run(start, check=True, stdout=subprocess.DEVNULL, cwd="/")
+        with storage.engine.connect() as connection:
+            stored = connection.scalars(select(Answer.key).order_by(Answer.turn)).all()
+        # the answer that was under way may be there too: it was sent, not acknowledged
+        assert stored[: len(acknowledged)] == [f"k{turn}" for turn in acknowledged]
+        assert len(stored) - len(acknowledged) in (0, 1)
+        for turn in range(len(acknowledged), len(acknowledged) + 2):
+            answer(turn)  # the same request again, to the server that is back
+        assert answer_all(storage, token).is_finished
+        storage.close()

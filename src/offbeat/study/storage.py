@@ -213,6 +213,14 @@ class Storage:
         except OperationalError as error:
             raise StoreError(f"the database is busy or gone ({_first_line(error)})") from error
 
+    @contextmanager
+    def _reading(self) -> Iterator[Session]:
+        try:
+            with Session(self.engine) as session:
+                yield session
+        except OperationalError as error:
+            raise StoreError(f"the database is busy or gone ({_first_line(error)})") from error
+
     # --- raters
 
     def invite(self, count: int) -> list[str]:
@@ -287,7 +295,7 @@ class Storage:
         Raises:
             UnknownLink: If nobody has it.
         """
-        with Session(self.engine) as session:
+        with self._reading() as session:
             rater = session.scalar(select(Rater).where(Rater.token == _hidden(token)))
             if rater is None:
                 raise UnknownLink(token)
@@ -298,7 +306,7 @@ class Storage:
 
     def raters(self, kind: str = "person") -> list[RaterState]:
         """Return all raters of a kind with their answers, in the order in which they joined."""
-        with Session(self.engine) as session:
+        with self._reading() as session:
             rows: dict[int, list[Answer]] = {}
             for answer in session.scalars(select(Answer).order_by(Answer.rater, Answer.turn)):
                 rows.setdefault(answer.rater, []).append(answer)
