@@ -45,6 +45,15 @@ class TextEmbeds:
         """Return the number of prompts, B."""
         return len(self.text_embeds)
 
+    def __getitem__(self, rows: Any) -> TextEmbeds:
+        """Return some of the prompts, by a slice, a list of numbers or a tensor of them."""
+        return TextEmbeds(
+            self.text_embeds[rows],
+            self.text_encoder_hidden_states[rows],
+            self.text_mask[rows],
+            self.widths,
+        )
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Concept:

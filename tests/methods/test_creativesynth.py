@@ -14,7 +14,6 @@ from offbeat.methods.creativesynth.attention import Sharing
 from offbeat.methods.creativesynth.config import CreativeSynthConfig
 from offbeat.methods.creativesynth.equations import art_bn
 from offbeat.methods.creativesynth.method import CreativeSynth
-from offbeat.protocols.methods import InvertsArt, PaintsImages
 from offbeat.types import Attention, Request
 
 STEPS = 4
@@ -63,11 +62,6 @@ class Watched:
 
         self.started = latents
         return self.inner.denoise(latents, text, after_step=after, **settings)
-
-
-def test_it_is_what_the_commands_ask_for():
-    assert isinstance(method(), PaintsImages)
-    assert isinstance(method(), InvertsArt)
 
 
 def test_art_bn_gives_the_statistics_of_the_artwork_by_hand():

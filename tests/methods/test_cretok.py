@@ -15,7 +15,6 @@ from offbeat.methods.cretok.config import WORD, CreTokConfig
 from offbeat.methods.cretok.losses import mixture_loss
 from offbeat.methods.cretok.method import CreTok
 from offbeat.methods.cretok.prompts import listed, training_pairs, with_articles
-from offbeat.protocols.methods import FusesConcepts, TrainsOnce
 from offbeat.types import Request
 
 SMALL = CreTokConfig(num_steps=6, num_pairs=12, batch_size=4)
@@ -83,8 +82,6 @@ def test_two_encoders_count_alike_whatever_their_lengths():
 
 
 def test_training_is_one_that_others_can_call_and_lowers_the_loss(pocket):
-    assert isinstance(CreTok(), TrainsOnce)
-    assert isinstance(CreTok(), FusesConcepts)
     trained, steps = train(pocket, replace(SMALL, num_steps=20))
     losses = [step.values["loss_all"] for step in steps]
     assert losses[-1] < losses[0]

@@ -16,7 +16,6 @@ from offbeat.methods.mixing.morphing import (
     equal_steps,
     fit_lora,
 )
-from offbeat.protocols.methods import MorphsSources
 from offbeat.types import Attention, Request
 
 PAIR = Request(subject="dog + cat", weights=(("dog", 0.5), ("cat", 0.5)), num_images=1, seed=1)
@@ -121,7 +120,6 @@ def test_fitting_lowers_the_loss_of_each_picture_alone(pocket_sd):
 @pytest.fixture(scope="module")
 def path(pocket_sd):
     method = DiffMorpher(CONFIG)
-    assert isinstance(method, MorphsSources)
     return method.morph(pocket_sd, PAIR, ["dog", "cat"], num=4)[0]
 
 

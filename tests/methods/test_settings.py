@@ -89,6 +89,19 @@ def test_a_plug_in_of_plain_dataclasses_still_works():
     assert result_of(Fuses) == "concept"
 
 
+def test_plug_ins_may_still_derive_from_the_protocols_of_before():
+    from offbeat.protocols import FusesConcepts, SamplesPrior
+    from offbeat.protocols.methods import DrawsSubject
+
+    class Mine(FusesConcepts):
+        def fuse(self):
+            pass
+
+    assert verbs_of(Mine) == {"fuse"}
+    assert issubclass(Mine, DrawsSubject)
+    assert hasattr(SamplesPrior, "sample_prior")
+
+
 @pytest.mark.parametrize("name", METHODS)
 def test_every_method_declares_what_it_can(name):
     method = registry.find("method", name)

@@ -27,8 +27,7 @@ from offbeat import registry
 from offbeat.core.checks import check_range
 from offbeat.core.modes import in_own_modes
 from offbeat.errors import ConfigError
-from offbeat.protocols import HasCard, TextBackbone
-from offbeat.protocols.methods import Takes
+from offbeat.protocols import HasCard, Takes, TextBackbone
 from offbeat.types import Trained
 
 Config = TypeVar("Config")
@@ -84,6 +83,16 @@ def setting(
     """
     rule = Rule(at_least, at_most, above, below, choices, help)
     return field(default=default, metadata={"setting": rule})
+
+
+def denoising_steps() -> Any:
+    """Return the setting ``num_inference_steps``, by default the checkpoint's own."""
+    return setting(None, 1, 1000, help="Denoising steps; None: those of the checkpoint.")
+
+
+def guidance() -> Any:
+    """Return the setting ``guidance_scale``, by default the checkpoint's own."""
+    return setting(None, 0, 1000, help="Guidance; None: that of the checkpoint.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,7 +161,26 @@ ACTIONS = frozenset(
 
 
 class Method(Generic[Config]):
-    """Base class of methods: it holds the settings and declares what a method can do."""
+    """Base class of methods: it holds the settings and declares what a method can do.
+
+    A plug-in need not use it. A method has those of these functions that its verbs need. Each takes
+    the checkpoint first, then a ``Request`` whose ``seed`` alone decides every draw, and reports to
+    ``on_step``; ``resume`` is a state to go on from, a ``Step.snapshot()``.
+
+    - ``fit(backbone, request, *, judge, on_step, resume)``, ``fuse(backbone, request, *, trained,
+      judge, on_step, resume)`` and ``dream(backbone, request, index, *, trained, judge, on_step,
+      resume)`` return a ``Concept``: of the subject, of the words in ``request.weights``, or dream
+      number ``index``.
+    - ``evolve(backbone, parents, request, *, weights, on_step, resume)`` returns the ``Concept`` of
+      a child of pictures; ``parents`` are image embeddings, ``[n, D]`` each.
+    - ``train(backbone, vocabulary, *, seed, judge, on_step, resume)`` learns once for all concepts
+      and returns ``Trained``, which ``fuse`` and ``dream`` take as ``trained``.
+    - ``draw`` and ``mix`` return pictures: see ``methods.pictures``. ``morph(..., num=F)``, if it
+      is there, draws the path between two sources as a whole, ``[N, F, 3, H, W]``.
+    - ``paint(backbone, request, art, *, content, way, start, on_step)`` returns pictures. A method
+      with ``invert(backbone, image)``, ``reconstruct(backbone, way)`` and ``inversion_settings()``
+      gets the inversion of the artwork as ``way``, which is kept between runs.
+    """
 
     name: str
     """The name in the registry."""

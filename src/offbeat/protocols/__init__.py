@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from offbeat.protocols import methods
 from offbeat.protocols.backbones import (
     ComparingBackbone,
     DenoisingBackbone,
@@ -33,20 +34,7 @@ from offbeat.protocols.judges import (
     ReadsPresence,
     Segments,
 )
-from offbeat.protocols.methods import (
-    DrawsSubject,
-    DreamsConcepts,
-    FitsConcept,
-    FusesConcepts,
-    InvertsArt,
-    MixesSources,
-    MorphsSources,
-    PaintsImages,
-    Source,
-    SourceKind,
-    Takes,
-    TrainsOnce,
-)
+from offbeat.protocols.methods import Source, SourceKind, Takes
 
 __all__ = [
     "AnswersQuestions",
@@ -56,23 +44,15 @@ __all__ = [
     "ComparingBackbone",
     "DenoisingBackbone",
     "DrawingBackbone",
-    "DrawsSubject",
-    "DreamsConcepts",
     "EncodesImage",
     "EncodesText",
     "ExploringBackbone",
-    "FitsConcept",
-    "FusesConcepts",
     "Generators",
     "HasCard",
-    "InvertsArt",
     "Metric",
-    "MixesSources",
-    "MorphsSources",
     "NamesThings",
     "Need",
     "PaintingBackbone",
-    "PaintsImages",
     "PriorBackbone",
     "ReadsClasses",
     "ReadsPresence",
@@ -82,7 +62,6 @@ __all__ = [
     "SourceKind",
     "Takes",
     "TextBackbone",
-    "TrainsOnce",
 ]
 
 BEFORE = {
@@ -109,4 +88,6 @@ BEFORE = {
 def __getattr__(name: str) -> Any:
     if name in BEFORE:
         return globals()[BEFORE[name]]
+    if name in methods.BEFORE:
+        return object
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -9,7 +9,6 @@ from offbeat.errors import ConfigError, CorruptRunError, FingerprintError, Store
 from offbeat.files.concept import decode_trained, encode_trained
 from offbeat.files.disk import digest_of
 from offbeat.protocols import HasCard
-from offbeat.protocols.methods import TrainsOnce
 from offbeat.runs.folder import RunFolder
 from offbeat.types import Trained
 
@@ -33,7 +32,7 @@ def find_trained(
         ConfigError: If it is another method's, or the method takes none.
     """
     name = method.name
-    if not isinstance(method, TrainsOnce):
+    if not hasattr(method, "train"):
         if source is not None:
             raise ConfigError(f"trained: {name} learns anew each time and takes nothing trained")
         return None, None

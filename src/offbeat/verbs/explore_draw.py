@@ -47,7 +47,7 @@ def explore_by_drawing(
     prompt: str | None,
     judge: str,
 ) -> Run:
-    """Check everything, then draw a subject by a method that is ``DrawsSubject``.
+    """Check everything, then draw a subject by a method that draws it itself.
 
     Raises:
         ConfigError: If the method draws no subject, or the judge cannot look at it.

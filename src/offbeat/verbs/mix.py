@@ -25,8 +25,7 @@ from offbeat.files.pictures import is_picture, read_picture
 from offbeat.files.png import to_pil
 from offbeat.judges.choose import choose_judge
 from offbeat.methods.settings import config_of, result_of, verbs_of
-from offbeat.protocols import EncodesImage, ReadsClasses, TextBackbone
-from offbeat.protocols.methods import MorphsSources, Takes
+from offbeat.protocols import EncodesImage, ReadsClasses, Takes, TextBackbone
 from offbeat.runs import animation, readings
 from offbeat.runs.images import BY_METHOD, GIVEN, png_files, sheet, source_files
 from offbeat.runs.recorder import few_threads
@@ -54,7 +53,7 @@ def draws_mixtures(method: str) -> bool:
 
 
 def mix(session: Session, layout: str, points: Sequence[Shares], task: Task) -> Run:
-    """Check everything, then draw mixtures by a method that is ``MixesSources``.
+    """Check everything, then draw mixtures by a method that mixes two sources itself.
 
     Args:
         session: Not loaded yet.
@@ -162,7 +161,7 @@ class Mixture:
     @property
     def is_morph(self) -> bool:
         """Whether the method paces the path itself: then a point's shares are not a frame's."""
-        return self.layout == "sweep" and isinstance(self.method, MorphsSources)
+        return self.layout == "sweep" and hasattr(self.method, "morph")
 
     @property
     def subject(self) -> str:

@@ -21,7 +21,6 @@ from offbeat.files.png import to_pil
 from offbeat.methods.settings import config_of
 from offbeat.protocols import PaintingBackbone, TextBackbone
 from offbeat.protocols.capabilities import backbones_with
-from offbeat.protocols.methods import InvertsArt
 from offbeat.runs.images import BY_METHOD, GIVEN, png_files, sheet, source_files
 from offbeat.runs.recorder import few_threads
 from offbeat.runs.result import Run, costed
@@ -264,7 +263,7 @@ def psnr(image: Tensor, other: Tensor) -> float:
     return MAX_DB if error <= 0 else min(MAX_DB, -10 * math.log10(error))
 
 
-def inverted(method: InvertsArt, backbone: PaintingBackbone, art: Picture) -> Inversion:
+def inverted(method: Any, backbone: PaintingBackbone, art: Picture) -> Inversion:
     """Return the inversion of an artwork and its error, from the cache where it is there."""
     key = {
         "picture": art.digest,
@@ -343,7 +342,7 @@ class Painting:
 
     def _inverted(self) -> Inversion | None:
         config = getattr(self.method, "config", None)
-        if not isinstance(self.method, InvertsArt) or not getattr(config, "with_inversion", True):
+        if not hasattr(self.method, "invert") or not getattr(config, "with_inversion", True):
             return None
         self.session.observe("inverting the artwork", 0, 1, {})
         inversion = inverted(self.method, self.session.backbone, self.art)

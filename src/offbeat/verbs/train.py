@@ -16,7 +16,6 @@ from offbeat.files.png import to_pil
 from offbeat.judges.choose import choose_judge
 from offbeat.methods.settings import config_of, steps_of
 from offbeat.protocols import ReadsClasses, TextBackbone
-from offbeat.protocols.methods import FusesConcepts
 from offbeat.runs.images import sheet
 from offbeat.runs.plots import lines_over_steps
 from offbeat.runs.recorder import few_threads
@@ -148,7 +147,7 @@ def _write(session: Session, method: Any, trained: Trained) -> None:
     points = [(row["step"], row["loss"], 0.0) for row in rows]
     steps, loss = (rows[-1]["step"] + 1, rows[-1]["loss"]) if rows else (0, None)
     views: dict[str, View] = {"curve.png": lambda: lines_over_steps({"loss": points})}
-    if isinstance(method, FusesConcepts):
+    if hasattr(method, "fuse"):
         views["contact.png"] = lambda: _sheet(session, method, trained)
     words = f"{steps} steps over {len(trained.vocabulary)} words"
     session.write(

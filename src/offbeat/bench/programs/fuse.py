@@ -24,7 +24,6 @@ from offbeat.core.templates import article, fill
 from offbeat.files.cache import cached
 from offbeat.files.labels import versions
 from offbeat.methods.settings import config_of, make_method
-from offbeat.protocols.methods import MixesSources
 from offbeat.runs.trained import find_trained
 from offbeat.types import Concept, Request, Trained
 from offbeat.verbs.train import train
@@ -82,7 +81,7 @@ class Fuse:
             trained = self._learned(way, method, seed)
         started = time.perf_counter()
         with spending(backbone) as spent, torch.no_grad():
-            if isinstance(method, MixesSources):
+            if hasattr(method, "mix"):
                 images = method.mix(backbone, request, [word for word, _ in shares]).cpu()
             else:
                 with torch.enable_grad():

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from offbeat.core.templates import fill
-from offbeat.methods.settings import Settings, setting
+from offbeat.methods.settings import Settings, denoising_steps, setting
 from offbeat.types import PLACEHOLDER
 
 NAME = "distok"
@@ -96,9 +96,7 @@ class DisTokConfig(Settings):
         1_000_000,
         help="Novel entries in the pool; the oldest leave first, known classes never.",
     )
-    num_inference_steps: int | None = setting(
-        None, 1, 1000, help="Denoising steps; None: those of the checkpoint."
-    )
+    num_inference_steps: int | None = denoising_steps()
     watch_every: int = setting(
         500, 1, _MANY, help="Updates between two readings of the collapse alarm."
     )

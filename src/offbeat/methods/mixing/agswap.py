@@ -9,27 +9,23 @@ to return) is ours, so results of the paper must not be expected of it.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from offbeat.core.functional import balance_reward, pair_cosine
-from offbeat.core.rng import streams
-from offbeat.methods.mixing.sources import pictures_of, two_words
 from offbeat.methods.mixing.swaps import Swapping, half_ones, similarities
-from offbeat.methods.settings import Method, Settings, setting
+from offbeat.methods.pictures import Drawing, MixesSources
+from offbeat.methods.settings import Settings, denoising_steps, guidance, setting
 from offbeat.protocols import ComparingBackbone
-from offbeat.protocols.methods import Source
-from offbeat.types import OnStep, Request, Step, ignore_step
 
 NAME = "agswap"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AGSwapConfig(Settings):
-    """Settings of our reading of AGSwap, saved as they were asked."""
+    """Settings of our reading of AGSwap."""
 
     method = NAME
 
@@ -47,12 +43,8 @@ class AGSwapConfig(Settings):
         choices=("offbeat",),
         help="Whose account of the method this is; there is no other.",
     )
-    num_inference_steps: int | None = setting(
-        None, 1, 1000, help="Denoising steps; None: those of the checkpoint."
-    )
-    guidance_scale: float | None = setting(
-        None, 0, 1000, help="Guidance; None: that of the checkpoint."
-    )
+    num_inference_steps: int | None = denoising_steps()
+    guidance_scale: float | None = guidance()
 
 
 def group_size(lean: float, full_lean: float, width: int, max_share: float) -> int:
@@ -78,14 +70,14 @@ def flipped(columns: Tensor, from_first: bool, size: int, noise: torch.Generator
         size: How many, or as many as there are.
         noise: Chooses them.
     """
-    (own,) = (columns == from_first).nonzero(as_tuple=True)
-    group = own[torch.randperm(len(own), generator=noise)[:size]]
-    found = columns.clone()
-    found[group] = not from_first
-    return found
+    (giver,) = (columns == from_first).nonzero(as_tuple=True)
+    group = giver[torch.randperm(len(giver), generator=noise)[:size]]
+    changed = columns.clone()
+    changed[group] = not from_first
+    return changed
 
 
-class _Walk:
+class _Search:
     """The search of one picture."""
 
     def __init__(self, columns: Tensor, full_lean: float, max_share: float) -> None:
@@ -115,14 +107,15 @@ class _Walk:
         return True
 
 
-class AGSwap(Method[AGSwapConfig]):
-    """Exchanges of groups of columns, steered by which word the picture leans to."""
+class AGSwap(MixesSources[AGSwapConfig]):
+    """Exchanges of groups of columns, steered by which word the picture leans to.
+
+    ``on_step`` is told each round: how the pictures lean, and how many were drawn and kept.
+    """
 
     name = NAME
     config_class = AGSwapConfig
     needs = ComparingBackbone
-    verbs = frozenset({"fuse", "sweep"})
-    result = "pictures"
 
     @property
     def num_steps(self) -> int:
@@ -130,66 +123,36 @@ class AGSwap(Method[AGSwapConfig]):
         return self.config.num_draws
 
     @torch.no_grad()
-    def mix(
-        self,
-        backbone: ComparingBackbone,
-        request: Request,
-        sources: Sequence[Source],
-        *,
-        pictures: Sequence[Tensor] | None = None,
-        start: int = 0,
-        on_step: OnStep = ignore_step,
-    ) -> Tensor:
-        """Return pictures that are both words, each the best-balanced of its own walk.
-
-        Args:
-            backbone: Frozen.
-            request: The seed, the number of pictures, and a template with ``{subject}``.
-            sources: Two words.
-            pictures: The words' ordinary pictures, ``[N, 3, H, W]``, if drawn already.
-            start: Number of the first picture.
-            on_step: Told each round: how the pictures lean, and how many were drawn and kept.
-
-        Returns:
-            ``[N, 3, H, W]``, float32, 0 to 1, on the CPU.
-
-        Raises:
-            ConfigError: If a source is a picture.
-        """
-        cfg, words = self.config, two_words(NAME, sources)
-        steps = {
-            "num_inference_steps": cfg.num_inference_steps,
-            "guidance_scale": cfg.guidance_scale,
-        }
-        swapping = Swapping.of(backbone, request, words, start, **steps)
-        parents = [
-            swapping.read(part) for part in pictures_of(backbone, request, sources, pictures, start)
-        ]
+    def draw_mixture(self, drawing: Drawing) -> Tensor:
+        """Return pictures that are both words, each the best-balanced of its own search."""
+        cfg = self.config
+        swapping = Swapping.of(drawing, cfg.num_inference_steps, cfg.guidance_scale)
+        parents = [swapping.read(part) for part in drawing.parents()]
         full_leans = 1 - pair_cosine(*parents)  # a word's own picture has cosine 1 to itself
-        noise = streams(request.seed, NAME, num=request.num_images, start=start)
-        walks = [
-            _Walk(half_ones(swapping.width, one), float(full), cfg.max_share)
-            for one, full in zip(noise, full_leans, strict=True)
+        noise = drawing.streams()
+        searches = [
+            _Search(half_ones(swapping.width, stream), float(full), cfg.max_share)
+            for stream, full in zip(noise, full_leans, strict=True)
         ]
         for index in range(cfg.num_draws):
             rows = [
                 row
-                for row, walk in enumerate(walks)
-                if walk.lean is None or abs(walk.lean) >= cfg.tolerance
+                for row, search in enumerate(searches)
+                if search.lean is None or abs(search.lean) >= cfg.tolerance
             ]
             if not rows:
                 break
-            columns = torch.stack([walks[row].propose(noise[row]) for row in rows])
+            columns = torch.stack([searches[row].propose(noise[row]) for row in rows])
             images = swapping.draw(columns, rows)
-            first, second = similarities(
-                swapping.read(images), *(parent[rows] for parent in parents)
-            )
+            cosines = similarities(swapping.read(images), *(parent[rows] for parent in parents))
             kept = [
-                walks[row].judge(image, float(one), float(two))
-                for row, image, one, two in zip(rows, images, first, second, strict=True)
+                searches[row].judge(image, float(first), float(second))
+                for row, image, first, second in zip(rows, images, *cosines, strict=True)
             ]
-            leans = [walk.lean for walk in walks if walk.lean is not None]
-            values = {"leans": leans, "drawn": len(rows), "kept": sum(kept)}
-            loss = sum(abs(lean) for lean in leans) / len(leans)
-            on_step(Step(index=index, loss=loss, values=values))
-        return torch.stack([walk.best[1] for walk in walks if walk.best is not None])
+            leans = [search.lean for search in searches if search.lean is not None]
+            drawing.report(
+                {"leans": leans, "drawn": len(rows), "kept": sum(kept)},
+                index=index,
+                loss=sum(abs(lean) for lean in leans) / len(leans),
+            )
+        return torch.stack([search.best[1] for search in searches if search.best is not None])

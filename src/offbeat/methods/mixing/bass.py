@@ -10,7 +10,6 @@ Anything stands any ``Segments``.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,12 +20,10 @@ from offbeat.core.checks import check_range
 from offbeat.core.functional import balance_reward, cosine
 from offbeat.core.rng import stream
 from offbeat.methods.mixing.segments import find_segmenter
-from offbeat.methods.mixing.sources import pictures_of, two_words
 from offbeat.methods.mixing.swaps import Swapping, half_ones, similarities
-from offbeat.methods.settings import Method, Settings, setting
+from offbeat.methods.pictures import Drawing, MixesSources
+from offbeat.methods.settings import Settings, denoising_steps, guidance, setting
 from offbeat.protocols import ComparingBackbone, Segments
-from offbeat.protocols.methods import Source
-from offbeat.types import OnStep, Request, Step, ignore_step
 
 NAME = "bass"
 BATCH = 8
@@ -35,7 +32,7 @@ BATCH = 8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BassConfig(Settings):
-    """Settings of BASS, saved as they were asked; limits and numbers are our reading."""
+    """Settings of BASS; limits and numbers are our reading."""
 
     method = NAME
 
@@ -48,12 +45,8 @@ class BassConfig(Settings):
     segmenter: str = setting(
         "colour", help="colour, patches of like colour, or none: the picture is one part."
     )
-    num_inference_steps: int | None = setting(
-        None, 1, 1000, help="Denoising steps; None: those of the checkpoint."
-    )
-    guidance_scale: float | None = setting(
-        None, 0, 1000, help="Guidance; None: that of the checkpoint."
-    )
+    num_inference_steps: int | None = denoising_steps()
+    guidance_scale: float | None = guidance()
 
     def check(self) -> None:
         """Raise if the pilot is longer than the run, or there is no such segmenter."""
@@ -90,20 +83,22 @@ def segment_score(first: Tensor, second: Tensor) -> Tensor:
     return first.maximum(second).mean() - (first.max() - second.max()).abs()
 
 
-class BASS(Method[BassConfig]):
-    """Random exchanges of columns, sifted by balance and by parts."""
+class BASS(MixesSources[BassConfig]):
+    """Random exchanges of columns, sifted by balance and by parts.
+
+    ``on_step`` is told each batch of exchanges, and how many lie in the balance region. Where none
+    does, the best-balanced picture comes back, and the last report of it has a ``note``.
+    """
 
     name = NAME
     config_class = BassConfig
     needs = ComparingBackbone
-    verbs = frozenset({"fuse", "sweep"})
-    result = "pictures"
 
     def __init__(
         self, config: BassConfig | None = None, *, segmenter: Segments | None = None
     ) -> None:
         """Take settings, and a segmenter in place of the one that they name."""
-        self.config = config or BassConfig()
+        super().__init__(config)
         self.segmenter = segmenter or find_segmenter(self.config.segmenter)
 
     @property
@@ -112,82 +107,41 @@ class BASS(Method[BassConfig]):
         return -(-self.config.num_swaps // BATCH)
 
     @torch.no_grad()
-    def mix(
-        self,
-        backbone: ComparingBackbone,
-        request: Request,
-        sources: Sequence[Source],
-        *,
-        pictures: Sequence[Tensor] | None = None,
-        start: int = 0,
-        on_step: OnStep = ignore_step,
-    ) -> Tensor:
-        """Return pictures that are both words, each the best of its own noise.
-
-        Args:
-            backbone: Frozen.
-            request: The seed, the number of pictures, and a template with ``{subject}``.
-            sources: Two words.
-            pictures: The words' ordinary pictures, ``[N, 3, H, W]``, if drawn already.
-            start: Number of the first picture.
-            on_step: Told each batch of exchanges, and how many lie in the balance region.
-
-        Returns:
-            ``[N, 3, H, W]``, float32, 0 to 1, on the CPU. Where no exchange lies in the region, the
-            best-balanced one of all, and its last report has a ``note``.
-
-        Raises:
-            ConfigError: If a source is a picture.
-        """
-        cfg, words = self.config, two_words(NAME, sources)
-        steps = {
-            "num_inference_steps": cfg.num_inference_steps,
-            "guidance_scale": cfg.guidance_scale,
-        }
-        swapping = Swapping.of(backbone, request, words, start, **steps)
-        first, second = (
-            swapping.read(part) for part in pictures_of(backbone, request, sources, pictures, start)
-        )
-        found = []
-        for row in range(request.num_images):
-            parents = (first[row : row + 1], second[row : row + 1])
-            noise = stream(request.seed, NAME, start + row)
-            found.append(self._search(swapping, parents, noise, row, on_step))
-        return torch.stack(found)
-
-    def _search(
-        self,
-        swapping: Swapping,
-        parents: tuple[Tensor, Tensor],
-        noise: torch.Generator,
-        row: int,
-        on_step: OnStep,
-    ) -> Tensor:
-        """Return the best picture of one noise, ``[3, H, W]``."""
+    def draw_mixture(self, drawing: Drawing) -> Tensor:
+        """Return pictures that are both words, each the best of its own noise."""
         cfg = self.config
+        swapping = Swapping.of(drawing, cfg.num_inference_steps, cfg.guidance_scale)
+        first, second = (swapping.read(part) for part in drawing.parents())
+        rows = [slice(row, row + 1) for row in range(drawing.num)]
+        return torch.stack([self._search(swapping, (first[row], second[row]), row) for row in rows])
+
+    def _search(self, swapping: Swapping, parents: tuple[Tensor, Tensor], at: slice) -> Tensor:
+        """Return the best picture of one noise, ``[3, H, W]``."""
+        cfg, row, drawing = self.config, at.start, swapping.drawing
+        number = drawing.start + row
+        noise = stream(drawing.request.seed, NAME, number)
         columns = torch.stack([half_ones(swapping.width, noise) for _ in range(cfg.num_swaps)])
         images, cosines = [], []
-        for number, part in enumerate(columns.split(BATCH)):
+        for batch, part in enumerate(columns.split(BATCH)):
             images.append(swapping.draw(part, [row] * len(part)))
             cosines.append(torch.stack(similarities(swapping.read(images[-1]), *parents)))
-            one, two = torch.cat(cosines, dim=1)  # [2, F]
+            first, second = torch.cat(cosines, dim=1)  # [2, F]
             beta = cfg.beta
             if beta is None:
-                beta = float((1 - (one + two) / 2)[: cfg.num_pilot].median())
-            inside = in_balance(1 - one, 1 - two, alpha=cfg.alpha, beta=beta)
-            rewards = balance_reward(one, two)
+                beta = float((1 - (first + second) / 2)[: cfg.num_pilot].median())
+            inside = in_balance(1 - first, 1 - second, alpha=cfg.alpha, beta=beta)
+            rewards = balance_reward(first, second)
             values: dict[str, Any] = {
-                "picture": swapping.start + row,
-                "drawn": len(one),
+                "picture": number,
+                "drawn": len(first),
                 "inside": int(inside.sum()),
                 "beta": beta,
             }
-            if len(one) == cfg.num_swaps and not values["inside"]:
+            if len(first) == cfg.num_swaps and not values["inside"]:
                 values["note"] = (
                     "no exchange lies in the balance region; the best-balanced is shown"
                 )
-            index = row * self.num_steps + number
-            on_step(Step(index=index, loss=-float(rewards.max()), values=values))
+            drawing.report(values, index=row * self.num_steps + batch, loss=-float(rewards.max()))
         drawn = torch.cat(images)
         if not bool(inside.any()):
             return drawn[rewards.argmax()]

@@ -16,7 +16,6 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from offbeat.core.rng import streams
 from offbeat.errors import ConfigError
 from offbeat.methods.mixing.morphing import (
     Ends,
@@ -24,12 +23,10 @@ from offbeat.methods.mixing.morphing import (
     equal_steps,
     fit_lora,
     lora_rows,
-    text_rows,
 )
-from offbeat.methods.mixing.sources import pictures_of, prompt_of, share_of
-from offbeat.methods.settings import Method, Settings, setting
-from offbeat.protocols import PaintingBackbone
-from offbeat.protocols.methods import Source, Takes
+from offbeat.methods.pictures import Drawing, MixesSources
+from offbeat.methods.settings import Settings, setting
+from offbeat.protocols import PaintingBackbone, Source, Takes
 from offbeat.types import OnStep, Request, ignore_step
 
 NAME = "diffmorpher"
@@ -37,7 +34,7 @@ NAME = "diffmorpher"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DiffMorpherConfig(Settings):
-    """Settings of DiffMorpher, saved as they were asked; defaults as published, for SD 2.1."""
+    """Settings of DiffMorpher; defaults as published, for SD 2.1."""
 
     method = NAME
 
@@ -78,14 +75,15 @@ class DiffMorpherConfig(Settings):
             raise ConfigError(f"prompts: expected two texts or none, got {self.prompts!r}")
 
 
-class DiffMorpher(Method[DiffMorpherConfig]):
-    """Paths between two pictures, or words that are drawn first; ``mix`` is one point of a path."""
+class DiffMorpher(MixesSources[DiffMorpherConfig]):
+    """Paths between two pictures, or words that are drawn first; ``mix`` is one point of a path.
+
+    ``on_step`` is told each step of fitting.
+    """
 
     name = NAME
     config_class = DiffMorpherConfig
     needs = PaintingBackbone
-    verbs = frozenset({"fuse", "sweep"})
-    result = "pictures"
     takes: Takes = (("word", "picture"), ("word", "picture"))
     takes_weights = True
 
@@ -96,7 +94,7 @@ class DiffMorpher(Method[DiffMorpherConfig]):
         distance: PerceptualDistance | None = None,
     ) -> None:
         """Take settings, and a distance of pictures in place of that of their latents."""
-        self.config = config or DiffMorpherConfig()
+        super().__init__(config)
         self._distance = distance
 
     @property
@@ -104,34 +102,14 @@ class DiffMorpher(Method[DiffMorpherConfig]):
         """Reports: the steps of fitting."""
         return self.config.num_steps
 
-    def mix(
-        self,
-        backbone: PaintingBackbone,
-        request: Request,
-        sources: Sequence[Source],
-        *,
-        pictures: Sequence[Tensor] | None = None,
-        start: int = 0,
-        on_step: OnStep = ignore_step,
-    ) -> Tensor:
+    def draw_mixture(self, drawing: Drawing) -> Tensor:
         """Return one point of each path, where the second source has its share: a half, the hybrid.
 
-        Args:
-            backbone: Frozen.
-            request: The seed, the number of pictures, the shares, and a template with
-                ``{subject}`` for words.
-            sources: Words or pictures, ``[3, H, W]``, 0 to 1. Of two pictures all paths are nearly
-                the same one: they differ by the noise that their factors are fitted with.
-            pictures: The sources as ordinary pictures, ``[N, 3, H, W]``, if drawn already.
-            start: Number of the first picture.
-            on_step: Told each step of fitting.
-
-        Returns:
-            ``[N, 3, H, W]``, float32, 0 to 1, on the CPU.
+        Of two pictures all paths are nearly the same one: they differ by the noise that their
+        factors are fitted with.
         """
-        ends = self.ends(backbone, request, sources, pictures, start, on_step)
-        shares = torch.full((request.num_images, 1), share_of(request))
-        return self.frames(backbone, ends, shares)[:, 0]
+        shares = torch.full((drawing.num, 1), drawing.share)
+        return self.frames(drawing.backbone, self.ends(drawing), shares)[:, 0]
 
     def morph(
         self,
@@ -148,39 +126,36 @@ class DiffMorpher(Method[DiffMorpherConfig]):
 
         The shares of the request are not read; the rest is as in ``mix``.
         """
-        ends = self.ends(backbone, request, sources, pictures, start, on_step)
+        ends = self.ends(
+            Drawing(
+                method=NAME,
+                backbone=backbone,
+                request=request,
+                start=start,
+                on_step=on_step,
+                sources=sources,
+                pictures=pictures,
+            )
+        )
         shares = torch.linspace(0, 1, num).expand(request.num_images, -1)
-        found = self.frames(backbone, ends, shares)
+        frames = self.frames(backbone, ends, shares)
         if not self.config.reschedule or num < 3:
-            return found
-        far = [self._far(backbone, row[:-1], row[1:]) for row in found]
-        rows = zip(shares, far, strict=True)
+            return frames
+        distances = [self._distances(backbone, row[:-1], row[1:]) for row in frames]
+        rows = zip(shares, distances, strict=True)
         return self.frames(backbone, ends, torch.stack([equal_steps(*row) for row in rows]))
 
-    def ends(
-        self,
-        backbone: PaintingBackbone,
-        request: Request,
-        sources: Sequence[Source],
-        pictures: Sequence[Tensor] | None = None,
-        start: int = 0,
-        on_step: OnStep = ignore_step,
-    ) -> Ends:
+    def ends(self, drawing: Drawing) -> Ends:
         """Fit factors to both pictures of each pair, and invert them under these."""
-        cfg, count = self.config, request.num_images
+        cfg, count, backbone = self.config, drawing.num, drawing.backbone
         with torch.no_grad():
-            both = torch.cat(pictures_of(backbone, request, sources, pictures, start))
-            both = both.to(backbone.device)
+            both = torch.cat(drawing.parents()).to(backbone.device)
             prompts = cfg.prompts or [
-                prompt_of(backbone, request, one) if isinstance(one, str) else "" for one in sources
+                drawing.prompt(source) if isinstance(source, str) else ""
+                for source in drawing.sources
             ]
             text = backbone.encode_text([p for p in prompts for _ in range(count)])
             latents = backbone.encode_latents(both)
-        noise = [
-            one
-            for end in range(2)
-            for one in streams(request.seed, NAME, end, num=count, start=start)
-        ]
         lora = fit_lora(
             backbone,
             latents,
@@ -188,8 +163,8 @@ class DiffMorpher(Method[DiffMorpherConfig]):
             rank=cfg.rank,
             num_steps=cfg.num_steps,
             learning_rate=cfg.learning_rate,
-            noise=noise,
-            on_step=on_step,
+            noise=[*drawing.streams(0), *drawing.streams(1)],
+            on_step=drawing.on_step,
         )
         with torch.no_grad(), backbone.adapted(lora):
             way = backbone.invert(
@@ -199,12 +174,12 @@ class DiffMorpher(Method[DiffMorpherConfig]):
                 guidance_scale=cfg.guidance_scale,
                 num_refinements=cfg.num_refinements,
             )
-        halves = torch.arange(count), torch.arange(count, 2 * count)
+        first, second = slice(count), slice(count, None)
         return Ends(
-            clean=(latents[:count], latents[count:]),
-            noise=(way[0][:count], way[0][count:]),
-            texts=(text_rows(text, halves[0]), text_rows(text, halves[1])),
-            lora=(lora_rows(lora, halves[0]), lora_rows(lora, halves[1])),
+            clean=(latents[first], latents[second]),
+            noise=(way[0][first], way[0][second]),
+            texts=(text[first], text[second]),
+            lora=(lora_rows(lora, first), lora_rows(lora, second)),
             num_inference_steps=cfg.num_inference_steps,
             guidance_scale=cfg.guidance_scale,
             blended_steps=round(cfg.attention_share * cfg.num_inference_steps),
@@ -224,9 +199,9 @@ class DiffMorpher(Method[DiffMorpherConfig]):
         return torch.cat(drawn)
 
     @torch.no_grad()
-    def _far(self, backbone: PaintingBackbone, images: Tensor, others: Tensor) -> Tensor:
+    def _distances(self, backbone: PaintingBackbone, images: Tensor, others: Tensor) -> Tensor:
         """Return how different pictures look, ``[B]``."""
         if self._distance is not None:
             return self._distance(images, others)
-        one, other = (backbone.encode_latents(part).cpu() for part in (images, others))
-        return (one - other).flatten(1).square().mean(dim=1).sqrt()
+        first, second = (backbone.encode_latents(part).cpu() for part in (images, others))
+        return (first - second).flatten(1).square().mean(dim=1).sqrt()

@@ -10,21 +10,17 @@ steps from the unmixed ones; ``step_from`` is the switch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
 from offbeat.core.checks import check_range
-from offbeat.core.rng import streams
 from offbeat.errors import ConfigError
-from offbeat.methods.mixing.sources import pictures_of, prompt_of, share_of
-from offbeat.methods.settings import Method, Settings, setting
-from offbeat.protocols import DenoisingBackbone
-from offbeat.protocols.methods import Source, Takes
-from offbeat.types import OnStep, Request, ignore_step
+from offbeat.methods.pictures import Drawing, MixesSources
+from offbeat.methods.settings import Settings, setting
+from offbeat.protocols import DenoisingBackbone, Takes
 
 NAME = "magicmix"
 StepFrom = Literal["mixed", "unmixed"]
@@ -32,7 +28,7 @@ StepFrom = Literal["mixed", "unmixed"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MagicMixConfig(Settings):
-    """Settings of MagicMix, saved as they were asked; defaults are the port's, for SD 1."""
+    """Settings of MagicMix; defaults are those of diffusers' port, for SD 1."""
 
     method = NAME
 
@@ -68,64 +64,36 @@ class MagicMixConfig(Settings):
         return steps - int(self.k_max * steps), steps - int(self.k_min * steps)
 
 
-class MagicMix(Method[MagicMixConfig]):
+class MagicMix(MixesSources[MagicMixConfig]):
     """A picture, or a word that is drawn first, made into a word's content. Nothing is learned."""
 
     name = NAME
     config_class = MagicMixConfig
     needs = DenoisingBackbone
-    verbs = frozenset({"fuse", "sweep"})
-    result = "pictures"
     takes: Takes = (("word", "picture"), ("word",))
     takes_weights = True
 
     @torch.no_grad()
-    def mix(
-        self,
-        backbone: DenoisingBackbone,
-        request: Request,
-        sources: Sequence[Source],
-        *,
-        pictures: Sequence[Tensor] | None = None,
-        start: int = 0,
-        on_step: OnStep = ignore_step,
-    ) -> Tensor:
-        """Return pictures with the layout of the first source and the content of the second.
-
-        Args:
-            backbone: Frozen.
-            request: The seed, the number of pictures, the shares, and a template with
-                ``{subject}`` for the content; None is the checkpoint's own.
-            sources: A word or a picture, ``[3, H, W]``, 0 to 1; then a word.
-            pictures: The sources as ordinary pictures, ``[N, 3, H, W]``, if drawn already.
-            start: Number of the first picture.
-            on_step: Unused: there is no search.
-
-        Returns:
-            ``[N, 3, H, W]``, float32, 0 to 1, on the CPU.
-
-        Raises:
-            ConfigError: If the second source is a picture.
-            ShapeError: If a picture's side is no multiple of the latents' cell.
-        """
-        cfg, content = self.config, sources[1]
+    def draw_mixture(self, drawing: Drawing) -> Tensor:
+        """Return pictures with the layout of the first source and the content of the second."""
+        cfg, backbone, content = self.config, drawing.backbone, drawing.sources[1]
         if not isinstance(content, str):
             raise ConfigError("sources: magicmix takes its content from a word, and got a picture")
-        own = cfg.mix if cfg.mix is not None else share_of(request)
-        known = None if pictures is None else pictures[:1]
-        (layout,) = pictures_of(backbone, request, sources[:1], known, start)
+        mix = cfg.mix if cfg.mix is not None else drawing.share
+        known = None if drawing.pictures is None else drawing.pictures[:1]
+        (layout,) = replace(drawing, sources=drawing.sources[:1], pictures=known).parents()
         steps: dict[str, Any] = {"num_inference_steps": cfg.num_inference_steps}
         first, free = cfg.window
         clean = backbone.encode_latents(layout.to(backbone.device))
-        noise = streams(request.seed, NAME, num=request.num_images, start=start)
+        noise = drawing.streams()
         # one noise for every level: the layout then walks a straight line
-        drawn = torch.stack([torch.randn(clean.shape[1:], generator=one) for one in noise])
+        drawn = torch.stack([torch.randn(clean.shape[1:], generator=stream) for stream in noise])
 
         def mixed(step: int, latents: Tensor) -> Tensor:
             if not first < step < free:
                 return latents
-            layout_there = backbone.add_noise(clean, drawn, step=step, **steps)
-            return own * latents + (1 - own) * layout_there
+            layout_there: Tensor = backbone.add_noise(clean, drawn, step=step, **steps)
+            return mix * latents + (1 - mix) * layout_there
 
         if cfg.step_from == "mixed":
             # what stands after a step is what the next one starts from
@@ -134,11 +102,12 @@ class MagicMix(Method[MagicMixConfig]):
             hook = {"model_input": mixed}
         latents = backbone.denoise(
             backbone.add_noise(clean, drawn, step=first, **steps),
-            backbone.encode_text([prompt_of(backbone, request, content)]),
+            drawing.encode(content),
             generator=noise,
             guidance_scale=cfg.guidance_scale,
             start=first,
             **steps,
             **hook,
         )
-        return backbone.decode(latents).cpu()
+        images: Tensor = backbone.decode(latents)
+        return images.cpu()

@@ -46,9 +46,9 @@ def fit_lora(
         noise: One stream a picture.
         on_step: Told each step, with the mean loss.
     """
-    fresh = [backbone.init_unet_lora(rank, generator=one) for one in noise]
+    fresh = [backbone.init_unet_lora(rank, generator=stream) for stream in noise]
     factors = {
-        name: torch.stack([one[name] for one in fresh]).to(latents.device).requires_grad_()
+        name: torch.stack([lora[name] for lora in fresh]).to(latents.device).requires_grad_()
         for name in fresh[0]
     }
     optimizer = torch.optim.AdamW(list(factors.values()), lr=learning_rate, weight_decay=0.0)
@@ -73,15 +73,15 @@ def blended_lora(first: Lora, second: Lora, shares: Tensor) -> dict[str, Tensor]
         second: The same.
         shares: The second's, 0 to 1, ``[B]``.
     """
-    found = {}
+    blended = {}
     for name, factor in first.items():
         other = second[name]
         if ".lora_A." in name:
-            found[name] = torch.cat([factor, other], dim=1)
+            blended[name] = torch.cat([factor, other], dim=1)
         else:
             share = shares.to(factor)[:, None, None]
-            found[name] = torch.cat([(1 - share) * factor, share * other], dim=2)
-    return found
+            blended[name] = torch.cat([(1 - share) * factor, share * other], dim=2)
+    return blended
 
 
 def blended_text(first: TextEmbeds, second: TextEmbeds, shares: Tensor) -> TextEmbeds:
@@ -147,8 +147,8 @@ def adapted_statistics(latents: Tensor, first: Tensor, second: Tensor, shares: T
     at = shares.to(latents)[:, None, None, None]
     means, spreads = zip(*(_statistics(part) for part in (latents, first, second)), strict=True)
     spread = torch.lerp(spreads[1], spreads[2], at)
-    found: Tensor = (latents - means[0]) / spreads[0] * spread
-    return found + torch.lerp(means[1], means[2], at)
+    scaled: Tensor = (latents - means[0]) / spreads[0] * spread
+    return scaled + torch.lerp(means[1], means[2], at)
 
 
 def _statistics(latents: Tensor) -> tuple[Tensor, Tensor]:
@@ -175,9 +175,9 @@ def equal_steps(shares: Tensor, distances: Tensor) -> Tensor:
     left = right - 1
     step = (curve[right] - curve[left]).clamp_min(1e-12)
     part = ((wanted - curve[left]) / step).clamp(0, 1)
-    found = torch.lerp(shares.double()[left], shares.double()[right], part)
-    found[0], found[-1] = shares[0], shares[-1]
-    return found.to(shares.dtype)
+    equal = torch.lerp(shares.double()[left], shares.double()[right], part)
+    equal[0], equal[-1] = shares[0], shares[-1]
+    return equal.to(shares.dtype)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -211,13 +211,13 @@ class Ends:
         length = shares.shape[1] + 2
         ends = torch.zeros(len(rows), 1), torch.ones(len(rows), 1)
         at = torch.cat([ends[0], shares, ends[1]], dim=1).flatten().to(backbone.device)
-        own = rows.repeat_interleave(length).to(backbone.device)
-        lora = blended_lora(lora_rows(self.lora[0], own), lora_rows(self.lora[1], own), at)
+        pairs = rows.repeat_interleave(length).to(backbone.device)
+        lora = blended_lora(lora_rows(self.lora[0], pairs), lora_rows(self.lora[1], pairs), at)
         blend = BlendedAttention(at, length, until=self.blended_steps, own=self.own_attention)
-        first, second = (text_rows(text, own) for text in self.texts)
+        first, second = (text[pairs] for text in self.texts)
         with backbone.adapted(lora), backbone.edit_attention(blend):
             latents = backbone.denoise(
-                slerp(self.noise[0][own], self.noise[1][own], at),
+                slerp(self.noise[0][pairs], self.noise[1][pairs], at),
                 blended_text(first, second, at),
                 generator=stream(0, "diffmorpher", "unused"),  # DDIM adds no noise
                 num_inference_steps=self.num_inference_steps,
@@ -225,23 +225,12 @@ class Ends:
                 sampler="ddim",
             )
         if self.adain:
-            latents = adapted_statistics(latents, self.clean[0][own], self.clean[1][own], at)
+            latents = adapted_statistics(latents, self.clean[0][pairs], self.clean[1][pairs], at)
         frames = latents.unflatten(0, (-1, length))[:, 1:-1]  # [n, F, C, h, w]
         images = backbone.decode(frames.flatten(0, 1)).cpu()
         return images.view(len(rows), -1, *images.shape[1:])
 
 
-def lora_rows(factors: Lora, rows: Tensor) -> dict[str, Tensor]:
-    """Return the factors of some pictures, one for each number of ``rows``."""
-    return {name: factor[rows.to(factor.device)] for name, factor in factors.items()}
-
-
-def text_rows(text: TextEmbeds, rows: Tensor) -> TextEmbeds:
-    """Return the prompts of some pictures, one for each number of ``rows``."""
-    at = rows.to(text.text_embeds.device)
-    return TextEmbeds(
-        text.text_embeds[at],
-        text.text_encoder_hidden_states[at],
-        text.text_mask[at],
-        text.widths,
-    )
+def lora_rows(factors: Lora, rows: slice | Tensor) -> dict[str, Tensor]:
+    """Return the factors of some pictures, in the order of ``rows``."""
+    return {name: factor[rows] for name, factor in factors.items()}

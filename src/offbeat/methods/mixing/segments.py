@@ -44,14 +44,14 @@ class ColourSegmenter:
         scale = min(1.0, self.side / max(height, width))
         size = [max(1, round(length * scale)) for length in (height, width)]
         small = F.interpolate(images.float().cpu(), size, mode="area")
-        found = []
+        parts = []
         for picture in small:
             masks = self._parts(picture)
             if len(masks) == 0:
                 masks = torch.ones(1, *size, dtype=torch.bool)
             grown = F.interpolate(masks[None].float(), (height, width), mode="nearest")[0]
-            found.append(grown.bool().to(images.device))
-        return found
+            parts.append(grown.bool().to(images.device))
+        return parts
 
     def _parts(self, picture: Tensor) -> Tensor:
         """Return the patches of one small picture, ``[K, h, w]``, largest first."""

@@ -6,15 +6,15 @@ Source: the swap operator of BASS, arXiv:2310.01819, which AGSwap, arXiv:2509.18
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from offbeat.core.checks import check_shape
 from offbeat.core.functional import pair_cosine
-from offbeat.methods.mixing.sources import noises, prompt_of
-from offbeat.protocols import ComparingBackbone
-from offbeat.types import Request, TextEmbeds
+from offbeat.methods.pictures import Drawing
+from offbeat.types import TextEmbeds
 
 
 def half_ones(width: int, generator: torch.Generator) -> Tensor:
@@ -58,33 +58,20 @@ def swapped(first: TextEmbeds, second: TextEmbeds, columns: Tensor) -> TextEmbed
 class Swapping:
     """Two encoded words, and how pictures between them are drawn and compared."""
 
-    backbone: ComparingBackbone
-    request: Request
+    drawing: Drawing
     texts: tuple[TextEmbeds, TextEmbeds]
-    start: int
-    """Number of the first picture."""
-    num_inference_steps: int | None
-    guidance_scale: float | None
+    """Of each word."""
+    steering: dict[str, Any]
+    """Steps and guidance that pictures are drawn with."""
 
     @classmethod
-    def of(
-        cls,
-        backbone: ComparingBackbone,
-        request: Request,
-        words: tuple[str, str],
-        start: int,
-        **steps: float | None,
-    ) -> Swapping:
+    def of(cls, drawing: Drawing, steps: int | None, guidance_scale: float | None) -> Swapping:
         """Encode the two words, each in the prompt of the request."""
-        first, second = (backbone.encode_text([prompt_of(backbone, request, w)]) for w in words)
-        found = steps["num_inference_steps"]
+        first, second = drawing.words
         return cls(
-            backbone=backbone,
-            request=request,
-            texts=(first, second),
-            start=start,
-            num_inference_steps=None if found is None else int(found),
-            guidance_scale=steps["guidance_scale"],
+            drawing=drawing,
+            texts=(drawing.encode(first), drawing.encode(second)),
+            steering={"num_inference_steps": steps, "guidance_scale": guidance_scale},
         )
 
     @property
@@ -99,18 +86,16 @@ class Swapping:
             columns: ``[F, E]``, bool.
             rows: Whose noise each is drawn from, F numbers of pictures, from 0.
         """
-        noise = [noises(replace(self.request, num_images=1), self.start + row)[0] for row in rows]
+        # a stream of its own for each: the same row may stand here several times
+        noise = [self.drawing.noise.image[row] for row in rows]
         text = swapped(*self.texts, columns)
-        return self.backbone.draw_text(
-            text,
-            generator=noise,
-            num_inference_steps=self.num_inference_steps,
-            guidance_scale=self.guidance_scale,
-        ).cpu()
+        images: Tensor = self.drawing.backbone.draw_text(text, generator=noise, **self.steering)
+        return images.cpu()
 
     def read(self, images: Tensor) -> Tensor:
         """Return CLIP embeddings of pictures, ``[B, D]``, on the CPU."""
-        return torch.cat([self.backbone.encode_image(part).cpu() for part in images.split(16)])
+        encode = self.drawing.backbone.encode_image
+        return torch.cat([encode(part).cpu() for part in images.split(16)])
 
 
 def similarities(embeds: Tensor, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:

@@ -18,18 +18,18 @@ from torch import Tensor
 from offbeat.core.checks import check_range
 from offbeat.core.templates import fill
 from offbeat.errors import ConfigError
-from offbeat.methods.rivals.denoising import Told, Walk
-from offbeat.methods.rivals.prompts import subject_prompt
-from offbeat.methods.settings import Method, Settings, setting
+from offbeat.methods.pictures import Drawing, DrawsSubject
+from offbeat.methods.rivals.denoising import Steering, StepByStep
+from offbeat.methods.settings import Settings, denoising_steps, guidance, setting
 from offbeat.protocols import DenoisingBackbone, NamesThings, ReadsClasses
-from offbeat.types import OnStep, Request, Step, TextEmbeds, ignore_step
+from offbeat.types import TextEmbeds
 
 NAME = "adaptive-negatives"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdaptiveNegativesConfig(Settings):
-    """When the judge is asked and what its answers do, saved as it was asked."""
+    """When the judge is asked, and what its answers do."""
 
     method = NAME
 
@@ -50,12 +50,8 @@ class AdaptiveNegativesConfig(Settings):
     negative: str = setting(
         "{words}", help="The negative prompt, with {words}, which commas divide."
     )
-    num_inference_steps: int | None = setting(
-        None, 1, 1000, help="Denoising steps; None: those of the checkpoint."
-    )
-    guidance_scale: float | None = setting(
-        None, 0, 1000, help="Guidance; None: that of the checkpoint."
-    )
+    num_inference_steps: int | None = denoising_steps()
+    guidance_scale: float | None = guidance()
 
     def check(self) -> None:
         """Raise if questions end before they begin, or the negative prompt lacks its place."""
@@ -71,77 +67,58 @@ class AdaptiveNegativesConfig(Settings):
 
 def joined(known: tuple[str, ...], answers: list[str], subject: str, most: int) -> tuple[str, ...]:
     """Return the negatives with the new answers: none twice, never the subject, the newest few."""
-    found = list(known)
-    for answer in (one.strip() for one in answers):
-        if answer and answer != subject and answer not in found:
-            found.append(answer)
-    return tuple(found[-most:])
+    negatives = list(known)
+    for answer in map(str.strip, answers):
+        if answer and answer != subject and answer not in negatives:
+            negatives.append(answer)
+    return tuple(negatives[-most:])
 
 
-class AdaptiveNegatives(Method[AdaptiveNegativesConfig]):
-    """The subject, led away from what it is about to be."""
+class AdaptiveNegatives(DrawsSubject[AdaptiveNegativesConfig]):
+    """The subject, led away from what it is about to become.
+
+    The judge must name what it sees; one that cannot is a ``ConfigError``. ``on_step`` is told each
+    picture's negatives at the end.
+    """
 
     name = NAME
     config_class = AdaptiveNegativesConfig
     needs = DenoisingBackbone
-    verbs = frozenset({"explore"})
-    result = "pictures"
     asks_names_only = True
     """The judge need not know the subject: it is asked what it sees, not whether it is one."""
 
     @torch.no_grad()
-    def draw(
-        self,
-        backbone: DenoisingBackbone,
-        request: Request,
-        *,
-        judge: Any | None = None,
-        start: int = 0,
-        on_step: OnStep = ignore_step,
-    ) -> Tensor:
-        """Return pictures of the subject, ``[N, 3, H, W]``, 0 to 1, on the CPU.
-
-        Args:
-            backbone: Frozen.
-            request: The subject, the number of pictures, and the seed.
-            judge: Names what it sees.
-            start: Number of the first.
-            on_step: Told each picture's negatives at the end.
-
-        Raises:
-            ConfigError: If the judge cannot answer.
-        """
-        cfg = self.config
+    def draw_subject(self, drawing: Drawing) -> Tensor:
+        """Return pictures of the subject, steered from what the judge names."""
+        cfg, judge, backbone = self.config, drawing.judge, drawing.backbone
         if not isinstance(judge, ReadsClasses if cfg.num_answers > 1 else NamesThings):
             what = "reads classes" if cfg.num_answers > 1 else "names what it sees"
             raise ConfigError(f"judge: {NAME} needs one that {what}; choose it with --judge")
-        text = backbone.encode_text([subject_prompt(backbone, request, "{subject}")])
-        walk = Walk.of(backbone, cfg.num_inference_steps)
-        negatives: list[tuple[str, ...]] = [()] * request.num_images
-        until = round(cfg.query_until * walk.num_inference_steps)
+        subject = drawing.request.subject
+        text = drawing.encode(subject)
+        denoising = StepByStep.of(drawing, cfg.num_inference_steps)
+        negatives: list[tuple[str, ...]] = [()] * drawing.num
+        until = round(cfg.query_until * denoising.num_inference_steps)
 
-        def told(step: int, latents: Tensor) -> Told:
-            if cfg.asks(step, walk.num_inference_steps):
+        def steer(step: int, latents: Tensor) -> Steering:
+            if cfg.asks(step, denoising.num_inference_steps):
                 clean = backbone.predict_clean(
                     latents,
                     text,
                     step=step,
                     negative=self._encoded(backbone, negatives),
                     guidance_scale=cfg.guidance_scale,
-                    **walk.settings,
+                    **denoising.settings,
                 )
                 for row, image in enumerate(backbone.decode(clean).cpu()):
-                    answers = self._answers(judge, image, request.subject)
-                    negatives[row] = joined(
-                        negatives[row], answers, request.subject, cfg.max_negatives
-                    )
-            kept = cfg.keep_after or step < until
-            negative = self._encoded(backbone, negatives) if kept else None
-            return Told(text, negative, cfg.guidance_scale)
+                    answers = self._answers(judge, image, subject)
+                    negatives[row] = joined(negatives[row], answers, subject, cfg.max_negatives)
+            avoids = cfg.keep_after or step < until
+            negative = self._encoded(backbone, negatives) if avoids else None
+            return Steering(text, negative, cfg.guidance_scale)
 
-        images = walk.draw(request, start, told)
-        told_of = {"first": start, "negatives": [list(words) for words in negatives]}
-        on_step(Step(index=0, loss=0.0, values=told_of))  # nothing is minimised
+        images = denoising.draw(steer)
+        drawing.report({"first": drawing.start, "negatives": [list(words) for words in negatives]})
         return images
 
     def _encoded(self, backbone: Any, negatives: list[tuple[str, ...]]) -> TextEmbeds | None:
@@ -152,8 +129,8 @@ class AdaptiveNegatives(Method[AdaptiveNegativesConfig]):
             fill(self.config.negative, words=", ".join(words)) if words else ""
             for words in negatives
         ]
-        found: TextEmbeds = backbone.encode_text(prompts)
-        return found
+        text: TextEmbeds = backbone.encode_text(prompts)
+        return text
 
     def _answers(self, judge: Any, image: Tensor, subject: str) -> list[str]:
         if self.config.num_answers == 1:

@@ -6,33 +6,34 @@ as much: a method that searches must beat it at its own number of network evalua
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from offbeat.core.checks import check_shape
 from offbeat.core.drawing import Noise, draw_from_text
 from offbeat.core.functional import balance_reward, cosine
 from offbeat.errors import ConfigError
-from offbeat.methods.mixing.sources import prompt_of, two_words
-from offbeat.methods.rivals.prompts import MIXTURE, check_phrases, mixture_prompt, subject_prompt
-from offbeat.methods.settings import Method, Settings, setting
-from offbeat.protocols import ChecksSubject, Metric, SeeingBackbone
-from offbeat.protocols.methods import Source
-from offbeat.types import OnStep, Request, Step, TextEmbeds, ignore_step
+from offbeat.methods.pictures import (
+    Drawing,
+    DrawsSubject,
+    MixesSources,
+    check_phrases,
+    with_articles,
+)
+from offbeat.methods.rivals.raw_prompt import MIXTURE
+from offbeat.methods.settings import Settings, setting
+from offbeat.protocols import Metric, SeeingBackbone
+from offbeat.types import TextEmbeds
 
 NAME = "best-of-n"
 OWN = "own"
-Judged = Callable[[Tensor], Tensor]
-"""Given candidates, ``[n, 3, H, W]``; returns a number for each, ``[n]``, higher is better."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BestOfNConfig(Settings):
-    """How many, of what, and by what, saved as it was asked."""
+    """How many candidates are drawn, of what, and what chooses among them."""
 
     method = NAME
 
@@ -53,20 +54,24 @@ def unusualness(image_embeds: Tensor) -> Tensor:
     return 1 - cosine(image_embeds, image_embeds.mean(dim=0, keepdim=True))[:, 0]
 
 
-class BestOfN(Method[BestOfNConfig]):
-    """The best candidate of each picture."""
+class BestOfN(DrawsSubject[BestOfNConfig], MixesSources[BestOfNConfig]):
+    """The best candidate of each picture.
+
+    ``own`` is unusualness for a subject, where candidates that the judge refuses lose to those that
+    it passes; for two words it is RMLer's reward of the cosines to both words' ordinary pictures of
+    the same number. ``on_step`` is told which candidate was chosen, and its value.
+    """
 
     name = NAME
     config_class = BestOfNConfig
     needs = SeeingBackbone
     verbs = frozenset({"explore", "fuse", "sweep"})
-    result = "pictures"
 
     def __init__(
         self, config: BestOfNConfig | None = None, *, metric: Metric | None = None
     ) -> None:
         """Take settings, and the metric that they name; ``own`` needs none."""
-        self.config = config or BestOfNConfig()
+        super().__init__(config)
         self.metric = metric
 
     @property
@@ -88,108 +93,76 @@ class BestOfN(Method[BestOfNConfig]):
         return BestOfN(self.config, metric=metric)
 
     @torch.no_grad()
-    def draw(
-        self,
-        backbone: SeeingBackbone,
-        request: Request,
-        *,
-        judge: ChecksSubject | None = None,
-        start: int = 0,
-        on_step: OnStep = ignore_step,
-    ) -> Tensor:
-        """Return the best of n for each picture, ``[N, 3, H, W]``, 0 to 1, on the CPU.
+    def draw_subject(self, drawing: Drawing) -> Tensor:
+        """Return the best of n for each picture of the subject."""
+        backbone, judge, subject = drawing.backbone, drawing.judge, drawing.request.subject
 
-        Args:
-            backbone: Frozen.
-            request: The subject, the number of pictures, and the seed.
-            judge: If there is one, candidates that it refuses lose to those that it passes.
-            start: Number of the first.
-            on_step: Told which candidate was chosen for each picture, and its number by the metric.
-        """
-        prompt = subject_prompt(backbone, request, self.config.phrase)
-
-        def own(images: Tensor) -> Tensor:
+        def rate(row: int, images: Tensor) -> Tensor:
             values = unusualness(backbone.encode_image(images).cpu())
             if judge is None:
                 return values
-            verdicts = judge.still_a(images, request.subject)
+            verdicts = judge.still_a(images, subject)
             # distances end at 2: whatever is refused comes after whatever is passed
-            return values - torch.tensor([4.0 if one.answer == "no" else 0.0 for one in verdicts])
+            refused = [verdict.answer == "no" for verdict in verdicts]
+            return values - 4.0 * torch.tensor(refused)
 
-        return self._choose(backbone, request, prompt, lambda row: own, start, on_step)
+        return self._choose(drawing, drawing.prompt(self.config.phrase, subject=subject), rate)
 
     @torch.no_grad()
-    def mix(
-        self,
-        backbone: SeeingBackbone,
-        request: Request,
-        sources: Sequence[Source],
-        *,
-        pictures: Sequence[Tensor] | None = None,
-        start: int = 0,
-        on_step: OnStep = ignore_step,
-    ) -> Tensor:
-        """Return the best of n for each picture of two words, ``[N, 3, H, W]``, on the CPU.
+    def draw_mixture(self, drawing: Drawing) -> Tensor:
+        """Return the best of n for each picture of the two words."""
+        backbone, words = drawing.backbone, drawing.words
+        parents = [
+            backbone.encode_image(part.to(backbone.device)).cpu() for part in drawing.parents()
+        ]
 
-        ``own`` is RMLer's reward of the cosines to both words' ordinary pictures of the same
-        number.
+        def rate(row: int, images: Tensor) -> Tensor:
+            embeds = backbone.encode_image(images).cpu()
+            return balance_reward(*(cosine(embeds, p[row : row + 1])[:, 0] for p in parents))
 
-        Raises:
-            ConfigError: If a source is a picture.
-        """
-        words = two_words(NAME, sources)
-        if pictures is None:
-            pictures = [self._ordinary(backbone, request, word, start) for word in words]
-        for one in pictures:
-            check_shape("pictures", one, request.num_images, 3, None, None)
-        first, second = (backbone.encode_image(part.to(backbone.device)).cpu() for part in pictures)
-
-        def own(row: int) -> Judged:
-            def reward(images: Tensor) -> Tensor:
-                seen = backbone.encode_image(images).cpu()
-                one, other = (cosine(seen, part[row : row + 1])[:, 0] for part in (first, second))
-                return balance_reward(one, other)
-
-            return reward
-
-        prompt = mixture_prompt(backbone, request, self.config.mixture, words)
-        return self._choose(backbone, request, prompt, own, start, on_step)
-
-    def _ordinary(self, backbone: Any, request: Request, word: str, start: int) -> Tensor:
-        text = backbone.encode_text([prompt_of(backbone, request, word)])
-        return draw_from_text(backbone, text, Noise.ordinary(request, start))
+        prompt = drawing.prompt(self.config.mixture, **with_articles(words))
+        return self._choose(drawing, prompt, rate)
 
     def _choose(
-        self,
-        backbone: Any,
-        request: Request,
-        prompt: str,
-        own: Callable[[int], Judged],
-        start: int,
-        on_step: OnStep,
+        self, drawing: Drawing, prompt: str, rate: Callable[[int, Tensor], Tensor]
     ) -> Tensor:
+        """Return the candidate of each picture with the highest value.
+
+        Args:
+            drawing: What to draw.
+            prompt: Of all candidates.
+            rate: Given a picture's row and its candidates, ``[n, 3, H, W]``; returns ``[n]``. Used
+                if no metric is named.
+        """
         if self.wants_metric is not None:
             raise ConfigError(f"metric: {self.wants_metric} must be given with with_metric()")
-        text, kept = backbone.encode_text([prompt]), []
-        chosen, won = [], []
-        for row in range(request.num_images):
-            images = self._candidates(backbone, request, text, start + row)
-            values = self._scored(images, prompt) if self.metric else own(row)(images)
-            chosen.append(int(values.argmax()))
-            won.append(float(values[chosen[-1]]))
+        text = drawing.backbone.encode_text([prompt])
+        kept, chosen, values = [], [], []
+        for row in range(drawing.num):
+            images = self._candidates(drawing, text, drawing.start + row)
+            ratings = self._scored(images, prompt) if self.metric else rate(row, images)
+            chosen.append(int(ratings.argmax()))
+            values.append(float(ratings[chosen[-1]]))
             kept.append(images[chosen[-1]])
-        told = {"first": start, "drawn": self.config.num, "chosen": chosen, "values": won}
-        on_step(Step(index=0, loss=-sum(won) / len(won), values=told))
+        drawing.report(
+            {
+                "first": drawing.start,
+                "drawn": self.config.num,
+                "chosen": chosen,
+                "values": values,
+            },
+            loss=-sum(values) / len(values),
+        )
         return torch.stack(kept)
 
-    def _candidates(self, backbone: Any, request: Request, text: TextEmbeds, number: int) -> Tensor:
+    def _candidates(self, drawing: Drawing, text: TextEmbeds, number: int) -> Tensor:
         """Return n pictures, ``[n, 3, H, W]``: the ordinary one, then those of own streams."""
-        seed, more = request.seed, self.config.num - 1
+        seed, more = drawing.request.seed, self.config.num - 1
         noise = Noise.of(seed, "image", num=1, start=number)
         if more:
             others = Noise.of(seed, NAME, number, num=more)
             noise = Noise(noise.prior + others.prior, noise.image + others.image)
-        return draw_from_text(backbone, text, noise)
+        return draw_from_text(drawing.backbone, text, noise)
 
     def _scored(self, images: Tensor, prompt: str) -> Tensor:
         assert self.metric is not None

@@ -11,25 +11,23 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from offbeat.core.checks import check_range
-from offbeat.core.rng import streams
-from offbeat.methods.rivals.denoising import Told, Walk
-from offbeat.methods.rivals.prompts import subject_prompt
-from offbeat.methods.settings import Method, Settings, setting
+from offbeat.methods.pictures import Drawing, DrawsSubject
+from offbeat.methods.rivals.denoising import Steering, StepByStep
+from offbeat.methods.settings import Settings, denoising_steps, guidance, setting
 from offbeat.protocols import DenoisingBackbone
-from offbeat.types import OnStep, Request, TextEmbeds, ignore_step
+from offbeat.types import TextEmbeds
 
 NAME = "cads"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CadsConfig(Settings):
-    """Settings of CADS, saved as they were asked."""
+    """Settings of CADS."""
 
     method = NAME
 
@@ -41,12 +39,8 @@ class CadsConfig(Settings):
     mixing: float = setting(
         1.0, 0, 1, help="psi: share of the condition rescaled to the clean one's mean and spread."
     )
-    num_inference_steps: int | None = setting(
-        None, 1, 1000, help="Denoising steps; None: those of the checkpoint."
-    )
-    guidance_scale: float | None = setting(
-        None, 0, 1000, help="Guidance; None: that of the checkpoint."
-    )
+    num_inference_steps: int | None = denoising_steps()
+    guidance_scale: float | None = guidance()
 
     def check(self) -> None:
         """Raise if the times are in the wrong order."""
@@ -82,62 +76,44 @@ def corrupted(
     noisy = math.sqrt(gamma) * condition + scale * math.sqrt(1 - gamma) * noise
     axes = tuple(range(1, condition.ndim))
     mean, spread = noisy.mean(axes, keepdim=True), noisy.std(axes, keepdim=True)
-    own_mean, own_spread = condition.mean(axes, keepdim=True), condition.std(axes, keepdim=True)
-    rescaled = (noisy - mean) / spread.clamp_min(1e-8) * own_spread + own_mean
+    clean_mean, clean_spread = condition.mean(axes, keepdim=True), condition.std(axes, keepdim=True)
+    rescaled = (noisy - mean) / spread.clamp_min(1e-8) * clean_spread + clean_mean
     return mixing * rescaled + (1 - mixing) * noisy
 
 
-class CADS(Method[CadsConfig]):
+class CADS(DrawsSubject[CadsConfig]):
     """The subject, under a condition that clears as the picture does."""
 
     name = NAME
     config_class = CadsConfig
     needs = DenoisingBackbone
-    verbs = frozenset({"explore"})
-    result = "pictures"
 
     @torch.no_grad()
-    def draw(
-        self,
-        backbone: DenoisingBackbone,
-        request: Request,
-        *,
-        judge: Any | None = None,
-        start: int = 0,
-        on_step: OnStep = ignore_step,
-    ) -> Tensor:
-        """Return pictures of the subject, ``[N, 3, H, W]``, 0 to 1, on the CPU."""
-        cfg, num = self.config, request.num_images
-        one = backbone.encode_text([subject_prompt(backbone, request, "{subject}")])
-        text = replace(
-            one,
-            text_embeds=one.text_embeds.expand(num, -1),
-            text_encoder_hidden_states=one.text_encoder_hidden_states.expand(num, -1, -1),
-            text_mask=one.text_mask.expand(num, -1),
-        )
-        walk = Walk.of(backbone, cfg.num_inference_steps)
-        noise = streams(request.seed, NAME, num=num, start=start)
+    def draw_subject(self, drawing: Drawing) -> Tensor:
+        """Return pictures of the subject under the noisy condition."""
+        cfg, noise = self.config, drawing.streams()
+        text = drawing.encode(drawing.request.subject)[[0] * drawing.num]
+        denoising = StepByStep.of(drawing, cfg.num_inference_steps)
 
-        def told(step: int, latents: Tensor) -> Told:
-            left = 1 - step / walk.num_inference_steps
-            gamma = annealing(left, tau1=cfg.tau1, tau2=cfg.tau2)
-            noisy = self._noisy(text, noise, gamma)
-            return Told(noisy, guidance_scale=cfg.guidance_scale)
+        def steer(step: int, latents: Tensor) -> Steering:
+            time = 1 - step / denoising.num_inference_steps
+            gamma = annealing(time, tau1=cfg.tau1, tau2=cfg.tau2)
+            return Steering(self._noisy(text, noise, gamma), guidance_scale=cfg.guidance_scale)
 
-        return walk.draw(request, start, told)
+        return denoising.draw(steer)
 
     def _noisy(self, text: TextEmbeds, noise: list[torch.Generator], gamma: float) -> TextEmbeds:
         """Return the prompts with noise on the states and on the pooled vectors."""
         if gamma == 1 or self.config.scale == 0:
             return text
 
-        def on(clean: Tensor) -> Tensor:
-            drawn = [torch.randn(clean.shape[1:], generator=one) for one in noise]
+        def with_noise(clean: Tensor) -> Tensor:
+            drawn = [torch.randn(clean.shape[1:], generator=stream) for stream in noise]
             settings = {"scale": self.config.scale, "mixing": self.config.mixing}
             return corrupted(clean, torch.stack(drawn).to(clean), gamma=gamma, **settings)
 
         return replace(
             text,
-            text_embeds=on(text.text_embeds),
-            text_encoder_hidden_states=on(text.text_encoder_hidden_states),
+            text_embeds=with_noise(text.text_embeds),
+            text_encoder_hidden_states=with_noise(text.text_encoder_hidden_states),
         )

@@ -9,14 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from offbeat.methods.mixing.sources import noises
-from offbeat.protocols import DenoisingBackbone
-from offbeat.types import Request, TextEmbeds
+from offbeat.methods.pictures import Drawing
+from offbeat.types import TextEmbeds
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """What one denoising step is told; None is the checkpoint's own."""
+class Steering:
+    """What steers one denoising step; None is the checkpoint's own."""
 
     text: TextEmbeds
     negative: TextEmbeds | None = None
@@ -24,48 +23,45 @@ class Told:
 
 
 @dataclass(frozen=True, slots=True)
-class Walk:
-    """The steps from noise to latents, and by which sampler they can be taken one by one."""
+class StepByStep:
+    """A denoising that is taken step by step, from the noise of the ordinary pictures."""
 
-    backbone: Any
+    drawing: Drawing
     num_inference_steps: int
-    sampler: dict[str, Any]
-    """Nothing where the checkpoint's own scheduler can be stopped and gone on with."""
+    settings: dict[str, Any]
+    """What each step is called with."""
 
     @classmethod
-    def of(cls, backbone: DenoisingBackbone, num_inference_steps: int | None) -> Walk:
-        """Return the walk of a checkpoint; None takes its own number of steps."""
-        steps = num_inference_steps or int(backbone.card["num_inference_steps"])
-        own = getattr(backbone, "sampler_in_pieces", "own")
-        return cls(backbone, steps, {} if own == "own" else {"sampler": own})
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """What each step is called with."""
-        return {"num_inference_steps": self.num_inference_steps, **self.sampler}
+    def of(cls, drawing: Drawing, num_inference_steps: int | None) -> StepByStep:
+        """Return the denoising of a checkpoint; None takes its own number of steps."""
+        steps = num_inference_steps or int(drawing.backbone.card["num_inference_steps"])
+        sampler = getattr(drawing.backbone, "sampler_in_pieces", "own")
+        settings: dict[str, Any] = {"num_inference_steps": steps}
+        # a scheduler that remembers earlier steps cannot be stopped and gone on with
+        return cls(
+            drawing, steps, settings if sampler == "own" else settings | {"sampler": sampler}
+        )
 
     @torch.no_grad()
-    def draw(self, request: Request, start: int, told: Callable[[int, Tensor], Told]) -> Tensor:
-        """Return pictures, ``[N, 3, H, W]``, 0 to 1, on the CPU, from the ordinary ones' noise.
+    def draw(self, steer: Callable[[int, Tensor], Steering]) -> Tensor:
+        """Return pictures, ``[N, 3, H, W]``, 0 to 1, on the CPU.
 
         Args:
-            request: How many, and the seed.
-            start: Number of the first.
-            told: Given a step's number and the latents before it; returns what it is told.
+            steer: Given a step's number and the latents before it; returns what steers it.
         """
-        noise = noises(request, start)
-        latents = self.backbone.init_latents(noise, **self.settings)
+        backbone, noise = self.drawing.backbone, self.drawing.noise.image
+        latents = backbone.init_latents(noise, **self.settings)
         for step in range(self.num_inference_steps):
-            now = told(step, latents)
-            latents = self.backbone.denoise(
+            steering = steer(step, latents)
+            latents = backbone.denoise(
                 latents,
-                now.text,
+                steering.text,
                 generator=noise,
-                negative=now.negative,
-                guidance_scale=now.guidance_scale,
+                negative=steering.negative,
+                guidance_scale=steering.guidance_scale,
                 start=step,
                 stop=step + 1,
                 **self.settings,
             )
-        images: Tensor = self.backbone.decode(latents)
+        images: Tensor = backbone.decode(latents)
         return images.cpu()

@@ -15,18 +15,17 @@ import torch
 from torch import Tensor
 
 from offbeat.core.checks import check_range
-from offbeat.methods.rivals.denoising import Told, Walk
-from offbeat.methods.rivals.prompts import subject_prompt
-from offbeat.methods.settings import Method, Settings, setting
+from offbeat.methods.pictures import Drawing, DrawsSubject
+from offbeat.methods.rivals.denoising import Steering, StepByStep
+from offbeat.methods.settings import Settings, denoising_steps, guidance, setting
 from offbeat.protocols import DenoisingBackbone
-from offbeat.types import OnStep, Request, ignore_step
 
 NAME = "guidance-interval"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GuidanceIntervalConfig(Settings):
-    """The interval and the scale inside it, saved as they were asked."""
+    """The interval and the scale inside it."""
 
     method = NAME
 
@@ -37,56 +36,41 @@ class GuidanceIntervalConfig(Settings):
         help="Noise over signal at and below which there is no guidance, 0 to sigma_high.",
     )
     sigma_high: float = setting(5.42, 0, 1e9, help="The same above which there is none.")
-    num_inference_steps: int | None = setting(
-        None, 1, 1000, help="Denoising steps; None: those of the checkpoint."
-    )
-    guidance_scale: float | None = setting(
-        None, 0, 1000, help="Guidance; None: that of the checkpoint."
-    )
+    num_inference_steps: int | None = denoising_steps()
+    guidance_scale: float | None = guidance()
 
     def check(self) -> None:
         """Raise if the interval is upside down."""
         check_range("sigma_low", self.sigma_low, 0, self.sigma_high)
 
 
-class GuidanceInterval(Method[GuidanceIntervalConfig]):
+class GuidanceInterval(DrawsSubject[GuidanceIntervalConfig]):
     """The subject, guided in the middle of its denoising."""
 
     name = NAME
     config_class = GuidanceIntervalConfig
     needs = DenoisingBackbone
-    verbs = frozenset({"explore"})
-    result = "pictures"
 
     @torch.no_grad()
-    def draw(
-        self,
-        backbone: DenoisingBackbone,
-        request: Request,
-        *,
-        judge: Any | None = None,
-        start: int = 0,
-        on_step: OnStep = ignore_step,
-    ) -> Tensor:
-        """Return pictures of the subject, ``[N, 3, H, W]``, 0 to 1, on the CPU."""
-        cfg = self.config
-        text = backbone.encode_text([subject_prompt(backbone, request, "{subject}")])
-        walk = Walk.of(backbone, cfg.num_inference_steps)
+    def draw_subject(self, drawing: Drawing) -> Tensor:
+        """Return pictures of the subject, guided inside the interval alone."""
+        cfg, text = self.config, drawing.encode(drawing.request.subject)
+        denoising = StepByStep.of(drawing, cfg.num_inference_steps)
 
-        def told(step: int, latents: Tensor) -> Told:
-            sigma = noise_level(backbone, latents, step, walk.settings)
+        def steer(step: int, latents: Tensor) -> Steering:
+            sigma = noise_level(drawing.backbone, latents, step, denoising.settings)
             inside = cfg.sigma_low < sigma <= cfg.sigma_high
-            return Told(text, guidance_scale=cfg.guidance_scale if inside else 1.0)
+            return Steering(text, guidance_scale=cfg.guidance_scale if inside else 1.0)
 
-        return walk.draw(request, start, told)
+        return denoising.draw(steer)
 
 
 def noise_level(
     backbone: DenoisingBackbone, latents: Tensor, step: int, settings: Mapping[str, Any]
 ) -> float:
-    """Return noise over signal before a step: ``add_noise`` is linear, and says both factors."""
-    zero = torch.zeros_like(latents[:1])
-    one = torch.ones_like(zero)
-    signal = backbone.add_noise(one, zero, step=step, **settings).flatten()[0]
-    noise = backbone.add_noise(zero, one, step=step, **settings).flatten()[0]
+    """Return noise over signal before a step, read off ``add_noise``, which is linear."""
+    zeros = torch.zeros_like(latents[:1])
+    ones = torch.ones_like(zeros)
+    signal = backbone.add_noise(ones, zeros, step=step, **settings).flatten()[0]
+    noise = backbone.add_noise(zeros, ones, step=step, **settings).flatten()[0]
     return float(noise / signal.clamp_min(1e-12))

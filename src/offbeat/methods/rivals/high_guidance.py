@@ -7,22 +7,19 @@ variety for likeness. It makes pictures louder, which raters may take for unusua
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
 
-from offbeat.core.drawing import Noise, draw_from_text
-from offbeat.methods.rivals.prompts import subject_prompt
-from offbeat.methods.settings import Method, Settings, setting
+from offbeat.methods.pictures import Drawing, DrawsSubject
+from offbeat.methods.settings import Settings, setting
 from offbeat.protocols import TextBackbone
-from offbeat.types import OnStep, Request, ignore_step
 
 NAME = "high-guidance"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HighGuidanceConfig(Settings):
-    """How much harder, saved as it was asked."""
+    """How much harder the prompt is followed."""
 
     method = NAME
 
@@ -34,26 +31,14 @@ class HighGuidanceConfig(Settings):
     )
 
 
-class HighGuidance(Method[HighGuidanceConfig]):
+class HighGuidance(DrawsSubject[HighGuidanceConfig]):
     """The ordinary pictures, guided harder."""
 
     name = NAME
     config_class = HighGuidanceConfig
     needs = TextBackbone
-    verbs = frozenset({"explore"})
-    result = "pictures"
 
-    def draw(
-        self,
-        backbone: TextBackbone,
-        request: Request,
-        *,
-        judge: Any | None = None,
-        start: int = 0,
-        on_step: OnStep = ignore_step,
-    ) -> Tensor:
-        """Return pictures of the subject, ``[N, 3, H, W]``, 0 to 1, on the CPU."""
-        text = backbone.encode_text([subject_prompt(backbone, request, "{subject}")])
-        return draw_from_text(
-            backbone, text, Noise.ordinary(request, start), guidance_times=self.config.times
-        )
+    def draw_subject(self, drawing: Drawing) -> Tensor:
+        """Return the ordinary pictures of the subject with the larger guidance scale."""
+        text = drawing.encode(drawing.request.subject)
+        return drawing.draw(text, guidance_times=self.config.times)

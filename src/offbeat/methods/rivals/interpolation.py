@@ -7,21 +7,19 @@ Source of the great circle: Shoemake, Animating rotation with quaternion curves 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
 
-from offbeat.core.drawing import Noise, draw_from_text, embeds_of_text
+from offbeat.core.drawing import embeds_of_text
 from offbeat.core.functional import slerp
 from offbeat.errors import CapabilityError
-from offbeat.methods.mixing.sources import prompt_of, share_of, two_words
-from offbeat.methods.settings import Method, Settings, setting
-from offbeat.protocols import ExploringBackbone, PriorBackbone, TextBackbone
-from offbeat.protocols.methods import Source
-from offbeat.types import OnStep, Request, TextEmbeds, ignore_step
+from offbeat.methods.pictures import Drawing, MixesSources
+from offbeat.methods.settings import Settings, setting
+from offbeat.protocols import PriorBackbone, TextBackbone
+from offbeat.types import TextEmbeds
 
 NAME = "interpolation"
 Space = Literal["text", "image"]
@@ -30,7 +28,7 @@ Way = Literal["linear", "spherical"]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InterpolationConfig(Settings):
-    """Where and how, saved as it was asked."""
+    """Where embeddings are mixed, and along which line."""
 
     method = NAME
 
@@ -51,8 +49,8 @@ def between(first: Tensor, second: Tensor, share: float, way: Way) -> Tensor:
     """
     if way == "linear":
         return torch.lerp(first, second, share)
-    one, other = first.flatten(0, -2), second.flatten(0, -2)
-    return slerp(one, other, one.new_full((len(one),), share)).view_as(first)
+    rows = first.flatten(0, -2)
+    return slerp(rows, second.flatten(0, -2), rows.new_full((len(rows),), share)).view_as(first)
 
 
 def texts_between(texts: TextEmbeds, share: float, way: Way) -> TextEmbeds:
@@ -72,67 +70,29 @@ def texts_between(texts: TextEmbeds, share: float, way: Way) -> TextEmbeds:
     )
 
 
-class Interpolation(Method[InterpolationConfig]):
-    """What is drawn from between two words."""
+class Interpolation(MixesSources[InterpolationConfig]):
+    """What is drawn from between two words; ordinary pictures are not read.
+
+    ``space=image`` on a checkpoint without a prior is a ``CapabilityError``.
+    """
 
     name = NAME
     config_class = InterpolationConfig
     needs = TextBackbone
-    verbs = frozenset({"fuse", "sweep"})
-    result = "pictures"
     takes_weights = True
 
     @torch.no_grad()
-    def mix(
-        self,
-        backbone: TextBackbone,
-        request: Request,
-        sources: Sequence[Source],
-        *,
-        pictures: Sequence[Tensor] | None = None,
-        start: int = 0,
-        on_step: OnStep = ignore_step,
-    ) -> Tensor:
-        """Return pictures from between two words, ``[N, 3, H, W]``, 0 to 1, on the CPU.
-
-        Args:
-            backbone: Frozen.
-            request: The seed, the number of pictures, the shares, and a template.
-            sources: Two words.
-            pictures: Unused: embeddings are mixed, and no pictures.
-            start: Number of the first picture.
-            on_step: Unused: there is no search.
-
-        Raises:
-            CapabilityError: If image embeddings are asked for and there is no prior.
-            ConfigError: If a source is a picture.
-        """
-        words, share = two_words(NAME, sources), share_of(request)
-        noise = Noise.ordinary(request, start)
-        texts = backbone.encode_text([prompt_of(backbone, request, word) for word in words])
+    def draw_mixture(self, drawing: Drawing) -> Tensor:
+        """Return pictures from between two words, at the second word's share."""
+        share, way, backbone = drawing.share, self.config.way, drawing.backbone
+        texts = drawing.encode(*drawing.words)
         if self.config.space == "text":
-            text = texts_between(texts, share, self.config.way)
-            return draw_from_text(backbone, text, noise)
-        return self._of_embeds(backbone, texts, share, request, start)
-
-    def _of_embeds(
-        self, backbone: Any, texts: TextEmbeds, share: float, request: Request, start: int
-    ) -> Tensor:
-        if not isinstance(backbone, ExploringBackbone):
+            return drawing.draw(texts_between(texts, share, way))
+        if not isinstance(backbone, PriorBackbone):
             raise CapabilityError(f"{NAME} in space=image", backbone.name, "sample_prior", PRIORS)
-        prior: PriorBackbone = backbone  # type: ignore[assignment]
-        ends = []
-        for row in (slice(0, 1), slice(1, 2)):
-            text = replace(
-                texts,
-                text_embeds=texts.text_embeds[row],
-                text_encoder_hidden_states=texts.text_encoder_hidden_states[row],
-                text_mask=texts.text_mask[row],
-            )
-            ends.append(embeds_of_text(prior, text, Noise.ordinary(request, start)))
-        image_embeds = between(ends[0], ends[1], share, self.config.way)
-        noise = Noise.ordinary(request, start)
-        return prior.decode_embeds(image_embeds, generator=noise.image).cpu()
+        first, second = (embeds_of_text(backbone, texts[[row]], drawing.noise) for row in (0, 1))
+        image_embeds = between(first, second, share, way)
+        return backbone.decode_embeds(image_embeds, generator=drawing.noise.image).cpu()
 
 
 PRIORS = ("pocket", "kandinsky-2.1", "kandinsky-2.2")

@@ -5,36 +5,31 @@ Nothing is searched or learned. It is what every method of this library must bea
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from torch import Tensor
 
-from offbeat.core.drawing import Noise, draw_from_text
-from offbeat.methods.mixing.sources import two_words
-from offbeat.methods.rivals.prompts import (
-    CREATIVE,
-    MIXTURE,
+from offbeat.methods.pictures import (
+    Drawing,
+    DrawsSubject,
+    MixesSources,
     check_phrases,
-    mixture_prompt,
-    subject_prompt,
+    with_articles,
 )
-from offbeat.methods.settings import Method, Settings, setting
+from offbeat.methods.settings import Settings, setting
 from offbeat.protocols import TextBackbone
-from offbeat.protocols.methods import Source
-from offbeat.types import OnStep, Request, ignore_step
 
 NAME = "raw-prompt"
+MIXTURE = "mixture of {first} and {second}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RawPromptConfig(Settings):
-    """The words, saved as they were asked; they stand where a subject does in a template."""
+    """The words of the prompt; they stand where a subject does in a template."""
 
     method = NAME
 
-    phrase: str = setting(CREATIVE, help="For a subject, with {subject}.")
+    phrase: str = setting("creative {subject}", help="For a subject, with {subject}.")
     mixture: str = setting(
         MIXTURE, help="For a pair, with {first} and {second}, which bring their articles."
     )
@@ -44,46 +39,22 @@ class RawPromptConfig(Settings):
         check_phrases(self.phrase, self.mixture)
 
 
-class RawPrompt(Method[RawPromptConfig]):
+class RawPrompt(DrawsSubject[RawPromptConfig], MixesSources[RawPromptConfig]):
     """One prompt, drawn from the noise of the ordinary pictures."""
 
     name = NAME
     config_class = RawPromptConfig
     needs = TextBackbone
     verbs = frozenset({"explore", "fuse", "sweep"})
-    result = "pictures"
 
-    def draw(
-        self,
-        backbone: TextBackbone,
-        request: Request,
-        *,
-        judge: Any | None = None,
-        start: int = 0,
-        on_step: OnStep = ignore_step,
-    ) -> Tensor:
-        """Return pictures of the subject in the phrase, ``[N, 3, H, W]``, 0 to 1, on the CPU."""
-        prompt = subject_prompt(backbone, request, self.config.phrase)
-        return draw_from_text(
-            backbone, backbone.encode_text([prompt]), Noise.ordinary(request, start)
-        )
+    def draw_subject(self, drawing: Drawing) -> Tensor:
+        """Return pictures of the subject in the phrase."""
+        return self._drawn(drawing, self.config.phrase, subject=drawing.request.subject)
 
-    def mix(
-        self,
-        backbone: TextBackbone,
-        request: Request,
-        sources: Sequence[Source],
-        *,
-        pictures: Sequence[Tensor] | None = None,
-        start: int = 0,
-        on_step: OnStep = ignore_step,
-    ) -> Tensor:
-        """Return pictures of two words in the phrase, ``[N, 3, H, W]``, 0 to 1, on the CPU.
+    def draw_mixture(self, drawing: Drawing) -> Tensor:
+        """Return pictures of the two words in the phrase."""
+        return self._drawn(drawing, self.config.mixture, **with_articles(drawing.words))
 
-        Raises:
-            ConfigError: If a source is a picture.
-        """
-        prompt = mixture_prompt(backbone, request, self.config.mixture, two_words(NAME, sources))
-        return draw_from_text(
-            backbone, backbone.encode_text([prompt]), Noise.ordinary(request, start)
-        )
+    def _drawn(self, drawing: Drawing, phrase: str, **words: str) -> Tensor:
+        prompt = drawing.prompt(phrase, **words)
+        return drawing.draw(drawing.backbone.encode_text([prompt]))
