@@ -278,7 +278,8 @@ def test_a_database_killed_in_mid_answer_loses_nothing_acknowledged(tmp_path, tm
             while any(is_alive(process) for process in processes):
                 pass  # a server that starts beside what is left of another refuses to
             rater.result()
-        (folder / "data" / "postmaster.pid").unlink()  # names a process that is dead
+        for lock in (folder / "data" / "postmaster.pid", folder / ".s.PGSQL.5432.lock"):
+            lock.unlink()  # names a process that is dead
         subprocess.run(start, check=True, stdout=subprocess.DEVNULL, cwd="/")
         with storage.engine.connect() as connection:
             stored = connection.scalars(select(Answer.key).order_by(Answer.turn)).all()
