@@ -82,7 +82,7 @@ def shown(backbone):
 @pytest.mark.parametrize(
     ("settings", "said"),
     [
-        ({"dtype": "int8"}, "dtype: expected float32, bfloat16, float16, got 'int8'"),
+        ({"dtype": "int8"}, "dtype: expected float32, bfloat16, float16, auto, got 'int8'"),
         ({"offload": "disk"}, "offload: expected none, model, sequential"),
         ({"device": "gpu"}, "device: expected auto, cpu, cuda"),
         ({"device": "cpu", "offload": "model"}, "needs|on an accelerator"),
@@ -96,6 +96,7 @@ def test_what_cannot_be_is_refused_when_it_is_said(settings, said):
 
 def test_auto_is_the_first_accelerator_and_the_cpu_for_what_is_bundled(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **how: True)
     assert Placement().resolved().device == "cuda"
     assert Placement().resolved(bundled=True).device == "cpu"
     assert Placement(offload="model").resolved(bundled=True).device == "cuda"
@@ -107,6 +108,18 @@ def test_auto_is_the_first_accelerator_and_the_cpu_for_what_is_bundled(monkeypat
     assert Placement().resolved().device == "cpu"
     with pytest.raises(ConfigError, match="the device is the CPU"):
         Placement(offload="model").resolved()
+
+
+def test_the_usual_type_is_bfloat16_on_a_card_that_computes_in_it(monkeypatch):
+    able = {"now": True}
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda **how: able["now"])
+    card = Placement(device="cuda")
+    assert card.resolved().dtype == "bfloat16"
+    assert card.resolved(bundled=True).dtype == "float32"
+    assert Placement(device="cuda", dtype="float32").resolved().dtype == "float32"
+    assert Placement(device="cpu").resolved().dtype == "float32"
+    able["now"] = False
+    assert card.resolved().dtype == "float32"
 
 
 def test_options_change_a_placement_and_nothing_changes_none():

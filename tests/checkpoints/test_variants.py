@@ -97,7 +97,7 @@ def test_several_variants_and_no_plain_weights_are_refused(folders, tmp_path):
     shutil.copy(file, renamed(file, "bf16"))
     file.rename(renamed(file, "fp16"))
     for use in (load_backbone, inspect_model):
-        with pytest.raises(CheckpointError, match=r"unet: .*of one, got bf16, fp16; move"):
+        with pytest.raises(CheckpointError, match=r"unet: .*of one, got bf16, fp16; name one"):
             use(folder)
 
 

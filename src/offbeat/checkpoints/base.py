@@ -107,7 +107,8 @@ class Checkpoint(ABC):
     def numerics(self) -> dict[str, Any]:
         """What its numbers depend on beside weights, settings and seed, as JSON values."""
         told = {"device": self.device.type, "dtype": str(self.dtype).removeprefix("torch.")}
-        names = ("vae_tiling", "attention", "compile")  # slicing and offloading change nothing
+        # slicing and offloading change nothing
+        names = ("vae_tiling", "attention", "compile", "variant")
         chosen = {name: getattr(self._placement, name, None) for name in names}
         return {**told, **{name: value for name, value in chosen.items() if value}}
 

@@ -35,7 +35,7 @@ RESERVE = 256 * 2**20
 TEXT_TOKENS = 512
 GUIDED = 2
 """Predictions for one picture: with guidance and without."""
-SIZES = {"float32": 4, "bfloat16": 2, "float16": 2}
+SIZES = {"auto": 4, "float32": 4, "bfloat16": 2, "float16": 2}
 FLOATS = ("F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2")
 """Types that become the type that is asked for; others stay."""
 CGROUP = Path("/sys/fs/cgroup")

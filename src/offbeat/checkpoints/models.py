@@ -19,7 +19,7 @@ from offbeat.checkpoints.placement import Dtype, Offload, Placement
 from offbeat.checkpoints.repositories import digest_of_survey, repositories
 from offbeat.checkpoints.sizes import Survey, survey
 from offbeat.checkpoints.trust import readable
-from offbeat.checkpoints.weights import json_object
+from offbeat.checkpoints.weights import json_object, reading_variant
 from offbeat.errors import CheckpointError, UnknownNameError
 from offbeat.protocols.capabilities import capabilities_of
 
@@ -98,11 +98,12 @@ def list_models() -> list[Known]:
     return [_known(name) for name in registry.names("backbone")]
 
 
-def inspect_model(source: str | Path) -> Inspection:
+def inspect_model(source: str | Path, *, variant: str | None = None) -> Inspection:
     """Look at a checkpoint without loading it.
 
     Args:
         source: Name, folder, hub id or single file; the hub's files are fetched if need be.
+        variant: Of its weights, e.g. ``fp16``; None is what loading reads where none is asked for.
 
     Raises:
         CheckpointError: If there is none, or it is damaged.
@@ -111,6 +112,11 @@ def inspect_model(source: str | Path) -> Inspection:
     adapter = adapter_of(source)
     if not adapter.__module__.startswith("offbeat."):
         raise CheckpointError(f"{source}: a plug-in's checkpoint cannot be looked at; load it")
+    with reading_variant(variant):
+        return _inspected(source, adapter)
+
+
+def _inspected(source: str | Path, adapter: type) -> Inspection:
     found = survey(source)
     parts = tuple(
         Component(
@@ -140,11 +146,12 @@ def inspect_model(source: str | Path) -> Inspection:
     )
 
 
-def fetch_model(source: str) -> list[Path]:
+def fetch_model(source: str, *, variant: str | None = None) -> list[Path]:
     """Fetch a checkpoint from the hub, just the files that loading it reads; returns its folders.
 
     Args:
         source: A known name, or a hub id ``OWNER/NAME``. What lies here is not fetched again.
+        variant: Of its weights, e.g. ``fp16``: plain ones are fetched only where it has none.
 
     Raises:
         CheckpointError: If the hub does not give it; it says why, and what to do.
@@ -153,7 +160,8 @@ def fetch_model(source: str) -> list[Path]:
     adapter_of(source)
     if is_bundled(source) or Path(source).expanduser().exists():
         return list(survey(source).folders)
-    return [locate(hub_id, only=(*files, README)) for hub_id, files in repositories(source)]
+    with reading_variant(variant):
+        return [locate(hub_id, only=(*files, README)) for hub_id, files in repositories(source)]
 
 
 def as_json(found: Known | Inspection) -> dict[str, Any]:

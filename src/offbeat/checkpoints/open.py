@@ -17,6 +17,7 @@ from offbeat.checkpoints.known.unclip import SEPARATOR, is_bundled
 from offbeat.checkpoints.memory import check_fits
 from offbeat.checkpoints.placement import Dtype, Offload, Placement, Where, placement_of
 from offbeat.checkpoints.trust import readable
+from offbeat.checkpoints.weights import reading_variant
 from offbeat.core.budget import watch
 from offbeat.core.modes import in_own_modes
 from offbeat.errors import CapabilityError, CheckpointError, ConfigError
@@ -61,6 +62,7 @@ def load_backbone(
     vae_tiling: bool | None = None,
     attention: str | None = None,
     compile: bool | None = None,
+    variant: str | None = None,
 ) -> Any:
     """Load a checkpoint by name, folder or hub id.
 
@@ -73,6 +75,7 @@ def load_backbone(
         vae_tiling: Decode large pictures in tiles.
         attention: Of the denoiser.
         compile: The denoiser.
+        variant: Of its weights, e.g. ``fp16``.
 
     Returns:
         What the adapter of its form offers: see ``offbeat.protocols``.
@@ -91,13 +94,19 @@ def load_backbone(
         vae_tiling=vae_tiling,
         attention=attention,
         compile=compile,
+        variant=variant,
     )
+    with reading_variant(asked.variant):
+        return _load(source, asked)
+
+
+def _load(source: str | Path, asked: Placement) -> Any:
     adapter = adapter_of(source)
     placement = asked.resolved(bundled=is_bundled(source))
     if placement.check_memory and adapter.__module__.startswith("offbeat."):
         check_fits(source, placement)
     if not issubclass(adapter, Checkpoint):  # a plug-in's own, which may know less
-        plain = Placement(device=placement.device, check_memory=placement.check_memory)
+        plain = Placement(device=placement.device, check_memory=placement.check_memory).resolved()
         if placement != plain:
             raise ConfigError(f"{source}: a plug-in's backbone takes --device alone")
         return adapter.load(source, device=placement.device)

@@ -11,6 +11,7 @@ from typing import Any
 from offbeat.checkpoints.trust import component_class
 from offbeat.checkpoints.weights import (
     ALL_FILES,
+    check_variant,
     fingerprint,
     json_object,
     load_model,
@@ -46,9 +47,11 @@ class PipelineFolder:
         """Read the folder's index.
 
         Raises:
-            CheckpointError: If it holds no readable ``model_index.json``.
+            CheckpointError: If it holds no readable ``model_index.json``, or no weights of the
+                variant that is asked for.
         """
         index = json_object(path / "model_index.json", expected="a pipeline folder")
+        check_variant(path)
         return cls(path, index, prefix)
 
     def where(self, name: str) -> Path:

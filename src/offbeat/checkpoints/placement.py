@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
@@ -11,7 +12,7 @@ import torch
 from offbeat.checkpoints.offload import Room
 from offbeat.errors import CheckpointError, ConfigError
 
-Dtype = Literal["float32", "bfloat16", "float16"]
+Dtype = Literal["float32", "bfloat16", "float16", "auto"]
 Offload = Literal["none", "model", "sequential"]
 
 ACCELERATORS = ("cuda", "mps", "xpu")
@@ -26,8 +27,9 @@ class Placement:
     """``cpu``, ``cuda``, ``cuda:1``, ``mps``, ``xpu``; ``auto`` is the first accelerator that is
     there, else the CPU, and for the bundled checkpoints always the CPU, so that they draw the same
     bytes on every machine of a kind."""
-    dtype: Dtype = "float32"
-    """Of the weights. What enters and leaves a backbone is float32 whatever this is."""
+    dtype: Dtype = "auto"
+    """Of the weights. What enters and leaves a backbone is float32 whatever this is. ``auto`` is
+    bfloat16 on a CUDA device that computes in it, else float32, and float32 for what is bundled."""
     offload: Offload = "none"
     """``model`` has one model on the device at a time, ``sequential`` one layer: less memory, and
     slower. Idle weights stay in the CPU's memory."""
@@ -39,6 +41,8 @@ class Placement:
     """A backend of diffusers for the denoiser's attention, such as ``native`` or ``flash``."""
     compile: bool = False
     """Compile the denoiser by ``torch.compile``: the first picture takes minutes longer."""
+    variant: str | None = None
+    """Which weights of a folder that holds several: ``fp16`` reads ``model.fp16.safetensors``."""
     check_memory: bool = True
     """Refuse a checkpoint that does not fit before it is loaded."""
 
@@ -46,6 +50,8 @@ class Placement:
         for name, known in (("dtype", get_args(Dtype)), ("offload", get_args(Offload))):
             if (value := getattr(self, name)) not in known:
                 raise ConfigError(f"{name}: expected {', '.join(known)}, got {value!r}")
+        if self.variant is not None and not re.fullmatch(r"[A-Za-z][\w-]*", self.variant):
+            raise ConfigError(f"variant: expected a name such as fp16, got {self.variant!r}")
         kind = _kind_of(self.device)
         if self.offload != "none" and kind == "cpu":
             raise ConfigError(
@@ -61,12 +67,12 @@ class Placement:
 
     @property
     def torch_dtype(self) -> torch.dtype:
-        """The type of the weights."""
-        found: torch.dtype = getattr(torch, self.dtype)
-        return found
+        """The type of the weights; of ``auto``, before a device is chosen, float32."""
+        kind: torch.dtype = getattr(torch, "float32" if self.dtype == "auto" else self.dtype)
+        return kind
 
     def resolved(self, *, bundled: bool = False) -> Placement:
-        """Return it with ``auto`` replaced by a device.
+        """Return it with ``auto`` replaced by a device, and by a type.
 
         Args:
             bundled: Whether it is for a checkpoint that comes with the package.
@@ -74,9 +80,12 @@ class Placement:
         Raises:
             ConfigError: If it offloads, and there is no accelerator.
         """
-        if self.device != "auto":
-            return self
-        return replace(self, device="cpu" if bundled and self.offload == "none" else first_device())
+        device, dtype = self.device, self.dtype
+        if device == "auto":
+            device = "cpu" if bundled and self.offload == "none" else first_device()
+        if dtype == "auto":
+            dtype = "float32" if bundled else usual_dtype(device)
+        return replace(self, device=device, dtype=dtype)
 
     def notes(self) -> list[str]:
         """Return what a user should know of it, one sentence each."""
@@ -103,6 +112,15 @@ def first_device() -> str:
         if module.is_available():
             return kind
     return "cpu"
+
+
+def usual_dtype(device: str) -> Dtype:
+    """Return the type that weights have on a device where none is asked for."""
+    kind = _kind_of(device)
+    # computed by the card itself: older ones imitate it, slowly
+    if kind == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False):
+        return "bfloat16"
+    return "float32"
 
 
 def _kind_of(device: str) -> str:

@@ -10,6 +10,7 @@ from offbeat.checkpoints.forms import form_of
 from offbeat.checkpoints.known import cards, flow, one_step, stable_diffusion, unclip
 from offbeat.checkpoints.pipeline import ALL_FILES, PipelineFolder, cell_of, fingerprint
 from offbeat.checkpoints.sizes import Survey, pipelines_of
+from offbeat.checkpoints.weights import PIPELINE_FILES
 from offbeat.errors import UnknownNameError
 
 Repository = tuple[str, tuple[str, ...]]
@@ -22,8 +23,10 @@ def repositories(source: str) -> list[Repository]:
     Raises:
         UnknownNameError: If it is neither.
     """
+    if unclip.SEPARATOR in source:
+        return [(half, PIPELINE_FILES) for half in source.split(unclip.SEPARATOR, 1)]
     if source in unclip.CHECKPOINTS:
-        return [(half, ALL_FILES) for half in unclip.CHECKPOINTS[source]]
+        return [(half, PIPELINE_FILES) for half in unclip.CHECKPOINTS[source]]
     if source == one_step.NAME:
         return [
             (one_step.BASE, stable_diffusion.FILES),
@@ -38,7 +41,7 @@ def repositories(source: str) -> list[Repository]:
         raise UnknownNameError("backbone", source, known)
     pair = next((halves for halves in unclip.CHECKPOINTS.values() if source in halves), None)
     if pair is not None:
-        return [(half, ALL_FILES) for half in pair]
+        return [(half, PIPELINE_FILES) for half in pair]
     form = form_of(source)
     files = flow.FILES if form in ("sd3", "flux") else stable_diffusion.FILES
     return [(source, ALL_FILES if form == "unclip" else files)]

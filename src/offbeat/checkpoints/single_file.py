@@ -13,6 +13,7 @@ from typing import Any
 
 from offbeat.checkpoints.pipeline import PipelineFolder, locate
 from offbeat.checkpoints.trust import check_settings, component_class, refuse_broken
+from offbeat.checkpoints.weights import refuse_variant
 from offbeat.errors import CheckpointError, UnsafeWeightsError
 
 SUFFIX = ".safetensors"
@@ -124,6 +125,7 @@ def open_pipeline(
             raise CheckpointError(f"{source}: is no single file, so it takes no config")
         return PipelineFolder.open(locate(source, only=only))
     file = Path(source).expanduser()
+    refuse_variant(file)
     if file.suffix != SUFFIX:
         raise UnsafeWeightsError(
             f"{file}: expected a {SUFFIX} file or a folder; other files of weights are pickles, "

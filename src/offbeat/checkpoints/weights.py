@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,27 @@ from offbeat.errors import CheckpointError, MissingExtraError
 ALL_FILES = ("*.json", "*.txt", "*.safetensors", "*.model")
 MODEL_FILES = (*ALL_FILES, "*.jinja")
 SMALL_FILES = ("*.json", "*.txt")
+PIPELINE_FILES = (
+    "model_index.json",
+    "card.json",
+    "*/*.json",
+    "*/*.txt",
+    "*/*.model",
+    "*/model.safetensors",
+    "*/model-*-of-*.safetensors",
+    "*/diffusion_pytorch_model.safetensors",
+    "*/diffusion_pytorch_model-*-of-*.safetensors",
+)
+"""What is fetched of a published pipeline: such repositories hold every weight in several types."""
 _WEIGHTS = re.compile(
     r"(?:model|diffusion_pytorch_model)(?:\.(?P<variant>[A-Za-z][\w-]*?))?"
-    r"(?:-\d{5}-of-\d{5})?\.safetensors(?:\.index(?:\.(?P<index>[A-Za-z][\w-]*))?\.json)?"
+    r"(?:-\d{5}-of-\d{5}(?:\.(?P<last>[A-Za-z][\w-]*))?)?"
+    r"\.safetensors(?:\.index(?:\.(?P<index>[A-Za-z][\w-]*))?\.json)?"
 )
 """Files of weights, whole or in pieces, and the index of the pieces; ``model.fp16.safetensors`` is
-the variant ``fp16``."""
+the variant ``fp16``, and so is ``model-00001-of-00002.fp16.safetensors``, as older folders say."""
+_VARIANT: ContextVar[str] = ContextVar("variant", default="")
+"""The variant that is asked for in this context; nothing asks for none."""
 _DIGESTED = {".json", ".safetensors", ".txt", ".model"}
 _SAMPLED_FROM = 64 * 2**20  # larger files are fingerprinted by samples: 15 GB would take a minute
 _BLOCK = 2**20
@@ -52,11 +68,80 @@ def locate(
             f"{source}: expected the name of {what}, its folder, or a hub id OWNER/NAME"
         )
     try:
-        return snapshot(str(source), only)
+        return _fetched(str(source), only)
     except Exception as error:  # offline, absent, gated: each with its own class
         raise CheckpointError(
             f"{source}: no such folder, and the hub did not give it: {why(str(source), error)}"
         ) from error
+
+
+@contextmanager
+def reading_variant(name: str | None) -> Iterator[None]:
+    """Read weights of a variant, e.g. ``fp16``, in this block; what lacks it is read without.
+
+    Args:
+        name: None reads the plain weights, or the only variant that there is.
+    """
+    token = _VARIANT.set(name or "")
+    try:
+        yield
+    finally:
+        _VARIANT.reset(token)
+
+
+def check_variant(folder: Path) -> None:
+    """Refuse a pipeline's folder that has no weights of the variant that is asked for.
+
+    Raises:
+        CheckpointError: With the variants that there are.
+    """
+    if not (wanted := _VARIANT.get()):
+        return
+    there = {name for place in sorted(folder.glob("*/")) for name in _variants(place)}
+    if wanted not in there:
+        known = ", ".join(sorted(name or "plain weights" for name in there)) or "no weights"
+        raise CheckpointError(
+            f"{folder}: expected weights of the variant {wanted!r}, and found {known}; leave "
+            "--variant out, or name another"
+        )
+
+
+def refuse_variant(file: Path) -> None:
+    """Refuse a variant of a single file, which holds one set of weights.
+
+    Raises:
+        CheckpointError: If a variant is asked for.
+    """
+    if wanted := _VARIANT.get():
+        raise CheckpointError(
+            f"{file}: a single file has no variants, and {wanted!r} is asked for; leave --variant "
+            "out"
+        )
+
+
+def _fetched(hub_id: str, only: tuple[str, ...]) -> Path:
+    """Return the folder of a repository; of a variant, plain weights only where it has none."""
+    wanted = _VARIANT.get()
+    plain = [pattern for pattern in only if _WEIGHTS.fullmatch(_sample_of(pattern))]
+    if not wanted or not plain:
+        return snapshot(hub_id, only)
+    others = [pattern for pattern in only if pattern not in plain]
+    variants = [pattern.replace(".safetensors", f"{end}.safetensors") for pattern in plain
+                for end in (f".{wanted}", f".{wanted}-*-of-*")]  # fmt: skip
+    folder = snapshot(hub_id, (*others, *variants))
+    models = sorted(file.parent for file in folder.rglob("config.json"))
+    lacking = [place for place in models if not _variants(place)]
+    rest = {
+        f"{place.relative_to(folder).as_posix()}/{pattern.rpartition('/')[2]}".removeprefix("./")
+        for place in lacking
+        for pattern in plain
+    }
+    return snapshot(hub_id, (*others, *variants, *sorted(rest))) if rest else folder
+
+
+def _sample_of(pattern: str) -> str:
+    """Return a file's name that a pattern of pieces, or of a whole, would match."""
+    return pattern.rpartition("/")[2].replace("*", "00001")
 
 
 def model_folder(source: str | Path) -> Path:
@@ -172,24 +257,34 @@ def _quiet() -> Iterator[None]:
 def weight_files(folder: Path) -> tuple[str, list[Path]]:
     """Return which variant of a model's weights is read, and its files; ``""`` is the plain one.
 
-    The plain weights are read if they are there, else the only variant that is.
+    The variant that is asked for is read if it is there, then the plain weights, else the only
+    variant that there is.
 
     Raises:
-        CheckpointError: If there are several variants, and no plain weights.
+        CheckpointError: If there are several variants, no plain weights, and none is asked for.
     """
-    variants: dict[str, list[Path]] = {}
-    for file in sorted(folder.glob("*.safetensors*")):
-        if (match := _WEIGHTS.fullmatch(file.name)) is not None:
-            variants.setdefault(match["variant"] or match["index"] or "", []).append(file)
+    variants = _variants(folder)
+    if (wanted := _VARIANT.get()) in variants:
+        return wanted, variants[wanted]
     if "" in variants or not variants:
         return "", variants.get("", [])
     if len(variants) > 1:
         raise CheckpointError(
             f"{folder}: expected weights without a variant, or of one, got {', '.join(variants)}; "
-            "move the others out of the folder"
+            "name one of them with --variant"
         )
     ((variant, files),) = variants.items()
     return variant, files
+
+
+def _variants(folder: Path) -> dict[str, list[Path]]:
+    """Return the files of weights of each variant; ``""`` is the plain one."""
+    variants: dict[str, list[Path]] = {}
+    for file in sorted(folder.glob("*.safetensors*")):
+        if (match := _WEIGHTS.fullmatch(file.name)) is not None:
+            name = match["variant"] or match["last"] or match["index"] or ""
+            variants.setdefault(name, []).append(file)
+    return variants
 
 
 def _is_read(file: Path, place: Path, chosen: dict[Path, list[Path]]) -> bool:

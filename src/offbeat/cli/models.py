@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from offbeat.cli.options import Prior, Variant, with_prior
 from offbeat.cli.output import errors_shown
 
 app = typer.Typer(
@@ -44,6 +45,8 @@ def inspect(
         str, typer.Argument(metavar="NAME|FOLDER|FILE", help="Which; a hub id is fetched first.")
     ],
     json: Json = False,
+    variant: Variant = None,
+    prior: Prior = None,
     offline: Offline = False,
 ) -> None:
     """Tell what a checkpoint is made of, what it can do, and the memory that it takes.
@@ -57,7 +60,7 @@ def inspect(
         import offbeat
         from offbeat.checkpoints.models import as_json
 
-        model = offbeat.inspect_model(source)
+        model = offbeat.inspect_model(str(with_prior(source, prior)), variant=variant)
         if json:
             _dump(as_json(model))
             return
@@ -82,6 +85,7 @@ def inspect(
 @app.command("fetch")
 def fetch(
     source: Annotated[str, typer.Argument(metavar="NAME", help="A known name, or a hub id.")],
+    variant: Variant = None,
     offline: Offline = False,
 ) -> None:
     """Fetch a checkpoint from the hub ahead: just the files that loading it reads.
@@ -95,7 +99,7 @@ def fetch(
         _connect(offline)
         import offbeat
 
-        folders = offbeat.fetch_model(source)
+        folders = offbeat.fetch_model(source, variant=variant)
     for folder in folders:
         typer.echo(str(folder))
 

@@ -51,6 +51,30 @@ def anywhere() -> Placement:
 
 
 _PANEL = "Where and how it runs"
+Variant = Annotated[
+    str | None,
+    typer.Option(
+        help="Which weights of a folder that holds several, e.g. `fp16` for "
+        "`model.fp16.safetensors`.",
+        rich_help_panel=_PANEL,
+    ),
+]
+Prior = Annotated[
+    str | None,
+    typer.Option(
+        help="Folder or hub id of an unCLIP prior, where the checkpoint names a decoder alone.",
+        rich_help_panel=_PANEL,
+    ),
+]
+
+
+def with_prior(decoder: str | None, prior: str | None) -> str | None:
+    """Return the name of a decoder with its prior, if there is one."""
+    if prior is None:
+        return decoder
+    if decoder is None:
+        raise typer.BadParameter("needs --backbone with the decoder", param_hint="--prior")
+    return f"{prior}::{decoder}"
 
 
 def _options(
@@ -63,11 +87,13 @@ def _options(
         ),
     ] = "auto",
     dtype: Annotated[
-        Literal["float32", "bfloat16", "float16"],
+        Literal["auto", "float32", "bfloat16", "float16"],
         typer.Option(
-            help="Type of the weights; the last two take half the memory.", rich_help_panel=_PANEL
+            help="Type of the weights; the last two take half the memory. `auto` is bfloat16 on "
+            "CUDA, float32 elsewhere and for the checkpoints that come with Offbeat.",
+            rich_help_panel=_PANEL,
         ),
-    ] = "float32",
+    ] = "auto",
     offload: Annotated[
         Literal["none", "model", "sequential"],
         typer.Option(
@@ -97,6 +123,8 @@ def _options(
         bool,
         typer.Option("--compile", help="Compile the denoiser first.", rich_help_panel=_PANEL),
     ] = False,
+    variant: Variant = None,
+    prior: Prior = None,
     check_memory: Annotated[
         bool,
         typer.Option(
@@ -123,6 +151,7 @@ def placing(command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def run(**given: Any) -> None:
         placement = {name: given.pop(name) for name in options}
+        given["backbone"] = with_prior(given["backbone"], placement.pop("prior"))
         if placement.pop("offline"):
             from offbeat.checkpoints.hub import go_offline
 

@@ -168,7 +168,7 @@ def checked_recipe(recipe: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
 
 def _place(recipe: Mapping[str, Any]) -> Placement:
     """Return where and in which type a picture was drawn."""
-    names = ("device", "dtype", "vae_tiling", "attention", "compile")
+    names = ("device", "dtype", "vae_tiling", "attention", "compile", "variant")
     return Placement(**{name: recipe[name] for name in names if recipe.get(name)})
 
 

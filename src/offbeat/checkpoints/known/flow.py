@@ -7,6 +7,7 @@ from typing import Any
 
 from offbeat.checkpoints.known.cards import suited
 from offbeat.checkpoints.pipeline import PipelineFolder, cell_of
+from offbeat.checkpoints.weights import PIPELINE_FILES
 
 PATCH = 2
 """Cells of the latents, a side, that these transformers read as one token."""
@@ -23,18 +24,7 @@ CHECKPOINTS: dict[str, str] = {
 TEXTS = {"StableDiffusion3Pipeline": ("", "_2"), "FluxPipeline": ("",)}
 """The CLIP encoders of each pipeline; T5 is the next one."""
 
-FILES = (
-    "model_index.json",
-    "card.json",
-    "*/*.json",
-    "*/*.txt",
-    "*/*.model",
-    "*/model.safetensors",
-    "*/model-*-of-*.safetensors",
-    "*/diffusion_pytorch_model.safetensors",
-    "*/diffusion_pytorch_model-*-of-*.safetensors",
-)
-"""What is fetched from the hub: such repositories hold every weight in several types."""
+FILES = PIPELINE_FILES
 
 
 def defaults(folder: PipelineFolder, parts: Mapping[str, Any]) -> dict[str, Any]:

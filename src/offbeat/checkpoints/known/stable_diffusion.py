@@ -9,6 +9,7 @@ from offbeat.checkpoints.known.cards import read_card, suited
 from offbeat.checkpoints.known.unclip import POCKET
 from offbeat.checkpoints.pipeline import PipelineFolder, sides_of
 from offbeat.checkpoints.single_file import open_pipeline
+from offbeat.checkpoints.weights import PIPELINE_FILES
 from offbeat.errors import CheckpointError
 
 CHECKPOINTS: dict[str, str] = {
@@ -29,17 +30,8 @@ PIPELINES = (
 FROM_PARENT = ("prompt_template", "concepts", "subjects", "judge")
 """What a pipeline inside an unCLIP checkpoint's folder takes from the card there."""
 
-FILES = (
-    "model_index.json",
-    "*/*.json",
-    "*/*.txt",
-    "*/model.safetensors",
-    "*/model-*-of-*.safetensors",
-    "*/diffusion_pytorch_model.safetensors",
-    "*/diffusion_pytorch_model-*-of-*.safetensors",
-    "ip_adapter/*.safetensors",
-)
-"""What is fetched from the hub: such repositories hold every weight in several types."""
+FILES = (*PIPELINE_FILES, "ip_adapter/*.safetensors")
+"""What is fetched from the hub."""
 
 ADAPTER = Path("ip_adapter") / "ip_adapter.safetensors"
 

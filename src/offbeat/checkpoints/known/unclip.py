@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from offbeat.checkpoints.pipeline import PipelineFolder, locate
+from offbeat.checkpoints.weights import PIPELINE_FILES
 from offbeat.errors import CheckpointError
 
 POCKET = Path(__file__).parents[2] / "pocket"
@@ -41,7 +42,7 @@ def find(source: str | Path) -> tuple[PipelineFolder, PipelineFolder, Path]:
     """
     halves = CHECKPOINTS.get(str(source)) or _pair_of(str(source)) or _folders_of(str(source))
     if halves is not None:
-        prior, decoder = (locate(half) for half in halves)
+        prior, decoder = (locate(half, only=PIPELINE_FILES) for half in halves)
         return PipelineFolder.open(prior), PipelineFolder.open(decoder), prior.parent
     folder = locate(source)
     if (folder / "model_index.json").is_file():
