@@ -41,7 +41,7 @@ def test_half_a_kandinsky_is_told_from_a_whole_one(tiny_folder, tmp_path, half):
 def test_a_hub_id_of_one_half_brings_the_other(monkeypatch, tiny_folder):
     asked = []
 
-    def locate(source):
+    def locate(source, *, only):
         asked.append(source)
         return tiny_folder / ("prior" if "prior" in source else "decoder")
 
