@@ -33,8 +33,8 @@ def list_(json: Json = False) -> None:
     width = max(len(model.name) for model in models)
     for model in models:
         size = f", {_bytes(model.num_bytes)}" if model.num_bytes else ""
-        told = f"{model.family}; {model.state}{size}; licence: {model.licence}"
-        typer.echo(f"{model.name:<{width}}  {told}")
+        line = f"{model.family}; {model.state}{size}; licence: {model.licence}"
+        typer.echo(f"{model.name:<{width}}  {line}")
         typer.echo(f"{'':<{width}}  {', '.join(model.sources) or 'of a plug-in'}")
     typer.echo("`offbeat models inspect NAME` tells what one can do, and the memory that it takes.")
 
@@ -74,8 +74,8 @@ def inspect(
     typer.echo(f"  {total}")
     width = max((len(part.name) for part in model.components), default=0)
     for part in model.components:
-        told = f"{part.parameters / 1e6:>9,.1f} M  {'/'.join(part.dtypes):<5} {part.kind}"
-        typer.echo(f"    {part.name:<{width}} {told}, {part.role}")
+        line = f"{part.parameters / 1e6:>9,.1f} M  {'/'.join(part.dtypes):<5} {part.kind}"
+        typer.echo(f"    {part.name:<{width}} {line}, {part.role}")
     typer.echo("  memory, about, for one picture:")
     for options, need in model.memory.items():
         device = f"{_bytes(need['device'])} on the device, " if need["device"] else ""

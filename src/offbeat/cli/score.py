@@ -99,12 +99,12 @@ def _lines(file: Path, text: str | None) -> list[str]:
 
     if text is not None:
         raise PromptError("--text, --texts: expected one of them, got both")
-    found = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
-    while found and not found[-1]:
-        found.pop()
-    if not found:
+    lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
+    while lines and not lines[-1]:
+        lines.pop()
+    if not lines:
         raise PromptError(f"{file}: expected a text for each picture, one a line, got none")
-    return found
+    return lines
 
 
 PLAIN_WIDTH = 200
@@ -118,7 +118,7 @@ def _show(table: ScoreTable, *, each: bool) -> None:
     if not console.is_terminal:
         console = Console(width=PLAIN_WIDTH)
     console.print(_means(table))
-    for note in dict.fromkeys(found.note for found in table.scores if found.note):
+    for note in dict.fromkeys(scores.note for scores in table.scores if scores.note):
         console.print(f"note: {note}", style="yellow", markup=False, highlight=False)
     if each:
         console.print(_values(table))
@@ -126,19 +126,19 @@ def _show(table: ScoreTable, *, each: bool) -> None:
 
 def _means(table: ScoreTable) -> Any:
     shown = _table("metric", "mean", "95 % interval", "n", "better", "checkpoint")
-    for found in table.scores:
-        low, high = found.interval
+    for scores in table.scores:
+        low, high = scores.interval
         interval = "" if low != low else f"{low:.4f} to {high:.4f}"  # NaN is no interval
-        _add(shown, found.name, f"{found.mean:.4f}", interval, str(len(table.pictures)),
-             found.better, found.checkpoint)  # fmt: skip
+        _add(shown, scores.name, f"{scores.mean:.4f}", interval, str(len(table.pictures)),
+             scores.better, scores.checkpoint)  # fmt: skip
     return shown
 
 
 def _values(table: ScoreTable) -> Any:
-    columns = [found for found in table.scores if found.per_image]
-    shown = _table("picture", *(found.name for found in columns))
+    columns = [scores for scores in table.scores if scores.per_image]
+    shown = _table("picture", *(scores.name for scores in columns))
     for number, name in enumerate(table.pictures):
-        _add(shown, name, *(f"{found.values[number]:.4f}" for found in columns))
+        _add(shown, name, *(f"{scores.values[number]:.4f}" for scores in columns))
     return shown
 
 

@@ -190,9 +190,9 @@ class Baseline:
     @classmethod
     def unpack(cls, tensors: Mapping[str, Tensor], values: Mapping[str, Any]) -> Baseline:
         """Return what ``pack`` was given."""
-        own: dict[str, Any] = dict(values)
+        parts: dict[str, Any] = dict(values)
         space = PcaSpace(
-            tensors["mean"], tensors["axes"], tensors["variances"], own.pop("total_variance")
+            tensors["mean"], tensors["axes"], tensors["variances"], parts.pop("total_variance")
         )
-        own |= {name: tensors[name] for name in ("coordinates", "held_out", "text_embeds")}
-        return cls(space=space, **own)
+        parts |= {name: tensors[name] for name in ("coordinates", "held_out", "text_embeds")}
+        return cls(space=space, **parts)

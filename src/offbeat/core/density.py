@@ -267,12 +267,12 @@ class AvoidCluster:
         widening = cls.MIN_STD**2 if len(samples) <= space.num_components else RIDGE
         cholesky = torch.linalg.cholesky(ledoit_wolf(white) + widening * identity)
         cluster = cls(space, white.mean(dim=0), cholesky, -math.inf)
-        own = cluster.log_prob(samples)
+        log_probs = cluster.log_prob(samples)
         # few samples have no 1 % quantile of their own: take the Gaussian's
         limit = chi_square_quantile(0.99, space.num_components)
         centre = float(cluster.log_prob(space.lift(cluster.mean * space.variances.sqrt())[None])[0])
         ordinary = float(cluster.squared_distance(space.mean[None])[0])
-        floor = min(float(own.quantile(0.01)), centre - 0.5 * limit, centre - 0.5 * ordinary)
+        floor = min(float(log_probs.quantile(0.01)), centre - 0.5 * limit, centre - 0.5 * ordinary)
         return cls(space, cluster.mean, cholesky, floor)
 
     def squared_distance(self, image_embeds: Tensor) -> Tensor:

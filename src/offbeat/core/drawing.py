@@ -70,10 +70,10 @@ def draw_from_text(
         guidance_times: Multiplies the checkpoint's own guidance scales, above 0.
         num_inference_steps: Of the pictures' denoising; None is the checkpoint's own.
     """
-    own = backbone.card
+    card = backbone.card
     steering = {
         "num_inference_steps": num_inference_steps,
-        "guidance_scale": guidance_times * float(own["guidance_scale"]),
+        "guidance_scale": guidance_times * float(card["guidance_scale"]),
     }
     if isinstance(backbone, DrawingBackbone):
         return backbone.draw_text(text, generator=noise.image, **steering).cpu()  # type: ignore[arg-type]
@@ -88,27 +88,27 @@ def embeds_of_text(
 ) -> Tensor:
     """Return what a prior makes of a text, ``[N, D]``, with the settings of ordinary pictures."""
     scale = guidance_times * float(backbone.card["prior_guidance_scale"])
-    found: Tensor = backbone.sample_prior(
+    image_embeds: Tensor = backbone.sample_prior(
         text, generator=noise.prior, num_samples=len(noise.prior), prior_guidance_scale=scale
     )
-    return found
+    return image_embeds
 
 
 def prior_settings(concept: Concept) -> dict[str, Any]:
     """Return the prior's settings that the concept was learned with: distances hold for those."""
-    found = concept.metadata
+    metadata = concept.metadata
     settings: dict[str, Any] = {}
-    if "prior_num_inference_steps" in found:
-        settings["num_inference_steps"] = int(found["prior_num_inference_steps"])
-    if "prior_guidance_scale" in found:
-        settings["prior_guidance_scale"] = float(found["prior_guidance_scale"])
+    if "prior_num_inference_steps" in metadata:
+        settings["num_inference_steps"] = int(metadata["prior_num_inference_steps"])
+    if "prior_guidance_scale" in metadata:
+        settings["prior_guidance_scale"] = float(metadata["prior_guidance_scale"])
     return settings
 
 
 def plain_concept_of(word: str, backbone: TextBackbone, prompt: str | None = None) -> Concept:
     """Return a word as a concept of which nothing was learned."""
-    own = fill(str(backbone.card["prompt_template"]), subject="{concept}")
-    return Concept(template=own if prompt is None else prompt, subject=word, word=word)
+    template = fill(str(backbone.card["prompt_template"]), subject="{concept}")
+    return Concept(template=template if prompt is None else prompt, subject=word, word=word)
 
 
 def draw(

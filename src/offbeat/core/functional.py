@@ -98,9 +98,9 @@ def slerp(first: Tensor, second: Tensor, share: Tensor) -> Tensor:
     sine = torch.where(straight, 1.0, angle.sin())
     one = torch.where(straight, 1 - share, ((1 - share) * angle).sin() / sine)
     two = torch.where(straight, share, (share * angle).sin() / sine)
-    found = one.view(spread) * first + two.view(spread) * second
-    found = torch.where(share.view(spread) == 0, first, found)
-    return torch.where(share.view(spread) == 1, second, found)
+    points = one.view(spread) * first + two.view(spread) * second
+    points = torch.where(share.view(spread) == 0, first, points)
+    return torch.where(share.view(spread) == 1, second, points)
 
 
 def distribution_kl(asked: Tensor, read: Tensor) -> Tensor:
@@ -119,12 +119,12 @@ def distribution_kl(asked: Tensor, read: Tensor) -> Tensor:
     Source: DisTok, arXiv:2505.03667, its measure of alignment; the smoothing is ours.
     """
     check_shape("asked", asked, None, read.shape[-1])
-    wanted, found = (
+    wanted, shares = (
         (part.double() + SMOOTHING) / (part.double() + SMOOTHING).sum(dim=-1, keepdim=True)
         for part in (asked, read)
     )
     # rounding can leave a -0
-    return (wanted * (wanted.log() - found.log())).sum(dim=-1).clamp_min(0).float()
+    return (wanted * (wanted.log() - shares.log())).sum(dim=-1).clamp_min(0).float()
 
 
 def farthest_first(

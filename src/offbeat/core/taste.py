@@ -114,9 +114,9 @@ class Taste:
         mean, variance = self._gap(first, second)
         nodes = torch.linspace(-4, 4, 41, dtype=torch.float64)
         masses = torch.softmax(-nodes.square() / 2, dim=0)
-        given = torch.sigmoid(mean[:, None] + variance.sqrt()[:, None] * nodes)
-        inside = (_entropy(given) * masses).sum(dim=1)
-        return (_entropy((given * masses).sum(dim=1)) - inside).clamp(min=0)
+        probabilities = torch.sigmoid(mean[:, None] + variance.sqrt()[:, None] * nodes)
+        inside = (_entropy(probabilities) * masses).sum(dim=1)
+        return (_entropy((probabilities * masses).sum(dim=1)) - inside).clamp(min=0)
 
     def _gap(self, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
         gap = (first.double() - second.double()) @ self.axes

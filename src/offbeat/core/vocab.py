@@ -154,17 +154,17 @@ def check_words(words: Sequence[str]) -> tuple[str, ...]:
     Raises:
         VocabularyError: If there are fewer than two, one is empty, or one is there twice.
     """
-    found = tuple(" ".join(word.split()) for word in words)
-    if len(found) < 2:
-        raise VocabularyError(f"vocabulary: expected at least 2 words, got {len(found)}")
-    if "" in found:
-        raise VocabularyError(f"vocabulary: word {found.index('') + 1} is empty; remove it")
+    checked = tuple(" ".join(word.split()) for word in words)
+    if len(checked) < 2:
+        raise VocabularyError(f"vocabulary: expected at least 2 words, got {len(checked)}")
+    if "" in checked:
+        raise VocabularyError(f"vocabulary: word {checked.index('') + 1} is empty; remove it")
     seen: set[str] = set()
-    for word in found:
+    for word in checked:
         if word.lower() in seen:
             raise VocabularyError(f"vocabulary: {word!r} is there twice; remove one")
         seen.add(word.lower())
-    return found
+    return checked
 
 
 def shares(weights: Iterable[tuple[str, float]]) -> tuple[tuple[str, float], ...]:
@@ -177,12 +177,12 @@ def shares(weights: Iterable[tuple[str, float]]) -> tuple[tuple[str, float], ...
     >>> shares([("pig", 3), ("owl", 1), ("bee", 0)])
     (('pig', 0.75), ('owl', 0.25))
     """
-    given = [(" ".join(word.split()), float(weight)) for word, weight in weights]
-    for word, weight in given:
+    pairs = [(" ".join(word.split()), float(weight)) for word, weight in weights]
+    for word, weight in pairs:
         if not (math.isfinite(weight) and weight >= 0):
             raise VocabularyError(f"{word}={weight:g}: expected a weight of 0 or more")
-    left = [(word, weight) for word, weight in given if weight > 0]
-    if given and not left:
+    left = [(word, weight) for word, weight in pairs if weight > 0]
+    if pairs and not left:
         raise VocabularyError("weights: all are 0; give at least two words a weight above 0")
     if len(left) < 2:
         got = ", ".join(word for word, _ in left) or "none"
@@ -233,16 +233,18 @@ def weightings(
     Source: methods.md, section 14; the published ones are not known.
     """
     noise = stream(seed, "weightings")
-    found: list[tuple[tuple[str, float], ...]] = []
-    while len(found) < num:
+    points: list[tuple[tuple[str, float], ...]] = []
+    while len(points) < num:
         size = int(torch.randint(2, min(4, len(words)) + 1, (1,), generator=noise))
         picked = torch.randperm(len(words), generator=noise)[:size].tolist()
         # a sum of two exponentials is Gamma(2), and Gammas over their sum are Dirichlet
         gamma = -torch.rand(2, size, generator=noise).clamp_min(1e-9).log().sum(dim=0)
         twentieths = (gamma / gamma.sum() * 20).round().int().tolist()
         if sum(twentieths) == 20 and min(twentieths) >= 1:
-            found.append(tuple((words[i], n / 20) for i, n in zip(picked, twentieths, strict=True)))
-    return tuple(found)
+            points.append(
+                tuple((words[i], n / 20) for i, n in zip(picked, twentieths, strict=True))
+            )
+    return tuple(points)
 
 
 def _kingdom(word: str) -> str:

@@ -39,8 +39,8 @@ def cache_folder() -> Path:
         StoreError: If neither is set and the user has no home folder.
     """
     try:
-        if own := os.environ.get("OFFBEAT_CACHE"):
-            return Path(own).expanduser()
+        if folder := os.environ.get("OFFBEAT_CACHE"):
+            return Path(folder).expanduser()
         shared = os.environ.get("XDG_CACHE_HOME")
         return (Path(shared) if shared else Path.home() / ".cache") / "offbeat"
     except RuntimeError as error:

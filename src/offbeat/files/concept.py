@@ -137,12 +137,12 @@ def encode_concept(
     if licence:
         about["licence"] = licence
     shown = {**about, "trigger": concept.prompt()}
-    own = labels(shown, "textual-inversion")
-    files = {CONCEPT_FILE: pack_tensors(tensors, about, labels=own)}
+    metadata = labels(shown, "textual-inversion")
+    files = {CONCEPT_FILE: pack_tensors(tensors, about, labels=metadata)}
     if concept.lora:
         factors = {name: factor.float() for name, factor in concept.lora.items()}
-        own = {"format": "pt", **labels(shown, "lora")}
-        files[LORA_FILE] = pack_tensors(factors, about, labels=own)
+        metadata = {"format": "pt", **labels(shown, "lora")}
+        files[LORA_FILE] = pack_tensors(factors, about, labels=metadata)
     return files
 
 

@@ -254,9 +254,9 @@ def pack_tensors(
     text = json.dumps(metadata, sort_keys=True, ensure_ascii=False)
     copies = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     table, values = _split(save(copies))
-    told = {**(labels or {}), "offbeat": text, "digest": _digest_of_parts(text, table, values)}
+    entries = {**(labels or {}), "offbeat": text, "digest": _digest_of_parts(text, table, values)}
     # the library writes metadata in random order
-    header = {"__metadata__": dict(sorted(told.items())), **table}
+    header = {"__metadata__": dict(sorted(entries.items())), **table}
     head = json.dumps(header, separators=(",", ":")).encode()
     head += b" " * (-len(head) % 8)
     return b"".join([len(head).to_bytes(8, "little"), head, values])
@@ -280,8 +280,8 @@ def unpack_tensors(data: bytes) -> tuple[dict[str, Tensor], Any]:
     try:
         tensors = load(data)
         table, values = _split(data)
-        told = table["__metadata__"]
-        text, digest = str(told["offbeat"]), told["digest"]
+        metadata = table["__metadata__"]
+        text, digest = str(metadata["offbeat"]), metadata["digest"]
     except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ValueError(f"not a tensor file of Offbeat ({error})") from error
     if _digest_of_parts(text, table, values) != digest:
@@ -291,7 +291,7 @@ def unpack_tensors(data: bytes) -> tuple[dict[str, Tensor], Any]:
 
 def _digest_of_parts(text: str, table: Mapping[str, Any], values: memoryview) -> str:
     """Digest the metadata, the table of tensors and their values."""
-    named = {name: told for name, told in table.items() if name != "__metadata__"}
+    named = {name: entry for name, entry in table.items() if name != "__metadata__"}
     return digest_of(json.dumps([text, named], sort_keys=True).encode(), values)
 
 
@@ -328,5 +328,5 @@ def unflatten(value: Any, tensors: Mapping[str, Tensor]) -> Any:
         return tensors[parts]
     if kind == "dict":
         return {key: unflatten(part, tensors) for key, part in parts}
-    found = [unflatten(part, tensors) for part in parts]
-    return tuple(found) if kind == "tuple" else found
+    values = [unflatten(part, tensors) for part in parts]
+    return tuple(values) if kind == "tuple" else values

@@ -75,20 +75,22 @@ def encode_export(
     if not concept.token_embeds and not concept.lora:
         raise ConfigError("source: nothing was learned here that another tool could use")
     token_style, lora_style = STYLES[style]
-    told = {**about, "template": concept.template, "word": concept.word, "export": style}
-    told["tokens"] = sorted(concept.token_embeds)
-    shown = {**told, "trigger": concept.prompt()}
+    metadata = {**about, "template": concept.template, "word": concept.word, "export": style}
+    metadata["tokens"] = sorted(concept.token_embeds)
+    shown = {**metadata, "trigger": concept.prompt()}
     files = {}
     for word, vectors in concept.token_embeds.items():
         tensors, name = token_tensors(token_style, word, token_rows(word, vectors), layout)
-        own = {**told, "token": word, "export": name}
+        header = {**metadata, "token": word, "export": name}
         files[f"{stem_of(word)}{SUFFIX}"] = pack_tensors(
-            tensors, own, labels=labels(shown, "textual-inversion")
+            tensors, header, labels=labels(shown, "textual-inversion")
         )
     if concept.lora:
         beside = "-lora" if files else ""
         first = next(iter(concept.token_embeds), concept.subject)
-        files[f"{stem_of(first)}{beside}{SUFFIX}"] = _lora_file(concept, told, shown, lora_style)
+        files[f"{stem_of(first)}{beside}{SUFFIX}"] = _lora_file(
+            concept, metadata, shown, lora_style
+        )
     return files
 
 
@@ -96,11 +98,11 @@ def _lora_file(
     concept: Concept, told: Mapping[str, Any], shown: Mapping[str, Any], style: str
 ) -> bytes:
     factors = {name: factor.float() for name, factor in concept.lora.items()}
-    own = {"format": "pt", **labels(shown, "lora")}
+    metadata = {"format": "pt", **labels(shown, "lora")}
     if style == "kohya":
-        own |= kohya_labels(shown, rank_of(factors))
+        metadata |= kohya_labels(shown, rank_of(factors))
         factors = to_kohya(factors)
-    return pack_tensors(factors, {**told, "export": style}, labels=own)
+    return pack_tensors(factors, {**told, "export": style}, labels=metadata)
 
 
 def stem_of(word: str) -> str:

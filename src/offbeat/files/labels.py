@@ -80,10 +80,10 @@ def kohya_labels(about: Mapping[str, Any], rank: int) -> dict[str, str]:
 
 def versions() -> dict[str, str]:
     """Return the versions that results depend on, of offbeat and the libraries under it."""
-    found = {}
+    installed = {}
     for name in ("offbeat", "torch", "diffusers", "transformers"):
         try:
-            found[name] = version(name)
+            installed[name] = version(name)
         except PackageNotFoundError:  # used from a source tree
-            found[name] = "unknown"
-    return found
+            installed[name] = "unknown"
+    return installed

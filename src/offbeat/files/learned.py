@@ -73,9 +73,9 @@ def of_files(
         "file": ", ".join(path.name for path in paths),
         "digest": digest_of(b"".join(data)),
     }
-    found = [read_weights(one, str(p)) for one, p in zip(data, paths, strict=True)]
-    about = next((dict(one.about) for one in found if one.about), {})
-    prints = {one.about["fingerprint"] for one in found if one.about}
+    weights = [read_weights(one, str(p)) for one, p in zip(data, paths, strict=True)]
+    about = next((dict(one.about) for one in weights if one.about), {})
+    prints = {one.about["fingerprint"] for one in weights if one.about}
     if len(prints) > 1:
         raise ConfigError(f"source: the files were learned on different checkpoints: {prints}")
     if model is None and not about:
@@ -83,7 +83,7 @@ def of_files(
             f"backbone: {paths[0].name} does not say which checkpoint it belongs to; name it with "
             "--backbone"
         )
-    concept = _concept(paths[0], found, about, model, word, prompt)
+    concept = _concept(paths[0], weights, about, model, word, prompt)
     return Learned(
         concept=concept,
         checkpoint=str(about.get("checkpoint", model.name if model else "")),
@@ -228,12 +228,12 @@ def _inside(path: Path, data: bytes) -> bytes:
     """
     if not data.startswith(b"\x89PNG"):
         return data
-    found = read_concept_file(path)
-    if found is None:
+    concept = read_concept_file(path)
+    if concept is None:
         raise ConfigError(
             f"{path}: is a picture that keeps no concept inside; name the run that drew it"
         )
-    return found
+    return concept
 
 
 def _about(data: bytes) -> dict[str, Any]:

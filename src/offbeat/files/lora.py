@@ -50,7 +50,7 @@ def to_kohya(lora: Mapping[str, Tensor]) -> dict[str, Tensor]:
     Raises:
         ShapeError: If a name is not ``...lora_A.weight`` or ``...lora_B.weight``.
     """
-    found: dict[str, Tensor] = {}
+    renamed: dict[str, Tensor] = {}
     for name, factor in lora.items():
         match = re.fullmatch(r"(.+)\.lora_([AB])\.weight", name)
         if match is None:
@@ -58,10 +58,10 @@ def to_kohya(lora: Mapping[str, Tensor]) -> dict[str, Tensor]:
         layer, which = match.groups()
         prefix = UNET if layer.startswith(UNET) else PRIOR
         stem = _KOHYA[prefix] + layer.removeprefix(prefix).replace(".", "_")
-        found[f"{stem}.lora_{'down' if which == 'A' else 'up'}.weight"] = factor
+        renamed[f"{stem}.lora_{'down' if which == 'A' else 'up'}.weight"] = factor
         if which == "A":
-            found[f"{stem}.alpha"] = torch.tensor(float(len(factor)))
-    return found
+            renamed[f"{stem}.alpha"] = torch.tensor(float(len(factor)))
+    return renamed
 
 
 def read_factors(
@@ -80,7 +80,7 @@ def read_factors(
         layer, which = _place_of(name, file)
         pairs.setdefault(layer, {})[which] = tensor
     scales = _peft_scales(header, file)
-    found = {}
+    factors = {}
     for layer, parts in pairs.items():
         if not {"A", "B"} <= set(parts):
             raise CorruptRunError(f"{file}: {layer} lacks one of its two factors")
@@ -92,9 +92,9 @@ def read_factors(
             )
         alpha = parts.get("alpha")
         scale = float(alpha) / len(a) if alpha is not None else scales(layer)
-        found[f"{layer}.lora_A.weight"] = a
-        found[f"{layer}.lora_B.weight"] = b if scale == 1 else b * scale
-    return found
+        factors[f"{layer}.lora_A.weight"] = a
+        factors[f"{layer}.lora_B.weight"] = b if scale == 1 else b * scale
+    return factors
 
 
 _HALVES = {

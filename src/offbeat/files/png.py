@@ -140,8 +140,8 @@ def parse_infotext(text: str) -> dict[str, str]:
         if line.startswith(NEGATIVE):
             place, line = "Negative prompt", line.removeprefix(NEGATIVE).strip()
         parts[place].append(line)
-    found = {name: "\n".join(told).strip() for name, told in parts.items()}
-    return {**found, **{name: _unquoted(value) for name, value in settings}}
+    fields = {name: "\n".join(told).strip() for name, told in parts.items()}
+    return {**fields, **{name: _unquoted(value) for name, value in settings}}
 
 
 def _lines(text: Any) -> str:

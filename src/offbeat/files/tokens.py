@@ -49,11 +49,11 @@ def split_rows(word: str, rows: Tensor, layout: TokenLayout) -> dict[str, Tensor
     """
     widths = [width for _, width, _ in layout]
     check_shape(f"token_embeds[{word!r}]", rows, None, sum(widths))
-    found = {}
+    parts = {}
     for (name, _, unit), part in zip(layout, rows.split(widths, dim=-1), strict=True):
         filled = part.any(dim=-1).nonzero()
-        found[name] = part[: int(filled.max()) + 1 if len(filled) else 1] * unit
-    return found
+        parts[name] = part[: int(filled.max()) + 1 if len(filled) else 1] * unit
+    return parts
 
 
 def join_rows(word: str, parts: Mapping[str, Tensor], layout: TokenLayout) -> Tensor:
@@ -78,7 +78,7 @@ def join_rows(word: str, parts: Mapping[str, Tensor], layout: TokenLayout) -> Te
             f"got {got}: the file belongs to another family"
         )
     most = max(len(part) for part in parts.values())
-    found = []
+    rows = []
     for name, width, unit in layout:
         part = parts[name]
         if part.shape[-1] != width:
@@ -87,8 +87,8 @@ def join_rows(word: str, parts: Mapping[str, Tensor], layout: TokenLayout) -> Te
                 "file belongs to another checkpoint; name its own with --backbone"
             )
         check_finite(word, part)
-        found.append(pad(part / unit, (0, 0, 0, most - len(part))))
-    return torch.cat(found, dim=-1)
+        rows.append(pad(part / unit, (0, 0, 0, most - len(part))))
+    return torch.cat(rows, dim=-1)
 
 
 def token_tensors(
@@ -148,12 +148,12 @@ def read_conceptlab(data: bytes, file: str) -> dict[str, dict[str, Tensor]]:
         UnsafeWeightsError: If it is any other pickle; no code of it is run.
     """
     try:
-        found: Any = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        loaded: Any = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds on damaged data; each means the same
         raise _refused(
             file, f"it holds more than tensors, or is damaged: {_first(error)}"
         ) from None
-    words = found.get(CONCEPTLAB) if isinstance(found, dict) and len(found) == 1 else None
+    words = loaded.get(CONCEPTLAB) if isinstance(loaded, dict) and len(loaded) == 1 else None
     if not isinstance(words, dict) or not words:
         raise _refused(file, "it is not ConceptLab's {'t2': {word: vector}}")
     if not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in words.items()):

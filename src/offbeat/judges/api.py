@@ -86,14 +86,14 @@ class ApiJudge:
 
         Empty where none came; ``problems`` says why.
         """
-        found = []
+        answers = []
         for picture in _pictures(images):
             try:
-                found.append(self._answer(picture, question, max_new_tokens)[0])
+                answers.append(self._answer(picture, question, max_new_tokens)[0])
             except Unanswered as error:
                 self._note(str(error))
-                found.append("")
-        return found
+                answers.append("")
+        return answers
 
     def probability_of_yes(self, images: Tensor, question: str) -> Tensor:
         """Return P(yes) for each of ``images``, ``[B]``, 0 to 1.
@@ -104,11 +104,11 @@ class ApiJudge:
         Raises:
             JudgeError: If a picture got no answer.
         """
-        found = [self._yes(picture, question) for picture in _pictures(images)]
-        for answer, _, note in found:
+        readings = [self._yes(picture, question) for picture in _pictures(images)]
+        for answer, _, note in readings:
             if answer == "unknown":
                 raise JudgeError(f"{self.name}: {note}")
-        return torch.tensor([value for _, value, _ in found])
+        return torch.tensor([value for _, value, _ in readings])
 
     def still_a(self, images: Tensor, subject: str) -> list[Verdict]:
         """Return one verdict for each of ``images``, ``[B, 3, H, W]``, 0 to 1.
@@ -116,10 +116,10 @@ class ApiJudge:
         Its answer is ``unknown`` where the server gave none that says yes or no.
         """
         question = answers.still_a_question(subject)
-        found = [self._yes(picture, question) for picture in _pictures(images)]
+        readings = [self._yes(picture, question) for picture in _pictures(images)]
         return [
             Verdict(answer, value, self.name, f"Asked: {question} {note}".strip())
-            for answer, value, note in found
+            for answer, value, note in readings
         ]
 
     def name_it(self, image: Tensor, subject: str) -> str:
@@ -197,7 +197,7 @@ class ApiJudge:
             body = self._body(picture, question, max_new_tokens)
             negotiable, uncounted = (REFUSED, ()) if self._form else ((*REFUSED, 403, 404), _ODD)
             try:
-                found: tuple[str, list[Any], bool] = self._client.post(
+                reply: tuple[str, list[Any], bool] = self._client.post(
                     "/chat/completions", body, _read, negotiable=negotiable, uncounted=uncounted
                 )
             except Unanswered as error:
@@ -205,7 +205,7 @@ class ApiJudge:
                     raise
                 self._form += 1
             else:
-                return found
+                return reply
 
     def _body(self, picture: Image.Image, question: str, max_new_tokens: int) -> dict[str, Any]:
         content = [

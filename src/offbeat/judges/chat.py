@@ -60,12 +60,12 @@ class ChatJudge(VisionJudge):
         for name, value in inputs.items():
             dtype = model.dtype if value.is_floating_point() else value.dtype
             inputs[name] = value.to(model.device, dtype)
-        found = model(**inputs, use_cache=True, logits_to_keep=1)
-        return found.logits[:, -1], found.past_key_values
+        output = model(**inputs, use_cache=True, logits_to_keep=1)
+        return output.logits[:, -1], output.past_key_values
 
     def _go_on(self, state: Any, input_ids: Tensor) -> tuple[Tensor, Any]:
-        found = self.model(input_ids=input_ids, past_key_values=state, use_cache=True)
-        return found.logits, found.past_key_values
+        output = self.model(input_ids=input_ids, past_key_values=state, use_cache=True)
+        return output.logits, output.past_key_values
 
     def _repeat(self, state: Any, num: int) -> Any:
         return repeat_cache(state, num)
@@ -77,8 +77,8 @@ class ChatJudge(VisionJudge):
         """Return ids of texts of one length; a template that writes the start has it once."""
         start = self.tokenizer.bos_token
         plain = bool(start) and texts[0].startswith(start)
-        found = self.tokenizer(texts, return_tensors="pt", add_special_tokens=not plain)
-        return {"input_ids": found.input_ids, "attention_mask": found.attention_mask}
+        tokens = self.tokenizer(texts, return_tensors="pt", add_special_tokens=not plain)
+        return {"input_ids": tokens.input_ids, "attention_mask": tokens.attention_mask}
 
     def _processed(self, processor: Any, pictures: list[Image.Image], text: str) -> dict[str, Any]:
         start = self.tokenizer.bos_token
@@ -177,10 +177,10 @@ class QwenJudge(ChatJudge):
             text.replace(mark, mark * (int(grid.prod()) // merged))
             for grid in pixels["image_grid_thw"]
         ]
-        found = self._encode(texts)
+        inputs = self._encode(texts)
         # without it the model takes image tokens for text and places them in a row
-        found["mm_token_type_ids"] = (found["input_ids"] == image_id).int()
-        return {**found, **pixels}
+        inputs["mm_token_type_ids"] = (inputs["input_ids"] == image_id).int()
+        return {**inputs, **pixels}
 
 
 class SmolVlmJudge(ChatJudge):

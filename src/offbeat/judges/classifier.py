@@ -174,8 +174,10 @@ class ClassifierJudge:
         Raises:
             PromptError: If no label and no coarse class has this name.
         """
-        found = rule.members_of(subject, self._labels, subjects=self._subjects, coarse=self._coarse)
-        if not found:
+        members = rule.members_of(
+            subject, self._labels, subjects=self._subjects, coarse=self._coarse
+        )
+        if not members:
             classes = {name for classes in self._coarse.values() for name in classes}
             names = [*self._labels, *classes, *self._subjects]
             near = rule.nearest(subject, names)
@@ -184,7 +186,7 @@ class ClassifierJudge:
                 f"subject: {self.name} knows {len(self._labels)} names and {subject!r} is none of "
                 f"them. {hint}Choose one of its names, or the clip judge, which takes any word."
             )
-        return found
+        return members
 
     @torch.no_grad()
     def class_probabilities(self, images: Tensor) -> Tensor:
@@ -274,9 +276,9 @@ def _describe(file: Path) -> str:
 
 def _read_json(file: Path) -> dict[str, Any]:
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        value = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{file}: cannot be read as JSON ({error})") from error
-    if not isinstance(found, dict):
-        raise CheckpointError(f"{file}: expected a JSON object, got {type(found).__name__}")
-    return found
+    if not isinstance(value, dict):
+        raise CheckpointError(f"{file}: expected a JSON object, got {type(value).__name__}")
+    return value

@@ -97,8 +97,8 @@ class ClipJudge:
             raise PromptError(f"subject: expected a word, got {subject!r}")
         members = self.members(subject)
         if not members:
-            own = self._encode([subject])
-            return self._read(images, torch.cat([self._names(), own]))[:, -1]
+            subject_embed = self._encode([subject])
+            return self._read(images, torch.cat([self._names(), subject_embed]))[:, -1]
         columns = [self._labels.index(member) for member in members]
         return self.class_probabilities(images)[:, columns].sum(dim=1)
 

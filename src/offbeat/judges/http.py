@@ -159,12 +159,12 @@ class Client:
             handlers.append(urllib.request.ProxyHandler({}))
         opener = urllib.request.build_opener(*handlers)
         with deadline, opener.open(request, timeout=self.budget.timeout) as response:
-            found = b""
+            body = b""
             while part := response.read1(_CHUNK):
-                found += part
-                if len(found) > MAX_ANSWER:
+                body += part
+                if len(body) > MAX_ANSWER:
                     raise Unanswered(f"the answer is longer than {MAX_ANSWER} bytes")
-            return found
+            return body
 
     def _refused(self, error: urllib.error.HTTPError) -> Unanswered:
         with error:

@@ -96,11 +96,11 @@ class VisionJudge(ABC):
         import transformers
 
         folder = weights.model_folder(source or cls.published)
-        found = weights.model_config(folder).get("model_type")
-        if found != cls.model_type:
+        model_type = weights.model_config(folder).get("model_type")
+        if model_type != cls.model_type:
             raise CheckpointError(
                 f"{folder}: expected model_type {cls.model_type!r} in config.json for the judge "
-                f"{cls.kind}, got {found!r}"
+                f"{cls.kind}, got {model_type!r}"
             )
         where = torch.device(device)
         if dtype is None:
@@ -165,7 +165,7 @@ class VisionJudge(ABC):
         """
         if max_new_tokens < 1:
             raise ConfigError(f"max_new_tokens: expected 1 or more, got {max_new_tokens}")
-        found = []
+        texts = []
         for pictures in _batches(images):
             logits, state = self._start(pictures, question)
             rows = [logits.argmax(dim=-1)]
@@ -174,8 +174,8 @@ class VisionJudge(ABC):
                 logits, state = self._go_on(state, rows[-1][:, None])
                 rows.append(logits[:, -1].argmax(dim=-1))
                 ended |= self._is_end(rows[-1])
-            found += [self._in_words(ids) for ids in torch.stack(rows, dim=1).tolist()]
-        return found
+            texts += [self._in_words(ids) for ids in torch.stack(rows, dim=1).tolist()]
+        return texts
 
     def probability_of_yes(self, images: Tensor, question: str) -> Tensor:
         """Return P(yes) for each of ``images``, ``[B]``, 0 to 1.
@@ -239,7 +239,7 @@ class VisionJudge(ABC):
         """Return the mean log-likelihood of each label as the answer, ``[B, K]``."""
         spelt = [self._spell(self._question, label) for label in self._labels]
         rows = [ids for ways in spelt for ids in ways]
-        found = [torch.empty(0, len(self._labels))]
+        scores = [torch.empty(0, len(self._labels))]
         for batch in _batches(images, 1):
             logits, state = self._start(batch, self._question)
             parts = [
@@ -247,8 +247,8 @@ class VisionJudge(ABC):
                 for at in range(0, len(rows), ROWS)
             ]
             each = torch.cat(parts).split([len(ways) for ways in spelt])
-            found.append(torch.stack([part.max() for part in each])[None])
-        return torch.cat(found)
+            scores.append(torch.stack([part.max() for part in each])[None])
+        return torch.cat(scores)
 
     def _likelihoods(self, logits: Tensor, state: Any, rows: list[list[int]]) -> Tensor:
         """Return the mean log-likelihood of each answer to one picture's question, ``[R]``."""

@@ -99,8 +99,8 @@ class Blip2Judge(_Blip):
         words = model.get_input_embeddings()(ids).expand(len(pictures), -1, -1)
         embeds = torch.cat([image_embeds.to(words), words], dim=1)
         if self._is_decoder:
-            found = model.language_model(inputs_embeds=embeds, use_cache=True)
-            return found.logits[:, -1], found.past_key_values
+            output = model.language_model(inputs_embeds=embeds, use_cache=True)
+            return output.logits[:, -1], output.past_key_values
         read = model.language_model.get_encoder()(inputs_embeds=embeds)[0]
         config = model.config.text_config
         first = ids.new_full((len(pictures), 1), config.decoder_start_token_id)
@@ -109,10 +109,10 @@ class Blip2Judge(_Blip):
 
     def _go_on(self, state: Any, input_ids: Tensor) -> tuple[Tensor, Any]:
         if self._is_decoder:
-            found = self.model.language_model(
+            output = self.model.language_model(
                 input_ids=input_ids, past_key_values=state, use_cache=True
             )
-            return found.logits, found.past_key_values
+            return output.logits, output.past_key_values
         read, before = state
         ids = torch.cat([before, input_ids], dim=1)
         logits = self.model.language_model(
@@ -152,16 +152,16 @@ def spellings(tokenizer: Any, before: str, answer: str) -> list[list[int]]:
     matter of its tokenizer and of what ends its prompt.
     """
     start = tokenizer(before, add_special_tokens=False).input_ids
-    found = []
+    rows = []
     for word in (answer, answer[:1].upper() + answer[1:]):
         for text in (word, f" {word}"):
             both = tokenizer(before + text, add_special_tokens=False).input_ids
             alone = tokenizer(text, add_special_tokens=False).input_ids
             # a prompt's end may merge with what follows it; then the answer stands alone
             ids = both[len(start) :] if both[: len(start)] == start else alone
-            if ids not in found:
-                found.append(ids)
-    return found
+            if ids not in rows:
+                rows.append(ids)
+    return rows
 
 
 def end_ids(model: Any) -> list[int]:
@@ -169,8 +169,8 @@ def end_ids(model: Any) -> list[int]:
     config = model.config.get_text_config()
     if getattr(config, "sep_token_id", None) is not None:
         return [config.sep_token_id]
-    found = []
+    ids = []
     for part in (config, model.generation_config):
         ends = getattr(part, "eos_token_id", None)
-        found += list(ends) if isinstance(ends, list | tuple) else [ends]
-    return [index for index in found if index is not None]
+        ids += list(ends) if isinstance(ends, list | tuple) else [ends]
+    return [index for index in ids if index is not None]

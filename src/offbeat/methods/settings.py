@@ -133,8 +133,8 @@ class Settings:
             ConfigError: If one is unknown, or of another kind.
             RangeError: If one is out of its range.
         """
-        own = cast(Any, cls)
-        return cast(Config, own.of({**own.card_settings(card, given), **given}))
+        settings = cast(Any, cls)
+        return cast(Config, settings.of({**settings.card_settings(card, given), **given}))
 
     @classmethod
     def card_settings(cls, card: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
@@ -300,7 +300,7 @@ def schema_of(cls: type, card: Mapping[str, Any]) -> dict[str, Any]:
 
     It reads the fields of any dataclass, so a plug-in's settings show like those of Offbeat.
     """
-    own = cast(Any, cls).for_card(card) if hasattr(cls, "for_card") else cls()
+    config = cast(Any, cls).for_card(card) if hasattr(cls, "for_card") else cls()
     hints = _hints(cls)
     properties: dict[str, Any] = {}
     for item in fields(cls):
@@ -321,7 +321,7 @@ def schema_of(cls: type, card: Mapping[str, Any]) -> dict[str, Any]:
         shape = each[0] if len(each) == 1 else {}
         if type(None) in kinds:
             shape = {"anyOf": [*each, {"type": "null"}]}
-        properties[item.name] = {**shape, "default": getattr(own, item.name)}
+        properties[item.name] = {**shape, "default": getattr(config, item.name)}
         if rule.help:
             properties[item.name]["description"] = rule.help
     return {"type": "object", "properties": properties}

@@ -130,8 +130,8 @@ class _ClipAesthetic(BaseMetric):
         """Return each picture's score, ``[B]``."""
         unit = nn.functional.normalize(self.encoder.image_embeds(images), dim=-1)
         with torch.no_grad():
-            found: Tensor = self.head(unit)
-        return found[:, 0]
+            scores: Tensor = self.head(unit)
+        return scores[:, 0]
 
 
 class AestheticV1(_ClipAesthetic):

@@ -43,13 +43,13 @@ def krippendorff_alpha(
     if level not in get_args(Level):
         raise ConfigError(f"level: expected one of {', '.join(get_args(Level))}, got {level!r}")
     table = _table(ratings)
-    given = ~table.isnan()
-    table = table[:, given.sum(dim=0) >= 2]  # a unit with one rating says nothing of agreement
-    given = ~table.isnan()
-    values, codes = table[given].unique(return_inverse=True)
+    present = ~table.isnan()
+    table = table[:, present.sum(dim=0) >= 2]  # a unit with one rating says nothing of agreement
+    present = ~table.isnan()
+    values, codes = table[present].unique(return_inverse=True)
     if len(values) < 2:
         return math.nan
-    units = given.nonzero()[:, 1]
+    units = present.nonzero()[:, 1]
     counts = torch.zeros(table.shape[1], len(values), dtype=torch.float64)
     counts.index_put_((units, codes), torch.ones(len(codes), dtype=torch.float64), accumulate=True)
     per_unit = counts.sum(dim=1, keepdim=True)  # [U, 1]

@@ -143,8 +143,8 @@ def _berlyne(x: Tensor, y: Tensor) -> ArousalCurve:
         if c > a
     ]
     starts.sort(key=lambda start: float(_left_over(start, z, y)[0]))
-    found = [_descend(start, z, y) for start in starts[:_STARTS]]
-    best = min(found, key=lambda point: float(_left_over(point, z, y)[0]))
+    minima = [_descend(start, z, y) for start in starts[:_STARTS]]
+    best = min(minima, key=lambda point: float(_left_over(point, z, y)[0]))
     r, q = _left_over(best, z, y)[1]
     a, b, gap, d = _unpacked(best)
     parameters = {
@@ -189,5 +189,5 @@ def _descend(start: Tensor, z: Tensor, y: Tensor) -> Tensor:
         return error
 
     optimizer.step(closure)
-    found = point.detach()
-    return found if bool(torch.isfinite(found).all()) else start
+    minimum = point.detach()
+    return minimum if bool(torch.isfinite(minimum).all()) else start

@@ -55,14 +55,14 @@ def names_of(folder: Path) -> set[str]:
     """Return the names of a folder's tensors, from the heads of its files alone."""
     from safetensors import safe_open
 
-    found: set[str] = set()
+    names: set[str] = set()
     for file in folder.glob("*.safetensors"):
         try:
             with safe_open(file, "pt") as handle:
-                found |= set(handle.keys())
+                names |= set(handle.keys())
         except Exception as error:  # safetensors has its own kinds
             raise CheckpointError(f"{file}: cannot be read as safetensors ({error})") from error
-    return found
+    return names
 
 
 def read_weights(folder: Path) -> dict[str, Tensor]:
@@ -73,13 +73,13 @@ def read_weights(folder: Path) -> dict[str, Tensor]:
     """
     from safetensors.torch import load_file
 
-    found: dict[str, Tensor] = {}
+    weights: dict[str, Tensor] = {}
     for file in sorted(folder.glob("*.safetensors")):
         try:
-            found |= load_file(file)
+            weights |= load_file(file)
         except Exception as error:  # safetensors has its own kinds
             raise CheckpointError(f"{file}: cannot be read as safetensors ({error})") from error
-    return {name: tensor.float() for name, tensor in found.items()}
+    return {name: tensor.float() for name, tensor in weights.items()}
 
 
 def fill(
@@ -125,6 +125,6 @@ def pixels_of(processor: Any, images: Sequence[Tensor]) -> Tensor:
         for image in images
     ]
     # of a picture three pixels high it would guess which side the colours are on
-    found = processor(raw, return_tensors="pt", input_data_format="channels_last")
-    pixels: Tensor = found.pixel_values
+    processed = processor(raw, return_tensors="pt", input_data_format="channels_last")
+    pixels: Tensor = processed.pixel_values
     return pixels

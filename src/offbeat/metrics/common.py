@@ -36,12 +36,13 @@ def pictures(
         NotFiniteError: If one holds NaN or infinity.
         RangeError: If one lies outside 0 to 1.
     """
-    found = [] if images is None else list(images)
-    if len(found) < at_least:
+    checked = [] if images is None else list(images)
+    if len(checked) < at_least:
         raise ImageError(
-            f"{name}: expected at least {at_least} picture{'s' * (at_least > 1)}, got {len(found)}"
+            f"{name}: expected at least {at_least} picture{'s' * (at_least > 1)}, "
+            f"got {len(checked)}"
         )
-    for index, image in enumerate(found):
+    for index, image in enumerate(checked):
         if image.ndim != 3 or image.shape[0] != 3 or image.numel() == 0:
             raise ShapeError(
                 f"{name}[{index}]: expected a picture of shape [3, H, W], got {list(image.shape)}"
@@ -49,7 +50,7 @@ def pictures(
         check_finite(f"{name}[{index}]", image)
         check_range(f"{name}[{index}]", float(image.min()), 0, 1)
         check_range(f"{name}[{index}]", float(image.max()), 0, 1)
-    return [image.float() for image in found]
+    return [image.float() for image in checked]
 
 
 def texts_for(texts: Sequence[str] | None, num: int) -> list[str]:
@@ -60,14 +61,14 @@ def texts_for(texts: Sequence[str] | None, num: int) -> list[str]:
     """
     if isinstance(texts, str):
         texts = [texts]
-    found = list(texts or ())
-    if len(found) not in (1, num):
+    words = list(texts or ())
+    if len(words) not in (1, num):
         raise PromptError(
-            f"texts: expected one for all {num} pictures or one for each, got {len(found)}"
+            f"texts: expected one for all {num} pictures or one for each, got {len(words)}"
         )
-    if empty := [text for text in found if not text.strip()]:
+    if empty := [text for text in words if not text.strip()]:
         raise PromptError(f"texts: expected words, got {empty[0]!r}")
-    return found * num if len(found) == 1 else found
+    return words * num if len(words) == 1 else words
 
 
 def in_equal_sizes(
@@ -85,8 +86,8 @@ def in_equal_sizes(
         for members in groups.values():
             for start in range(0, len(members), batch):
                 part = members[start : start + batch]
-                found = encode(torch.stack([images[index] for index in part])).float().cpu()
-                rows |= dict(zip(part, found, strict=True))
+                encoded = encode(torch.stack([images[index] for index in part])).float().cpu()
+                rows |= dict(zip(part, encoded, strict=True))
     return torch.stack([rows[index] for index in range(len(images))])
 
 
@@ -97,12 +98,14 @@ def bootstrap_interval(values: Sequence[float] | Tensor, *, seed: int = 0) -> tu
         values: ``[n]``; with fewer than two there is no spread, and both ends are NaN.
         seed: Of the resamples, which are the same for all metrics of n pictures.
     """
-    found = torch.as_tensor(values, dtype=torch.float64)
-    if len(found) < 2:
+    sample = torch.as_tensor(values, dtype=torch.float64)
+    if len(sample) < 2:
         return (math.nan, math.nan)
     noise = stream(seed, "bootstrap")
     means = [
-        found[torch.randint(len(found), (_RESAMPLES_AT_ONCE, len(found)), generator=noise)].mean(1)
+        sample[torch.randint(len(sample), (_RESAMPLES_AT_ONCE, len(sample)), generator=noise)].mean(
+            1
+        )
         for _ in range(NUM_RESAMPLES // _RESAMPLES_AT_ONCE)
     ]
     ends = torch.cat(means).quantile(torch.tensor([0.025, 0.975], dtype=torch.float64))
@@ -123,16 +126,16 @@ def summarise(
     Raises:
         NotFiniteError: If a value is NaN or infinite: a mean of it would say nothing.
     """
-    found = torch.as_tensor(values, dtype=torch.float64).flatten()
-    check_finite(name, found)
-    if not per_image and len(found) != 1:
-        raise ConfigError(f"{name}: expected one value for all pictures, got {len(found)}")
+    numbers = torch.as_tensor(values, dtype=torch.float64).flatten()
+    check_finite(name, numbers)
+    if not per_image and len(numbers) != 1:
+        raise ConfigError(f"{name}: expected one value for all pictures, got {len(numbers)}")
     return Scores(
         name=name,
-        values=tuple(found.tolist()),
+        values=tuple(numbers.tolist()),
         per_image=per_image,
-        mean=float(found.mean()),
-        interval=bootstrap_interval(found),
+        mean=float(numbers.mean()),
+        interval=bootstrap_interval(numbers),
         better=better,
         checkpoint=checkpoint,
         note=note,

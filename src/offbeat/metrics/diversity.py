@@ -72,14 +72,14 @@ def neighbourhoods(
             f"nearest_k: expected 1 or more and fewer than the items of each set, got {nearest_k} "
             f"with {len(references)} references and {len(features)} pictures"
         )
-    own, other = _radii(references, nearest_k), _radii(features, nearest_k)
+    reference_radii, picture_radii = _radii(references, nearest_k), _radii(features, nearest_k)
     distances = _distances(references, features)  # [M, N]
-    within = distances < own[:, None]
+    within = distances < reference_radii[:, None]
     return Neighbourhoods(
         precision=float(within.any(dim=0).double().mean()),
-        recall=float((distances < other[None]).any(dim=1).double().mean()),
+        recall=float((distances < picture_radii[None]).any(dim=1).double().mean()),
         density=float(within.sum(dim=0).double().mean() / nearest_k),
-        coverage=float((distances.min(dim=1).values < own).double().mean()),
+        coverage=float((distances.min(dim=1).values < reference_radii).double().mean()),
     )
 
 
@@ -151,12 +151,12 @@ class _Neighbours(EncoderMetric):
     ) -> Tensor:
         """Return the measure of all pictures against all references, ``[1]``."""
         others = pictures(references, "references", at_least=self.at_least)
-        found = neighbourhoods(
+        measures = neighbourhoods(
             self.encoder.image_embeds(others),
             self.encoder.image_embeds(images),
             nearest_k=self.nearest_k,
         )
-        return torch.tensor([getattr(found, self.stem)], dtype=torch.float64)
+        return torch.tensor([getattr(measures, self.stem)], dtype=torch.float64)
 
 
 class Precision(_Neighbours):

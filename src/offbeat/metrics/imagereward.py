@@ -65,7 +65,7 @@ def to_transformers(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
     They begin with ``vision.``, ``text.`` and ``head.``; what is not known keeps its name.
     """
-    found = {}
+    renamed = {}
     for name, weight in weights.items():
         if name.startswith(_UNUSED):
             continue
@@ -74,8 +74,8 @@ def to_transformers(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
                 name = new + name[len(old) :]
         if name.startswith("blip.visual_encoder."):
             name = "vision." + _vision_name(name.removeprefix("blip.visual_encoder."))
-        found[name] = weight
-    return found
+        renamed[name] = weight
+    return renamed
 
 
 def _vision_name(name: str) -> str:
@@ -157,11 +157,11 @@ class ImageReward(BaseMetric):
         references: Sequence[Tensor] | Tensor | None,
     ) -> Tensor:
         """Return the reward of each picture for its text, ``[B]``."""
-        found, parts = texts_for(texts, len(images)), []
+        prompts, parts = texts_for(texts, len(images)), []
         with torch.no_grad():
             for start in range(0, len(images), BATCH):
                 rows = slice(start, start + BATCH)
-                parts.append(self._reward(images[rows], found[rows]))
+                parts.append(self._reward(images[rows], prompts[rows]))
         return (torch.cat(parts) - MEAN) / STD
 
     def _reward(self, images: Sequence[Tensor], texts: Sequence[str]) -> Tensor:
@@ -242,12 +242,12 @@ def _text(weights: dict[str, Tensor], where: Path) -> Any:
 
 def _med_config(file: Path) -> dict[str, Any]:
     try:
-        found: dict[str, Any] = dict(json.loads(file.read_text(encoding="utf-8")))
+        config: dict[str, Any] = dict(json.loads(file.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError) as error:
         raise CheckpointError(
             f"{file}: expected the text encoder's configuration as a JSON object ({error})"
         ) from error
-    return found
+    return config
 
 
 def _processor(size: int) -> Any:

@@ -112,8 +112,8 @@ class VqaScore(JudgeMetric):
         return _asked_of_each(images, texts_for(texts, len(images)), self._probability)
 
     def _probability(self, images: Tensor, text: str) -> Tensor:
-        found: Tensor = self.judge.probability_of_yes(images, QUESTION.format(text=text))
-        return found
+        probability: Tensor = self.judge.probability_of_yes(images, QUESTION.format(text=text))
+        return probability
 
 
 class Validity(JudgeMetric):
@@ -134,10 +134,10 @@ class Validity(JudgeMetric):
         references: Sequence[Tensor] | Tensor | None,
     ) -> Tensor:
         """Return 1 for each picture that passes, else 0, ``[B]``."""
-        found = texts_for(texts, len(images))
+        subjects = texts_for(texts, len(images))
         if references is not None and isinstance(self.judge, CalibratedJudge):
-            self._calibrate(found, pictures(references, "references"))
-        return _asked_of_each(images, found, self._passed)
+            self._calibrate(subjects, pictures(references, "references"))
+        return _asked_of_each(images, subjects, self._passed)
 
     def _calibrate(self, texts: list[str], ordinary: list[Tensor]) -> None:
         if len(set(texts)) > 1 or len({picture.shape for picture in ordinary}) > 1:
@@ -176,10 +176,10 @@ class DistributionKl(JudgeMetric):
     ) -> Tensor:
         """Return the measure of each picture, ``[B]``."""
         labels = tuple(self.judge.labels)
-        found = texts_for(texts, len(images))
-        rows = {text: self._asked(text, labels) for text in dict.fromkeys(found)}
+        weights = texts_for(texts, len(images))
+        rows = {text: self._asked(text, labels) for text in dict.fromkeys(weights)}
         read = in_equal_sizes(images, getattr(self.judge, self.method))
-        return self._compared(torch.stack([rows[text] for text in found]), read)
+        return self._compared(torch.stack([rows[text] for text in weights]), read)
 
     def _compared(self, asked: Tensor, read: Tensor) -> Tensor:
         return distribution_kl(asked, read)

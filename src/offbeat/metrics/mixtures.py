@@ -96,8 +96,8 @@ class _Fusion(EncoderMetric):
                 "references: expected as many pictures of the first thing as of the second, one "
                 f"after the other, got {len(others)} in all"
             )
-        found = cosine(self.encoder.image_embeds(images), self.encoder.image_embeds(others))
-        first, second = found.chunk(2, dim=1)
+        cosines = cosine(self.encoder.image_embeds(images), self.encoder.image_embeds(others))
+        first, second = cosines.chunk(2, dim=1)
         return first.mean(dim=1), second.mean(dim=1)
 
     def _by_texts(self, images: list[Tensor], texts: list[str]) -> tuple[Tensor, Tensor]:

@@ -42,20 +42,20 @@ def to_transformers(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
     A name that is not known is kept as it is, for the loader to complain about.
     """
-    found: dict[str, Tensor] = {}
+    renamed: dict[str, Tensor] = {}
     for full, weight in weights.items():
         name = full.removeprefix("module.")
         if name in _NO_WEIGHTS:
             continue
         if name in _TURNED:
-            found[_TURNED[name]] = weight.T.contiguous()
+            renamed[_TURNED[name]] = weight.T.contiguous()
             continue
         start = next((part for part in _PARTS if name == part or name.startswith(part + ".")), None)
         if start is None:
-            found[name] = weight
+            renamed[name] = weight
             continue
-        found |= _in_layer(_PARTS[start] + name[len(start) :], weight)
-    return found
+        renamed |= _in_layer(_PARTS[start] + name[len(start) :], weight)
+    return renamed
 
 
 def _in_layer(name: str, weight: Tensor) -> dict[str, Tensor]:

@@ -153,7 +153,7 @@ class Rubric:
             texts: What they should show: one for all, or one for each.
         """
         shown = pictures(images)
-        asked = texts_for(texts, len(shown))
+        prompts = texts_for(texts, len(shown))
         values = torch.full(
             (len(self.judges), self.num_repeats, len(shown), len(CRITERIA)), torch.nan
         )
@@ -164,10 +164,10 @@ class Rubric:
             criteria = [list(CRITERIA)[at] for at in torch.randperm(4, generator=noise).tolist()]
             for number, judge in enumerate(self.judges):
                 for index in order:
-                    question = question_about(asked[index], criteria)
+                    question = question_about(prompts[index], criteria)
                     answer = judge.ask(shown[index][None], question, max_new_tokens=NUM_TOKENS)[0]
-                    found = read_ratings(answer)
-                    row = [found.get(name, math.nan) for name in CRITERIA]
+                    rating = read_ratings(answer)
+                    row = [rating.get(name, math.nan) for name in CRITERIA]
                     values[number, repeat, index] = torch.tensor(row)
         return Ratings(values, tuple(judge.name for judge in self.judges))
 
@@ -184,15 +184,15 @@ class Rubric:
             JudgeError: If a picture got no complete answer from any judge.
         """
         ratings = self.rate(images, texts)
-        found = ratings.per_image()
-        if missing := found.isnan().nonzero().flatten().tolist():
+        values = ratings.per_image()
+        if missing := values.isnan().nonzero().flatten().tolist():
             raise JudgeError(
-                f"{self.name}: {len(missing)} of {len(found)} pictures got no complete answer, the "
-                f"first of them number {missing[0]}; {self._why()}"
+                f"{self.name}: {len(missing)} of {len(values)} pictures got no complete answer, "
+                f"the first of them number {missing[0]}; {self._why()}"
             )
         return summarise(
             self.name,
-            found,
+            values,
             better=self.better,
             checkpoint=self.checkpoint,
             note=_note(ratings),
@@ -246,11 +246,11 @@ def read_ratings(answer: str) -> dict[str, float]:
     >>> read_ratings("**Aesthetics**: 6 - nice. Integration = 3.5")
     {'integration': 3.5, 'aesthetics': 6.0}
     """
-    found = _from_json(answer)
+    numbers = _from_json(answer)
     rows = {}
     for name in CRITERIA:
-        value = found.get(name)
-        if not found and (said := re.search(rf"(?i){name}\W{{1,12}}?(\d+(?:\.\d+)?)\b", answer)):
+        value = numbers.get(name)
+        if not numbers and (said := re.search(rf"(?i){name}\W{{1,12}}?(\d+(?:\.\d+)?)\b", answer)):
             value = said[1]
         if (number := _number(value)) is not None:
             rows[name] = number
@@ -266,9 +266,9 @@ def _from_json(answer: str) -> dict[str, Any]:
         except (ValueError, RecursionError):
             continue
         if isinstance(value, Mapping):
-            found = {str(key).strip().lower(): one for key, one in value.items()}
-            if found.keys() & CRITERIA.keys():
-                return found
+            numbers = {str(key).strip().lower(): one for key, one in value.items()}
+            if numbers.keys() & CRITERIA.keys():
+                return numbers
     return {}
 
 

@@ -84,8 +84,8 @@ class ClipI(EncoderMetric):
     ) -> Tensor:
         """Return the mean cosine of each picture with the references, ``[B]``."""
         others = pictures(references, "references")
-        found = cosine(self.encoder.image_embeds(images), self.encoder.image_embeds(others))
-        return found.mean(dim=1)
+        cosines = cosine(self.encoder.image_embeds(images), self.encoder.image_embeds(others))
+        return cosines.mean(dim=1)
 
 
 class ClipDirectional(EncoderMetric):
@@ -107,18 +107,18 @@ class ClipDirectional(EncoderMetric):
         references: Sequence[Tensor] | Tensor | None,
     ) -> Tensor:
         """Return the cosine of change and asked change of each picture, ``[B]``."""
-        found = texts_for(texts, len(images))
+        changes = texts_for(texts, len(images))
         before = pictures(references, "references")
         if len(before) not in (1, len(images)):
             raise ImageError(
                 f"references: expected the picture before for all {len(images)} pictures or one "
                 f"for each, got {len(before)}"
             )
-        pairs = [_change(text) for text in found]
+        pairs = [_change(text) for text in changes]
         moved = self.encoder.image_embeds(images) - self.encoder.image_embeds(before)
-        asked = self.encoder.text_embeds([new for _, new in pairs])
-        asked = asked - self.encoder.text_embeds([old for old, _ in pairs])
-        return pair_cosine(moved, asked)
+        wanted = self.encoder.text_embeds([new for _, new in pairs])
+        wanted = wanted - self.encoder.text_embeds([old for old, _ in pairs])
+        return pair_cosine(moved, wanted)
 
 
 def _change(text: str) -> tuple[str, str]:

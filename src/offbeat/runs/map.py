@@ -68,14 +68,14 @@ def inside(points: Tensor, polygon: Sequence[tuple[float, float]]) -> Tensor:
     >>> inside(torch.tensor([[0.5, 0.5], [1.5, 0.5]]), square).tolist()
     [True, False]
     """
-    found = torch.zeros(len(points), dtype=torch.bool)
+    covered = torch.zeros(len(points), dtype=torch.bool)
     x, y = points.double().T
     for (x1, y1), (x2, y2) in zip(polygon, [*polygon[1:], polygon[0]], strict=True):
         if y1 == y2:
             continue
         crosses = (y < y1) != (y < y2)
-        found ^= crosses & (x < x1 + (y - y1) / (y2 - y1) * (x2 - x1))
-    return found
+        covered ^= crosses & (x < x1 + (y - y1) / (y2 - y1) * (x2 - x1))
+    return covered
 
 
 def map_of_run(folder: str | Path, *, num_ordinary: int = 1000) -> dict[str, Any]:

@@ -316,9 +316,12 @@ def _avoid_panel(axes: Any, rows: Sequence[Row]) -> None:
     probes = _probes(rows)
     count = max(len(probe.get("avoid_distance") or []) for probe in probes)
     for cluster in range(count):
-        told = [probe for probe in probes if len(probe.get("avoid_distance") or []) > cluster]
+        readings = [probe for probe in probes if len(probe.get("avoid_distance") or []) > cluster]
         steps, values = _series(
-            [{"step": probe["step"], "value": probe["avoid_distance"][cluster]} for probe in told],
+            [
+                {"step": probe["step"], "value": probe["avoid_distance"][cluster]}
+                for probe in readings
+            ],
             "value",
         )
         shade = (INK, GREY, "#9aa2ab")[cluster % 3]

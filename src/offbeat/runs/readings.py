@@ -105,14 +105,14 @@ def describe(
     The divergence is there only where the judge knows every word.
     """
     shares = {word: probabilities[:, labels.index(word)] for word in weights if word in labels}
-    found: dict[str, Any] = {
+    reading: dict[str, Any] = {
         "mean": {word: float(share.mean()) for word, share in shares.items()},
         "unknown_to_judge": [word for word in weights if word not in labels],
     }
     if shares and len(shares) == len(weights):
-        asked = torch.zeros(1, len(labels))
+        wanted = torch.zeros(1, len(labels))
         for word, share in weights.items():
-            asked[0, labels.index(word)] = share
-        found["kl"] = float(distribution_kl(asked, probabilities).mean())
-        found["parents_share"] = float(torch.stack(list(shares.values())).sum(dim=0).mean())
-    return found
+            wanted[0, labels.index(word)] = share
+        reading["kl"] = float(distribution_kl(wanted, probabilities).mean())
+        reading["parents_share"] = float(torch.stack(list(shares.values())).sum(dim=0).mean())
+    return reading

@@ -193,23 +193,25 @@ def _lead(
 
 
 def _findings(pictures: Sequence[ReportPicture], probe: Mapping[str, Any] | None) -> dict[str, Any]:
-    found: dict[str, Any] = {}
+    findings: dict[str, Any] = {}
     if probe:
         fresh = f"{len(probe['axes'])} fresh samples" if probe.get("axes") else "fresh samples"
         low, high = (_number(probe.get(name)) for name in ("distance_p10", "distance_p90"))
         middle = _number(probe.get("distance_median"))
-        found[f"Distance of {fresh}"] = f"{middle:.2f} median, {low:.2f} to {high:.2f} (10 to 90 %)"
-        found["Quantile of the median"] = percent(_number(probe.get("quantile")))
-        found["Cosine to the subject's text"] = f"{_number(probe.get('anchor_cosine')):.3f}"
+        findings[f"Distance of {fresh}"] = (
+            f"{middle:.2f} median, {low:.2f} to {high:.2f} (10 to 90 %)"
+        )
+        findings["Quantile of the median"] = percent(_number(probe.get("quantile")))
+        findings["Cosine to the subject's text"] = f"{_number(probe.get('anchor_cosine')):.3f}"
     if pictures:
         nearest, farthest = (
             pick(pictures, key=lambda picture: picture.distance) for pick in (min, max)
         )
-        found["Pictures shown"] = (
+        findings["Pictures shown"] = (
             f"from {percent(nearest.quantile)} (distance {nearest.distance:.2f}) "
             f"to {percent(farthest.quantile)} (distance {farthest.distance:.2f})"
         )
-    return found
+    return findings
 
 
 def _gallery(subject: str, pictures: Sequence[ReportPicture]) -> str:

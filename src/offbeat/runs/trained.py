@@ -37,20 +37,20 @@ def find_trained(
             raise ConfigError(f"trained: {name} learns anew each time and takes nothing trained")
         return None, None
     if isinstance(source, Trained):
-        found, digest = source, digest_of(encode_trained(source))
+        trained, digest = source, digest_of(encode_trained(source))
     else:
         path = _path_of(name, backbone, source)
         data = _read(path)
-        found, digest = decode_trained(data, str(path)), digest_of(data)
-    if found.method != name:
-        raise ConfigError(f"trained: expected what {name} learned, got what {found.method} did")
-    if found.fingerprint != backbone.fingerprint:
+        trained, digest = decode_trained(data, str(path)), digest_of(data)
+    if trained.method != name:
+        raise ConfigError(f"trained: expected what {name} learned, got what {trained.method} did")
+    if trained.fingerprint != backbone.fingerprint:
         raise FingerprintError(
-            f"{name}: was trained on {found.checkpoint} ({found.fingerprint}), and this is "
+            f"{name}: was trained on {trained.checkpoint} ({trained.fingerprint}), and this is "
             f"{backbone.name} ({backbone.fingerprint}): it means nothing here. Make one with "
             f"`offbeat train {name} --backbone {backbone.name}`"
         )
-    return found, digest
+    return trained, digest
 
 
 def _path_of(name: str, backbone: HasCard, source: str | Path | None) -> Path:

@@ -63,7 +63,7 @@ class Catalogue:
             kind = adapter_of(source or default)
             self.checkpoints[default] = Checkpoint(default, source or default, kind, {})
         self.methods = {
-            name: found for name in registry.names("method") if (found := _method(name))
+            name: about for name in registry.names("method") if (about := _method(name))
         }
 
     def learn(self, card: Mapping[str, Any]) -> None:
@@ -73,20 +73,20 @@ class Catalogue:
 
     def verbs_of(self, method: str) -> list[str]:
         """Return what a method can be asked for."""
-        found = self.methods.get(method)
-        able = frozenset() if found is None else declared_verbs(found)
+        about = self.methods.get(method)
+        able = frozenset() if about is None else declared_verbs(about)
         return [verb for verb in JOBS if verb in able]
 
     def checkpoints_of(self, method: str) -> list[str]:
         """Return the checkpoints that a method works on; the server's own first."""
-        found = self.methods[method]
-        needs = getattr(found, "needs", None)
+        about = self.methods[method]
+        needs = getattr(about, "needs", None)
         names = sorted(self.checkpoints, key=lambda name: name != self.default)
         return [
             name
             for name in names
             if (needs is None or offers(self.checkpoints[name].kind, needs))
-            and ("train" not in declared_verbs(found) or method in self.checkpoints[name].words)
+            and ("train" not in declared_verbs(about) or method in self.checkpoints[name].words)
         ]
 
     def as_json(self, limits: Mapping[str, int]) -> dict[str, Any]:
@@ -120,18 +120,18 @@ class Catalogue:
         }
 
     def _method(self, name: str) -> dict[str, Any]:
-        found, works = self.methods[name], self.checkpoints_of(name)
+        about, works = self.methods[name], self.checkpoints_of(name)
         words = self.checkpoints[works[0]].words.get(name, ()) if works else ()
         card = self.checkpoints[works[0]].card if works else {}
         return {
             "name": name,
             "verbs": self.verbs_of(name),
-            "takes": _takes(found),
-            "weights": bool(getattr(found, "takes_weights", False)),
-            "summary": _summary(found),
+            "takes": _takes(about),
+            "weights": bool(getattr(about, "takes_weights", False)),
+            "summary": _summary(about),
             "backbones": works,
             "words": list(words),
-            "settings": settings_of(found, card),
+            "settings": settings_of(about, card),
         }
 
 
@@ -171,7 +171,7 @@ def _method(name: str) -> Any:
 
 def _known_words(model: Any) -> dict[str, tuple[str, ...]]:
     """Return the words of each method that was trained on a checkpoint."""
-    found = {}
+    words = {}
     for name in model.card.get("trained", {}):
         try:
             trained, _ = find_trained(make_method(name, model, None), model, None)
@@ -179,5 +179,5 @@ def _known_words(model: Any) -> dict[str, tuple[str, ...]]:
             log.warning("%s", error)
             continue
         if trained is not None:
-            found[name] = trained.vocabulary
-    return found
+            words[name] = trained.vocabulary
+    return words

@@ -86,12 +86,12 @@ class Translation:
 
     def call(self, request: Any) -> Call:
         """Return the name of a public function of offbeat, and its arguments."""
-        name, given = _TRANSLATIONS[type(request)](self, request)
-        self.backbone = self._backbone(request, given)
-        self._check_method(request, name, given)
+        name, arguments = _TRANSLATIONS[type(request)](self, request)
+        self.backbone = self._backbone(request, arguments)
+        self._check_method(request, name, arguments)
         source = self.catalogue.checkpoints[self.backbone].source
         common = {} if name == "import_concept" else {"seed": request.seed}
-        return name, {**common, **given, "backbone": source}
+        return name, {**common, **arguments, "backbone": source}
 
     # --- what a request points at
 
@@ -205,8 +205,8 @@ class Translation:
                 raise ConfigError(f"{name}: expected at most {most} here, got {value}")
             if isinstance(value, str) and ("/" in value or "\\" in value):
                 raise ConfigError(f"{name}: expected a word or a text, got what could be a path")
-        found = self.catalogue.methods[method]
-        cls = config_of(found)
+        about = self.catalogue.methods[method]
+        cls = config_of(about)
         card = self.catalogue.checkpoints[self.backbone].card
         if cls is not None and hasattr(cls, "for_card"):
             cls.for_card(card, **config)
@@ -230,8 +230,8 @@ def _subject(request: Any) -> str:
     if isinstance(request, requests.FuseJob):
         return " + ".join(source.word or "picture" for source in request.sources)
     for name in ("subject", "prompt", "word"):
-        if found := getattr(request, name, None):
-            return str(found)[:200]
+        if subject := getattr(request, name, None):
+            return str(subject)[:200]
     names = {"dream": "dreams", "walk": "a walk", "paint": "painting"}
     return names.get(str(request.verb), "a run")
 
@@ -240,7 +240,7 @@ def _subject(request: Any) -> str:
 
 
 def _explore(work: Translation, request: requests.ExploreJob) -> Call:
-    given: dict[str, Any] = {
+    arguments: dict[str, Any] = {
         "args": [checked_word(request.subject)],
         "method": request.method,
         "num_images": request.num_images,
@@ -252,22 +252,22 @@ def _explore(work: Translation, request: requests.ExploreJob) -> Call:
         steered = [name for name in _OF_SEARCH if name in request.model_fields_set]
         if steered:
             raise ConfigError(f"{', '.join(steered)}: of the search, and {request.method} has none")
-        return "explore", given
+        return "explore", arguments
     if twice := set(request.config) & {"novelty", "reach", "num_steps", "space"}:
         raise ConfigError(f"config: {', '.join(sorted(twice))} has a field of its own")
     names = ("novelty", "reach", "num_steps", "space", "num_trials", "preview_every")
-    given |= {name: getattr(request, name) for name in names}
-    given |= {"directions": 1, "candidates": 1}  # the room shows the way of one search
+    arguments |= {name: getattr(request, name) for name in names}
+    arguments |= {"directions": 1, "candidates": 1}  # the room shows the way of one search
     if request.novelty is not None and request.reach is not None:
         raise ConfigError("novelty, reach: expected one of them, got both")
-    given["avoid"] = [_avoided(work, one) for one in request.avoid]
+    arguments["avoid"] = [_avoided(work, one) for one in request.avoid]
     if request.unlike:
-        given["unlike"] = [[work.picture(one, "unlike") for one in request.unlike]]
+        arguments["unlike"] = [[work.picture(one, "unlike") for one in request.unlike]]
     if request.start is not None:
-        given["start"] = work.state(request.start, "start")
+        arguments["start"] = work.state(request.start, "start")
     if request.reach is None and request.novelty is None and request.num_steps is None:
-        given["novelty"] = 0.999
-    return "explore", given
+        arguments["novelty"] = 0.999
+    return "explore", arguments
 
 
 _OF_SEARCH = ("novelty", "reach", "num_steps", "space", "avoid", "unlike", "start", "num_trials")
@@ -287,7 +287,7 @@ def _fuse(work: Translation, request: requests.FuseJob) -> Call:
     ]
     if len(set(names)) < len(names):
         raise VocabularyError("sources: one of them is there twice")
-    given: dict[str, Any] = {
+    arguments: dict[str, Any] = {
         "method": request.method,
         "num_images": request.num_images,
         "prompt": request.prompt,
@@ -299,7 +299,7 @@ def _fuse(work: Translation, request: requests.FuseJob) -> Call:
         parts = [[name, share] for name, share in zip(names, shares, strict=True) if share > 0]
         if len(parts) < PAIRS:
             raise VocabularyError("sources: expected two or more with a share above 0")
-        return "fuse", {**given, "args": [parts]}
+        return "fuse", {**arguments, "args": [parts]}
     needed = 2 if request.layout == "sweep" else 3
     if len(names) != needed:
         raise VocabularyError(f"sources: a {request.layout} takes {needed}, got {len(names)}")
@@ -309,7 +309,7 @@ def _fuse(work: Translation, request: requests.FuseJob) -> Call:
     each = num if request.layout == "sweep" else num * (num + 1) // 2
     if each * request.num_images > 256:
         raise ConfigError(f"num_images: expected at most {256 // each} of each, or fewer concepts")
-    return request.layout, {**given, "args": names, "num": num}
+    return request.layout, {**arguments, "args": names, "num": num}
 
 
 def _dream(work: Translation, request: requests.DreamJob) -> Call:

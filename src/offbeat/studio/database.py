@@ -90,8 +90,8 @@ class Database:
     def count(self, sql: str, values: Sequence[Any] = ()) -> int:
         """Return the one number that a query finds."""
         with self._lock:
-            (found,) = self._connection.execute(sql, values).fetchone()
-        return int(found or 0)
+            (number,) = self._connection.execute(sql, values).fetchone()
+        return int(number or 0)
 
     # --- the studio's own
 
@@ -119,8 +119,8 @@ class Database:
 
     def run(self, run_id: str) -> Row | None:
         """Return a job or run of any session."""
-        found = self.rows("SELECT * FROM runs WHERE id = ?", [run_id])
-        return _read(found[0]) if found else None
+        rows = self.rows("SELECT * FROM runs WHERE id = ?", [run_id])
+        return _read(rows[0]) if rows else None
 
     def update_run(self, run_id: str, **changes: Any) -> None:
         """Change some columns; their names come from our code, never from a request."""
@@ -167,12 +167,12 @@ class Database:
     def jobs(self, session: str, states: Sequence[str], limit: int = 200) -> list[Row]:
         """Return a session's jobs in any of these states, newest first."""
         marks = ", ".join("?" * len(states))
-        found = self.rows(
+        rows = self.rows(
             f"SELECT * FROM runs WHERE session = ? AND state IN ({marks}) "
             "ORDER BY number DESC LIMIT ?",
             [session, *states, limit],
         )
-        return [_read(row) for row in found]
+        return [_read(row) for row in rows]
 
     def num_jobs(self, states: Sequence[str], session: str | None = None) -> int:
         """Return how many jobs are in any of these states, of one session or of all."""
@@ -187,8 +187,8 @@ class Database:
 
     def edges(self, run_id: str) -> list[tuple[str, str, str]]:
         """Return what a run was made from, and what was made from it: source, target, how."""
-        found = self.rows("SELECT * FROM edges WHERE source = ? OR target = ?", [run_id, run_id])
-        return [(row["source"], row["target"], row["how"]) for row in found]
+        rows = self.rows("SELECT * FROM edges WHERE source = ? OR target = ?", [run_id, run_id])
+        return [(row["source"], row["target"], row["how"]) for row in rows]
 
     def forget_run(self, run_id: str) -> None:
         """Remove a run from the list for good."""
@@ -210,10 +210,8 @@ class Database:
 
     def upload(self, session: str, upload_id: str) -> Row | None:
         """Return one of a session's uploads."""
-        found = self.rows(
-            "SELECT * FROM uploads WHERE id = ? AND session = ?", [upload_id, session]
-        )
-        return found[0] if found else None
+        rows = self.rows("SELECT * FROM uploads WHERE id = ? AND session = ?", [upload_id, session])
+        return rows[0] if rows else None
 
     def forget_upload(self, upload_id: str) -> None:
         """Remove an upload from the list."""

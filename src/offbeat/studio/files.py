@@ -40,5 +40,5 @@ def allowed_names(folder: Path) -> list[str]:
     """Return the files of a run that may be asked for, sorted."""
     if not folder.is_dir():
         return []
-    found = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-    return sorted(name for name in found if ALLOWED.fullmatch(name))
+    names = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    return sorted(name for name in names if ALLOWED.fullmatch(name))

@@ -29,8 +29,8 @@ STATES = ("queued", "running", "finished", "failed", "cancelled", "interrupted")
 
 def studio_of(request: Request) -> Studio:
     """Return the studio that the application serves."""
-    found: Studio = request.app.state.studio
-    return found
+    studio: Studio = request.app.state.studio
+    return studio
 
 
 def session_of(request: Request) -> str:
@@ -164,8 +164,8 @@ def runs(
     offset: Annotated[int, Query(ge=0, le=10**9)] = 0,
 ) -> Found:
     """Finished runs that this session may see."""
-    given = {"verb": verb, "method": method, "backbone": backbone, "q": q, "favourite": favourite}
-    where, values = _where(session, given, shared=shared, deleted=deleted)
+    filters = {"verb": verb, "method": method, "backbone": backbone, "q": q, "favourite": favourite}
+    where, values = _where(session, filters, shared=shared, deleted=deleted)
     order = {"created": "number", "title": "title COLLATE NOCASE"}[sort.lstrip("-")]
     way = "DESC" if sort.startswith("-") else "ASC"
     rows = studio.database.rows(
@@ -218,13 +218,13 @@ async def change(
 ) -> Found:
     """Change a run's title, note, star or sharing."""
     row = _own(studio, session, name)
-    given = {key: value for key, value in changes.model_dump(exclude_unset=True).items()
+    fields = {key: value for key, value in changes.model_dump(exclude_unset=True).items()
              if value is not None}  # fmt: skip
-    if "title" in given:
-        given["title"] = given["title"] or row["subject"]
-    if given:
+    if "title" in fields:
+        fields["title"] = fields["title"] or row["subject"]
+    if fields:
         named = {key: int(value) if isinstance(value, bool) else value
-                 for key, value in given.items()}  # fmt: skip
+                 for key, value in fields.items()}  # fmt: skip
         studio.database.update_run(name, **named)
     return _changed(studio, session, name)
 

@@ -76,10 +76,10 @@ class Rules:
     ) -> Rules:
         """Return the rules of a server that listens on ``host``."""
         key = hmac.digest(secret, (token or "").encode(), "sha256")
-        own = {"localhost", "127.0.0.1", "::1", host.lower(), *(name.lower() for name in names)}
+        known = {"localhost", "127.0.0.1", "::1", host.lower(), *(name.lower() for name in names)}
         return cls(
             key=key,
-            hosts=frozenset(own),
+            hosts=frozenset(known),
             cookie=f"offbeat-{hashlib.sha256(secret).hexdigest()[:8]}",
             token=token,
             addresses=not is_loopback(host),
@@ -309,13 +309,13 @@ def _limited(receive: Receive, limit: int) -> Receive:
 def _with_headers(send: Send, set_cookie: str | None) -> Send:
     async def write(message: Message) -> None:
         if message["type"] == "http.response.start":
-            own = {name.lower() for name, _ in message["headers"]}
+            present = {name.lower() for name, _ in message["headers"]}
             added = dict(HEADERS)
-            if b"content-security-policy" not in own:
+            if b"content-security-policy" not in present:
                 added["content-security-policy"] = POLICY
-            if b"cache-control" not in own:
+            if b"cache-control" not in present:
                 added["cache-control"] = "no-store"
-            if set_cookie is not None and b"set-cookie" not in own:
+            if set_cookie is not None and b"set-cookie" not in present:
                 added["set-cookie"] = set_cookie
             message["headers"] = [
                 *message["headers"],

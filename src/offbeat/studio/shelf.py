@@ -49,10 +49,10 @@ def entry(row: Row, session: str) -> dict[str, Any]:
 
 def picture_of(run: str, name: str, step: int | None = None) -> dict[str, Any]:
     """Return a picture in the API's form."""
-    if found := _NUMBERED.fullmatch(name):
-        kind, index = found[1], int(found[2])
-    elif found := _PREVIEW.fullmatch(name):
-        kind, step, index = "previews", int(found[2]), int(found[2])
+    if match := _NUMBERED.fullmatch(name):
+        kind, index = match[1], int(match[2])
+    elif match := _PREVIEW.fullmatch(name):
+        kind, step, index = "previews", int(match[2]), int(match[2])
     else:
         kind, index = "images", 0
     return {"kind": kind, "index": index, "step": step, "url": url_of(run, name)}
@@ -92,15 +92,15 @@ def point_of(probe: Mapping[str, Any]) -> dict[str, Any]:
 def read_json(folder: Path, name: str) -> dict[str, Any]:
     """Return a JSON file of a run; an empty one where it is absent."""
     try:
-        found = json.loads((folder / name).read_text(encoding="utf-8"))
+        value = json.loads((folder / name).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return value if isinstance(value, dict) else {}
 
 
 def detail(folder: Path, row: Row, session: str, database: Database) -> dict[str, Any]:
     """Return everything that the page shows of one run."""
-    summary, asked = read_json(folder, "summary.json"), read_json(folder, "request.json")
+    summary, request = read_json(folder, "summary.json"), read_json(folder, "request.json")
     run, names = row["id"], allowed_names(folder)
     edges = database.edges(run)
     return {
@@ -108,7 +108,7 @@ def detail(folder: Path, row: Row, session: str, database: Database) -> dict[str
         "request": row["request"],
         "summary": summary,
         "warnings": summary.get("warnings", []),
-        "settings": asked,
+        "settings": request,
         "pictures": list(_pictures(run, names, summary, row)),
         "concepts": _concepts(names, summary, row),
         "steps": _steps(run, names),
@@ -140,28 +140,32 @@ def visible(row: Row | None, session: str) -> bool:
 def _pictures(
     run: str, names: list[str], summary: Mapping[str, Any], row: Row
 ) -> Iterator[dict[str, Any]]:
-    found = summary.get("images") or []
+    readings = summary.get("images") or []
     concepts = summary.get("concepts") or []
     each = max(1, row["num_images"] // max(1, len(concepts) or 1))
     for name in names:
         if not (_NUMBERED.fullmatch(name) or _PREVIEW.fullmatch(name)):
             continue
         picture = picture_of(run, name)
-        own: Mapping[str, Any] = {}
+        reading: Mapping[str, Any] = {}
         concept, caption = None, None
         if picture["kind"] == "images":
             index = picture["index"]
-            own = found[index] if index < len(found) and isinstance(found[index], dict) else {}
+            reading = (
+                readings[index]
+                if index < len(readings) and isinstance(readings[index], dict)
+                else {}
+            )
             if concepts:
                 concept = min(index // each, len(concepts) - 1)
                 texts = concepts[concept].get("images") or []
                 caption = texts[index % each] if index % each < len(texts) else None
-        verdict = own.get("verdict") or (own if "answer" in own else None)
+        verdict = reading.get("verdict") or (reading if "answer" in reading else None)
         yield {
             **picture,
             "concept": concept,
             "caption": caption,
-            **{name: own.get(name) for name in ("distance", "quantile", "axes")},
+            **{name: reading.get(name) for name in ("distance", "quantile", "axes")},
             "verdict": verdict,
         }
 
@@ -169,29 +173,29 @@ def _pictures(
 def _concepts(names: list[str], summary: Mapping[str, Any], row: Row) -> list[dict[str, Any]]:
     rows = summary.get("concepts") or []
     kept = any(name.endswith("concept.safetensors") and "trials" not in name for name in names)
-    found = []
+    concepts = []
     for index in range(row["num_concepts"] if kept else 0):
-        own = rows[index] if index < len(rows) and isinstance(rows[index], dict) else {}
-        texts = own.get("images") or []
-        found.append(
+        reading = rows[index] if index < len(rows) and isinstance(rows[index], dict) else {}
+        texts = reading.get("images") or []
+        concepts.append(
             {
                 "index": index,
-                "weights": own.get("weights"),
-                "share": own.get("share"),
+                "weights": reading.get("weights"),
+                "share": reading.get("share"),
                 "caption": texts[0] if texts else None,
                 "exportable": True,
             }
         )
-    return found
+    return concepts
 
 
 def _steps(run: str, names: list[str]) -> list[dict[str, Any]]:
     shown = {
-        (int(found[1]), int(found[2])): name
+        (int(match[1]), int(match[2])): name
         for name in names
-        if (found := _PREVIEW.fullmatch(name))
+        if (match := _PREVIEW.fullmatch(name))
     }
-    kept = [(int(found[1]), int(found[2])) for name in names if (found := _STATE.fullmatch(name))]
+    kept = [(int(match[1]), int(match[2])) for name in names if (match := _STATE.fullmatch(name))]
     return [
         {"trial": trial, "step": step, "url": url_of(run, shown[trial, step])
          if (trial, step) in shown else None}
@@ -208,17 +212,17 @@ def map_of(folder: Path, run: str) -> dict[str, Any]:
     Raises:
         StoreError: If it is no exploration, or has not measured the ordinary yet.
     """
-    found = map_of_run(folder, num_ordinary=NUM_ORDINARY)
+    map_ = map_of_run(folder, num_ordinary=NUM_ORDINARY)
     summary = read_json(folder, "summary.json")
-    for at in found["steps"]:
+    for at in map_["steps"]:
         at |= point_of(at.pop("probe"))
     pictures_at = [
-        {"kind": "images", "index": index, "axes": own.get("axes"),
+        {"kind": "images", "index": index, "axes": reading.get("axes"),
          "url": url_of(run, f"images/{index:04d}.png")}
-        for index, own in enumerate(summary.get("images") or [])
-        if isinstance(own, dict)
+        for index, reading in enumerate(summary.get("images") or [])
+        if isinstance(reading, dict)
     ]  # fmt: skip
-    return {"axes": ["first axis", "second axis"], **found, "pictures": pictures_at}
+    return {"axes": ["first axis", "second axis"], **map_, "pictures": pictures_at}
 
 
 def curve_of(folder: Path) -> dict[str, Any]:

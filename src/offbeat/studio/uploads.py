@@ -104,27 +104,29 @@ def recall_of(folder: Path, name: str, file: BinaryIO) -> dict[str, Any]:
 
 def recall(path: Path, name: str) -> dict[str, Any]:
     """Return the request in a picture's metadata, or the text that another tool wrote."""
-    found: dict[str, Any] = {
+    settings: dict[str, Any] = {
         "request": None, "by": None, "text": None, "prompt": None, "seed": None, "reason": "",
     }  # fmt: skip
     with suppress(OffbeatError, UnicodeError):
         text = read_infotext(path)[:10_000]
         parts = parse_infotext(text)
-        found |= {"by": "other", "text": text, "prompt": parts.get("Prompt")}
+        settings |= {"by": "other", "text": text, "prompt": parts.get("Prompt")}
         seed = parts.get("Seed", "")
-        found["seed"] = int(seed) if seed.isdigit() and len(seed) < 11 else None
+        settings["seed"] = int(seed) if seed.isdigit() and len(seed) < 11 else None
     with suppress(OffbeatError, UnicodeError, RecursionError):
         recipe = read_recipe(path)
-        found |= {"by": "offbeat", "prompt": recipe.get("prompt"), "seed": recipe.get("seed")}
+        settings |= {"by": "offbeat", "prompt": recipe.get("prompt"), "seed": recipe.get("seed")}
         try:
-            asked = recipe.get("request") or recipe
-            found["request"] = request_of(asked)
+            request = recipe.get("request") or recipe
+            settings["request"] = request_of(request)
         except (LookupError, TypeError, ValueError, AttributeError, OffbeatError) as error:
             said = str(error).split("\n")[0][:200]
-            found["reason"] = f"what it was asked cannot be asked here ({said})"
-    if found["by"] is None:
-        found["reason"] = f"{name[:120]} does not say how it was made; sites and editors remove it"
-    return found
+            settings["reason"] = f"what it was asked cannot be asked here ({said})"
+    if settings["by"] is None:
+        settings["reason"] = (
+            f"{name[:120]} does not say how it was made; sites and editors remove it"
+        )
+    return settings
 
 
 _OF_EXPLORE = ("subject", "prompt", "num_images", "num_trials", "seed", "judge")
@@ -152,9 +154,9 @@ def request_of(asked: Mapping[str, Any]) -> dict[str, Any]:
             job |= {"method": asked["method"], "judge": "auto"}
             job["config"] = _changed(asked["method"], asked["config"])
         else:
-            own = ("novelty", "reach", "num_steps", "space")
-            job |= {name: value for name in own if (value := asked["config"][name]) is not None}
-            job["config"] = _changed("low-probability", asked["config"], but=own)
+            names = ("novelty", "reach", "num_steps", "space")
+            job |= {name: value for name in names if (value := asked["config"][name]) is not None}
+            job["config"] = _changed("low-probability", asked["config"], but=names)
     elif verb == "fuse" and layout in ("fuse", "sweep", "grid"):
         job |= _of_fusion(asked)
     elif verb == "dream":

@@ -84,12 +84,12 @@ class Worker:
 
     def _made(self, job: Mapping[str, Any]) -> dict[str, Any]:
 
-        name, given = str(job["job"]), dict(job["arguments"])
-        args, source = given.pop("args", []), given.pop("backbone")
+        name, arguments = str(job["job"]), dict(job["arguments"])
+        args, source = arguments.pop("args", []), arguments.pop("backbone")
         self._check(name)
-        if "avoid" in given:
-            given["avoid"] = [
-                one if isinstance(one, str) else Region(**one) for one in given["avoid"]
+        if "avoid" in arguments:
+            arguments["avoid"] = [
+                one if isinstance(one, str) else Region(**one) for one in arguments["avoid"]
             ]
         model = self.model(source)
 
@@ -98,10 +98,10 @@ class Worker:
             self._report(name, stage, done, total, values)
 
         if job["call"] != "import_concept":
-            given["observe"] = observe
+            arguments["observe"] = observe
         with few_threads(model):
             verb = walk if job["call"] == "walk" else getattr(offbeat, job["call"])
-            made = verb(*args, backbone=model, **given)
+            made = verb(*args, backbone=model, **arguments)
         covers = [file for file in made.files if file.startswith("images/")]
         return {
             "in_words": str(made.summary.get("in_words", "")),

@@ -149,11 +149,11 @@ class _Row:
 def _answers(study: Study, rater: RaterState, purposes: Sequence[str]) -> Iterable[_Row]:
     codes = {name: code for code, name in enumerate(study.design.conditions)}
     pictures = study.by_id
-    for given in rater.given:
-        trial = rater.trials[given.position]
+    for answer in rater.given:
+        trial = rater.trials[answer.position]
         if trial.purpose in purposes:
             shown = tuple(codes[pictures[each].condition] for each in trial.pictures)
-            yield _Row(rater.number, trial.key, trial.item, shown, trial.pictures, given.value)
+            yield _Row(rater.number, trial.key, trial.item, shown, trial.pictures, answer.value)
 
 
 def _reason_to_leave_out(design: Design, rater: RaterState) -> str:
@@ -162,13 +162,13 @@ def _reason_to_leave_out(design: Design, rater: RaterState) -> str:
     share = rater.position / len(rater.trials)
     if share < rules.min_answered:
         return f"answered {share:.0%} of the trials"
-    asked = [(rater.trials[given.position], given) for given in rater.given]
+    pairs = [(rater.trials[answer.position], answer) for answer in rater.given]
     failed = sum(
-        trial.purpose == "check" and given.value != trial.expected for trial, given in asked
+        trial.purpose == "check" and answer.value != trial.expected for trial, answer in pairs
     )
     if failed > rules.max_failed_checks:
         return f"failed {failed} attention checks"
-    fast = np.mean([given.seconds < design.min_seconds for _, given in asked])
+    fast = np.mean([answer.seconds < design.min_seconds for _, answer in pairs])
     if fast > rules.max_fast_share:
         return f"{fast:.0%} of the answers came sooner than {design.min_seconds} s"
     agreed = _repeats_alike(design, rater)
@@ -184,18 +184,18 @@ def _reason_to_leave_out(design: Design, rater: RaterState) -> str:
 def _repeats_alike(design: Design, rater: RaterState) -> list[bool]:
     """Return for each repeated trial whether it was answered as at first."""
     first = {
-        rater.trials[given.position].key: given
-        for given in rater.given
-        if rater.trials[given.position].purpose == "main"
+        rater.trials[answer.position].key: answer
+        for answer in rater.given
+        if rater.trials[answer.position].purpose == "main"
     }
     alike = []
-    for given in rater.given:
-        trial = rater.trials[given.position]
+    for answer in rater.given:
+        trial = rater.trials[answer.position]
         if trial.purpose == "repeat" and trial.key in first:
             before = first[trial.key]
             alike.append(
                 _by_picture(design, rater.trials[before.position].pictures, before.value)
-                == _by_picture(design, trial.pictures, given.value)
+                == _by_picture(design, trial.pictures, answer.value)
             )
     return alike
 
@@ -339,10 +339,11 @@ def _strengths(fit: choice.Fit, names: Sequence[str], item: str, num: int) -> li
         row = np.zeros(len(fit.weights))
         row[: len(names)] = -1 / len(names)
         row[code] += 1
-        found = fit.contrast(row.tolist())
+        contrast = fit.contrast(row.tolist())
         levels.append(
             Level(
-                condition=name, item=item, value=found.value, low=found.low, high=found.high,
+                condition=name, item=item, value=contrast.value, low=contrast.low,
+                high=contrast.high,
                 num_answers=num,
             )
         )  # fmt: skip
@@ -393,9 +394,9 @@ def _linear(
     comparisons = []
     for first, second in itertools.combinations(range(len(names)), 2):
         row = choice.difference(first, second, rows.shape[1])
-        found = fit.t_test(row)
-        low, high = found.conf_int()[0]
-        inner = found.conf_int(alpha=0.1)[0]
+        test = fit.t_test(row)
+        low, high = test.conf_int()[0]
+        inner = test.conf_int(alpha=0.1)[0]
         margin = design.equal_within * (
             design.scale.high - design.scale.low if design.kind == "scale" else 1
         )
@@ -403,11 +404,11 @@ def _linear(
             Comparison(
                 first=names[first],
                 second=names[second],
-                estimate=float(np.squeeze(found.effect)),
+                estimate=float(np.squeeze(test.effect)),
                 low=float(low),
                 high=float(high),
-                p=float(np.squeeze(found.pvalue)),
-                p_holm=float(np.squeeze(found.pvalue)),
+                p=float(np.squeeze(test.pvalue)),
+                p_holm=float(np.squeeze(test.pvalue)),
                 verdict=(
                     "equal within the margin"
                     if -margin < inner[0] and inner[1] < margin

@@ -78,17 +78,17 @@ def _beside(study: Study, trial: Trial) -> Tensor:
 
 def _question(study: Study, trial: Trial) -> str:
     design = study.design
-    asked = design.question.get("en") or next(iter(design.question.values()))
-    text = asked.format(item=trial.item)
+    question = design.question.get("en") or next(iter(design.question.values()))
+    text = question.format(item=trial.item)
     if design.kind == "pairs":
         choices = "left, right or equal" if design.ties else "left or right"
     elif design.kind == "yes-no":
         choices = "yes or no"
     elif design.kind == "scale":
         anchors = design.scale.anchors.get("en", {})
-        told = "; ".join(f"{number} is {word}" for number, word in sorted(anchors.items()))
+        scale = "; ".join(f"{number} is {word}" for number, word in sorted(anchors.items()))
         choices = f"a whole number from {design.scale.low} to {design.scale.high}" + (
-            f" ({told})" if told else ""
+            f" ({scale})" if scale else ""
         )
     else:
         raise ConfigError("ranking: models are asked pairs, scales and yes or no only")

@@ -107,10 +107,10 @@ def _of_kind(study: Study, analysis: Analysis) -> str:
     parts.append(_levels(design.items, analysis.levels))
     facts = []
     if analysis.left_place is not None:
-        found = analysis.left_place
+        effect = analysis.left_place
         facts.append(
-            f"Place: the left picture gains {found.value:+.2f} logits "
-            f"({found.low:+.2f} to {found.high:+.2f}); the estimates allow for it."
+            f"Place: the left picture gains {effect.value:+.2f} logits "
+            f"({effect.low:+.2f} to {effect.high:+.2f}); the estimates allow for it."
         )
     if not math.isnan(analysis.self_agreement):
         facts.append(f"Raters answered {analysis.self_agreement:.0%} of repeated trials alike.")

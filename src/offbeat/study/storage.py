@@ -271,11 +271,11 @@ class Storage:
             if kind == "person" and session.scalar(people) >= design.raters:  # type: ignore[operator]
                 raise Full
             number = session.scalar(select(func.coalesce(func.max(Rater.number) + 1, 0))) or 0
-            given = [
+            rows = [
                 [Trial.model_validate_json(text) for text in trials]
                 for trials in session.scalars(select(Rater.trials).where(Rater.kind == kind))
             ]
-            trials = schedule(self.study, number, counts(given))
+            trials = schedule(self.study, number, counts(rows))
             token = token or secrets.token_urlsafe(18)
             rater = Rater(
                 number=number,

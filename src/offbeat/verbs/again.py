@@ -161,8 +161,8 @@ def checked_recipe(recipe: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
             value = part.get(name)
             fits = isinstance(value, kind) and not isinstance(value, bool)
             if not fits or (isinstance(value, int) and not 0 <= value <= most):
-                told = repr(value)[:40]
-                raise ImageError(f"{path}: its recipe is damaged ({name}: {told})")
+                shown = repr(value)[:40]
+                raise ImageError(f"{path}: its recipe is damaged ({name}: {shown})")
     return recipe
 
 
@@ -258,12 +258,12 @@ def drawn(
     Raises:
         ImageError: If one of those is not found, or the recipe is damaged.
     """
-    asked = recipe["request"]
+    request = recipe["request"]
     number = recipe["drawing"]["start"] + recipe["index"]
     session = Session(model, observe=observe)
     session.load()
-    session.request = dict(asked)
-    draw_again = {"paint": _painted, "explore": _explored}.get(asked["verb"], _mixed)
+    session.request = dict(request)
+    draw_again = {"paint": _painted, "explore": _explored}.get(request["verb"], _mixed)
     try:
         with few_threads(model):
             return draw_again(session, search, number)
@@ -277,27 +277,27 @@ def drawn(
 
 
 def _mixed(session: Session, search: Sequence[Path], number: int) -> Tensor:
-    asked, model = session.request, session.backbone
-    method = with_metric(make_method(asked["method"], model, asked["config"]), model)
+    request, model = session.request, session.backbone
+    method = with_metric(make_method(request["method"], model, request["config"]), model)
     parents, names = [], []
-    for source in asked["sources"]:
+    for source in request["sources"]:
         names.append(source.get("word") or source["picture"])
         if "word" in source:
             parents.append(Parent(name=source["word"]))
             continue
         file = _found(source["picture"], search, partial(_file_is, source["digest"]))
         parents.append(parent_of(str(file), _size(model)))
-    points = [tuple((str(name), float(share)) for name, share in asked["weights"])]
-    if "frame" in asked:  # the method paces its path itself
-        check_whole("num_points", asked["num_points"], 2, MAX_COUNT)
-        last = asked["num_points"] - 1
+    points = [tuple((str(name), float(share)) for name, share in request["weights"])]
+    if "frame" in request:  # the method paces its path itself
+        check_whole("num_points", request["num_points"], 2, MAX_COUNT)
+        last = request["num_points"] - 1
         first, second = names
         points = [((first, 1 - at / last), (second, at / last)) for at in range(last + 1)]
     else:
-        number %= asked["num_images"]
+        number %= request["num_images"]
     mixture = Mixture(
         session=session,
-        layout=asked["layout"],
+        layout=request["layout"],
         points=points,
         parents=parents,
         method=method,
@@ -307,39 +307,39 @@ def _mixed(session: Session, search: Sequence[Path], number: int) -> Tensor:
 
 
 def _painted(session: Session, search: Sequence[Path], number: int) -> Tensor:
-    asked, model = session.request, session.backbone
-    method, size = make_method(asked["method"], model, asked["config"]), _size(model)
+    request, model = session.request, session.backbone
+    method, size = make_method(request["method"], model, request["config"]), _size(model)
 
     def is_it(digest: str, path: Path) -> bool:
         return Picture.read(path, "source", size).digest == digest
 
-    given = []
-    for source in asked["sources"]:
+    pictures = []
+    for source in request["sources"]:
         file = _found(source["picture"], search, partial(is_it, source["digest"]))
-        given.append(Picture.read(file, "source", size))
+        pictures.append(Picture.read(file, "source", size))
     painting = Painting(
         session=session,
-        points=strengths_of(method, asked["strengths"] if asked["layout"] == "sweep" else None),
+        points=strengths_of(method, request["strengths"] if request["layout"] == "sweep" else None),
         method=method,
-        art=given[0],
-        content=given[1] if len(given) > 1 else None,
-        prompt=asked["prompt"],
+        art=pictures[0],
+        content=pictures[1] if len(pictures) > 1 else None,
+        prompt=request["prompt"],
     )
     return painting.draw_one(number)
 
 
 def _explored(session: Session, search: Sequence[Path], number: int) -> Tensor:
     """Draw a subject again by a method that draws it its own way: all pictures are one choice."""
-    asked = session.request
+    request = session.request
     run = explore_by_drawing(
         session,
-        asked["subject"],
-        method=asked["method"],
-        config=asked["config"],
-        num_images=asked["num_images"],
-        seed=asked["seed"],
-        prompt=asked["prompt"],
-        judge="none" if asked["judge"] is None else "auto",
+        request["subject"],
+        method=request["method"],
+        config=request["config"],
+        num_images=request["num_images"],
+        seed=request["seed"],
+        prompt=request["prompt"],
+        judge="none" if request["judge"] is None else "auto",
     )
     return pixels_of(run.images[number])
 

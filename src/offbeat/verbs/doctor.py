@@ -161,8 +161,8 @@ def _devices() -> Iterator[Finding]:
             free, total = torch.cuda.mem_get_info(index)
             name = torch.cuda.get_device_name(index)
             half = "bfloat16" if torch.cuda.get_device_capability(index) >= (8, 0) else "float16"
-            found = f"{name}, {free / 1e9:.1f} of {total / 1e9:.1f} GB free, fastest in {half}"
-            yield Finding(f"cuda:{index}", found)
+            text = f"{name}, {free / 1e9:.1f} of {total / 1e9:.1f} GB free, fastest in {half}"
+            yield Finding(f"cuda:{index}", text)
     elif torch.version.cuda:
         advice = "if this machine has an NVIDIA GPU, its driver is missing or too old"
         yield Finding("cuda", f"built for {torch.version.cuda}, no device", "note", advice)
@@ -182,8 +182,8 @@ def _compiler() -> Finding:
             return Finding("compile", f"triton {version('triton')}")
         return Finding("compile", "no triton", "note", "--compile needs it on CUDA")
     for name in ("g++", "clang++", "cl"):
-        if found := shutil.which(name):
-            return Finding("compile", found)
+        if path := shutil.which(name):
+            return Finding("compile", path)
     return Finding("compile", "no C++ compiler", "note", "--compile needs g++ or clang++")
 
 
@@ -198,10 +198,10 @@ def _memory() -> Finding:
     import torch
 
     total, free = psutil.virtual_memory().total, free_memory(torch.device("cpu")) or 0
-    found = f"{free / 1e9:.1f} of {total / 1e9:.1f} GB free"
+    text = f"{free / 1e9:.1f} of {total / 1e9:.1f} GB free"
     if free < 1e9:
-        return Finding("memory", found, "note", "pocket takes about 0.7 GB")
-    return Finding("memory", found)
+        return Finding("memory", text, "note", "pocket takes about 0.7 GB")
+    return Finding("memory", text)
 
 
 def _cache() -> Finding:
@@ -224,9 +224,9 @@ def _hub() -> Finding:
 
 
 def _ffmpeg() -> Finding:
-    found = shutil.which("ffmpeg")
-    if found:
-        return Finding("ffmpeg", found)
+    path = shutil.which("ffmpeg")
+    if path:
+        return Finding("ffmpeg", path)
     return Finding("ffmpeg", "not found", "note", "paths of `fuse --sweep` become GIF, and no MP4")
 
 

@@ -161,13 +161,13 @@ def _different(
 
 def _written(session: Session, dreams: Sequence[Dream], judge: Any, problems: Sequence[str]) -> Run:
     """Draw the dreams, read them, and write what was found."""
-    asked, backbone = session.request, session.backbone
+    request, backbone = session.request, session.backbone
     concepts = [dream.concept for dream in dreams]
     parts = []
     for number, dream in enumerate(dreams):
         # each dream has a noise of its own: with the same noise they would look alike
         purpose = f"dream {dream.index}"
-        parts.append(draw(backbone, dream.concept, seed=asked["seed"], num=1, purpose=purpose))
+        parts.append(draw(backbone, dream.concept, seed=request["seed"], num=1, purpose=purpose))
         session.observe("drawing", number + 1, len(dreams), {})
     images = torch.cat(parts)
     read = readings.read(judge, images)
@@ -176,23 +176,23 @@ def _written(session: Session, dreams: Sequence[Dream], judge: Any, problems: Se
     for number, (picture, dream) in enumerate(zip(pictures, dreams, strict=True)):
         how = {"purpose": f"dream {dream.index}"}
         files |= png_files(
-            "images", [picture], asked, dream.concept, backbone, start=number, drawing=how
+            "images", [picture], request, dream.concept, backbone, start=number, drawing=how
         )
-    what = "" if asked["subject"] == "dreams" else f" of a new {asked['subject']}"
-    title = f"Dreams{what}, by {asked['method']}"
+    what = "" if request["subject"] == "dreams" else f" of a new {request['subject']}"
+    title = f"Dreams{what}, by {request['method']}"
     labels = judge.labels if judge is not None else ()
     captions = [readings.caption(labels, part) for part in read] if read is not None else []
     return session.write(
         concepts,
         pictures,
         files,
-        summary=_summary(asked, dreams, labels, read, problems),
+        summary=_summary(request, dreams, labels, read, problems),
         views={
             "contact.png": lambda: sheet(
                 [("", pictures)],
                 title=title,
                 captions=captions,
-                note=f"Under each: what {asked['judge']} reads." if captions else "",
+                note=f"Under each: what {request['judge']} reads." if captions else "",
             )
         },
         title=title,

@@ -100,33 +100,33 @@ def _written(
     near: Sequence[float],
 ) -> Run:
     """Read the child's pictures, and write what was found."""
-    asked = session.request
-    names = [Path(source["picture"]).name for source in asked["parents"]]
+    request = session.request
+    names = [Path(source["picture"]).name for source in request["parents"]]
     read = readings.read(judge, images)
     labels = judge.labels if judge is not None else ()
-    row: dict[str, Any] = {"weights": dict(asked["weights"][0]), "likeness": list(near)}
+    row: dict[str, Any] = {"weights": dict(request["weights"][0]), "likeness": list(near)}
     if read is not None:
         row["images"] = [", ".join(readings.in_words(labels, part)) for part in read]
     likeness = ", ".join(f"{value:.2f} to {name}" for value, name in zip(near, names, strict=True))
     drawn = to_pil(images)
     alone = [to_pil(picture.expand(len(images), -1, -1, -1)) for picture in pictures]
     ordinary = [part[0] for part in alone]
-    title = f"A child of {' + '.join(names)}, by {asked['method']}"
+    title = f"A child of {' + '.join(names)}, by {request['method']}"
     captions = [readings.caption(labels, part) for part in read] if read is not None else []
-    given = Concept(template="{concept}", subject="given", word="given")  # shown, not drawn
+    parent = Concept(template="{concept}", subject="given", word="given")  # shown, not drawn
     return session.write(
         [child],
         drawn,
         {
             **concept_files([child], session.backbone),
-            **png_files("images", drawn, asked, child, session.backbone),
-            **png_files("ordinary", ordinary, asked, given, session.backbone, drawing=GIVEN),
+            **png_files("images", drawn, request, child, session.backbone),
+            **png_files("ordinary", ordinary, request, parent, session.backbone, drawing=GIVEN),
         },
         summary={
-            "subject": asked["subject"],
+            "subject": request["subject"],
             "prompt": child.template,
-            "seed": asked["seed"],
-            "judge": asked["judge"],
+            "seed": request["seed"],
+            "judge": request["judge"],
             "concepts": [row],
             "warnings": [],
             "in_words": f"A child of {' and '.join(names)}. Mean cosine of its pictures to theirs: "
@@ -137,7 +137,7 @@ def _written(
                 [*zip(names, alone, strict=True), ("the child", drawn)],
                 title=title,
                 captions=captions,
-                note=f"Under each: what {asked['judge']} reads." if captions else "",
+                note=f"Under each: what {request['judge']} reads." if captions else "",
             )
         },
         title=title,

@@ -83,10 +83,10 @@ def import_concept(
         UnsafeWeightsError: If it is a pickle other than ConceptLab's.
     """
     check_template(prompt)
-    given = [source] if isinstance(source, str | Path) else source
-    if not isinstance(given, Sequence) or not given:
+    sources = [source] if isinstance(source, str | Path) else source
+    if not isinstance(sources, Sequence) or not sources:
         raise StoreError(f"source: expected a file, got {source!r}")
-    paths = [Path(path).expanduser() for path in given]
+    paths = [Path(path).expanduser() for path in sources]
     session = Session(backbone, device, out=out)
     learned = of_files(
         paths, None if backbone is None else session.load(), word=word, prompt=prompt

@@ -344,13 +344,13 @@ class Fusion:
         ordinary: Sequence[list[Image.Image]],
     ) -> dict[str, bytes]:
         session, each = self.session, self.task.num_images
-        asked, backbone = session.request, session.backbone
+        request, backbone = session.request, session.backbone
         files = concept_files(concepts, backbone)
         for index, (concept, drawn) in enumerate(zip(concepts, pictures, strict=True)):
-            recipe = {**asked, "weights": [list(pair) for pair in self.points[index]]}
+            recipe = {**request, "weights": [list(pair) for pair in self.points[index]]}
             files |= png_files("images", drawn, recipe, concept, backbone, start=index * each)
         for index, (parent, drawn) in enumerate(zip(parents, ordinary, strict=True)):
-            files |= png_files("ordinary", drawn, asked, parent, backbone, start=index * each)
+            files |= png_files("ordinary", drawn, request, parent, backbone, start=index * each)
         return files
 
     def _summary(
@@ -374,8 +374,8 @@ class Fusion:
         if self.layout != "fuse":
             words = " and ".join(self.words)
             return f"{len(rows)} concepts between {words}, by {self.method.name}."
-        asked = readings.label(self.points[0])
-        return f"Asked: {asked}.{readings.sentence(rows[0], self.task.num_images)}"
+        label = readings.label(self.points[0])
+        return f"Asked: {label}.{readings.sentence(rows[0], self.task.num_images)}"
 
     def _sheet(
         self,

@@ -121,11 +121,11 @@ def _prior_settings(
             "prior_num_inference_steps": num_inference_steps or card["prior_num_inference_steps"],
             "prior_guidance_scale": _or(guidance_scale, card["prior_guidance_scale"]),
         }
-    given = {
+    settings = {
         "prior_num_inference_steps": num_inference_steps,
         "prior_guidance_scale": guidance_scale,
     }
-    for name, value in given.items():
+    for name, value in settings.items():
         if value is not None:
             raise ConfigError(
                 f"{name}: {model.name} draws from text itself and has no prior, got {value}; leave "

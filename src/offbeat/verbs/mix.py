@@ -203,9 +203,9 @@ class Mixture:
         ]
         pictures = [to_pil(part) for part in images]
         alone = [to_pil(part) for part in ordinary]
-        given = [Path(p.name).expanduser() for p in self.parents if p.picture is not None]
+        paths = [Path(p.name).expanduser() for p in self.parents if p.picture is not None]
         views: dict[str, View] = {
-            **source_files(given),
+            **source_files(paths),
             "contact.png": lambda: self._sheet(pictures, alone, rows),
         }
         if self.layout == "sweep":
@@ -255,15 +255,15 @@ class Mixture:
 
     def _drawn(self, number: int, at: int, start: int, ordinary: Sequence[Tensor]) -> Tensor:
         """Return one part, ``[P, n, 3, H, W]``: all points of a morph, or one of them."""
-        asked, backbone = self.session.request, self.session.backbone
+        recipe, backbone = self.session.request, self.session.backbone
         num = min(DRAW_BATCH, self.num_images - start)
-        prompt = asked["prompt"]
+        prompt = recipe["prompt"]
         request = Request(
             subject=self.subject,
             prompt=None if prompt is None else fill(prompt, concept="{subject}"),
             weights=self.points[at],
             num_images=num,
-            seed=asked["seed"],
+            seed=recipe["seed"],
         )
         steps = getattr(self.method, "num_steps", 1)
         settings: dict[str, Any] = {
@@ -291,18 +291,18 @@ class Mixture:
         return row
 
     def _summary(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        asked, notes = self.session.request, []
+        request, notes = self.session.request, []
         if not self.method.takes_weights and len({share for _, share in self.points[0]}) > 1:
             notes.append(f"{self.method.name} ignores weights: both sources count the same.")
-        told = Counter(row["note"] for row in self.session.recorder.rows if "note" in row)
-        notes += [f"{told[note]} of {self.num_images} pictures: {note}." for note in told]
+        counts = Counter(row["note"] for row in self.session.recorder.rows if "note" in row)
+        notes += [f"{counts[note]} of {self.num_images} pictures: {note}." for note in counts]
         if self.num_images > 1 and all(parent.picture is not None for parent in self.parents):
             notes.append("Of two pictures all mixtures are nearly the same; one is enough.")
         return {
             "subject": self.subject,
-            "prompt": asked["prompt"],
-            "seed": asked["seed"],
-            "judge": asked["judge"],
+            "prompt": request["prompt"],
+            "seed": request["seed"],
+            "judge": request["judge"],
             "concepts": [{k: v for k, v in row.items() if k != "captions"} for row in rows],
             "warnings": notes,
             "in_words": self._in_words(rows),
@@ -370,11 +370,11 @@ class Mixture:
         self, pictures: Sequence[list[Image.Image]], alone: Sequence[list[Image.Image]]
     ) -> dict[str, bytes]:
         """Return every picture's file: the mixtures, and both sources alone."""
-        asked, backbone, each = self.session.request, self.session.backbone, self.num_images
-        recipe = {**asked, **steering_of(self.method)}
+        request, backbone, each = self.session.request, self.session.backbone, self.num_images
+        recipe = {**request, **steering_of(self.method)}
         # brackets mark what no word of a prompt stands for
         mixture = Concept(
-            template=plain_concept_of("", backbone, asked["prompt"]).template,
+            template=plain_concept_of("", backbone, request["prompt"]).template,
             subject=self.subject,
             word=f"[{self.subject}]",
             metadata={"method": self.method.name},
@@ -382,15 +382,17 @@ class Mixture:
         files: dict[str, bytes] = {}
         for index, (point, drawn) in enumerate(zip(self.points, pictures, strict=True)):
             place = {"frame": index} if self.is_morph else {"weights": [list(p) for p in point]}
-            own, at = {**recipe, **place}, index * each
-            files |= png_files("images", drawn, own, mixture, backbone, start=at, drawing=BY_METHOD)
+            place_recipe, at = {**recipe, **place}, index * each
+            files |= png_files(
+                "images", drawn, place_recipe, mixture, backbone, start=at, drawing=BY_METHOD
+            )
         for index, (parent, drawn) in enumerate(zip(self.parents, alone, strict=True)):
             plain, drawing = self.session.plain(parent.shown), None
             if parent.picture is not None:  # shown, not drawn
                 drawing = GIVEN
                 plain = replace(plain, template="{concept}", metadata={"method": "given"})
             files |= png_files(
-                "ordinary", drawn, asked, plain, backbone, start=index * each, drawing=drawing
+                "ordinary", drawn, request, plain, backbone, start=index * each, drawing=drawing
             )
         return files
 

@@ -351,12 +351,12 @@ class Painting:
 
     def _painted(self, number: int, method: Any, inversion: Inversion | None) -> Tensor:
         """Return the pictures of one strength, ``[N, 3, H, W]``, on the CPU."""
-        asked = self.session.request
+        recipe = self.session.request
         request = Request(
             subject=self.subject,
             prompt=self.prompt,
-            num_images=asked["num_images"],
-            seed=asked["seed"],
+            num_images=recipe["num_images"],
+            seed=recipe["seed"],
         )
         steps = int(getattr(getattr(method, "config", None), "num_inference_steps", 1))
         images: Tensor = method.paint(
@@ -370,13 +370,13 @@ class Painting:
         return images.cpu()
 
     def _summary(self, inversion: Inversion | None) -> dict[str, Any]:
-        asked = self.session.request
+        request = self.session.request
         warnings = [picture.note for picture in self.given if picture.note]
         text = f"Painted: {self.subject}, by {self.method.name}"
-        strengths = asked["strengths"]
+        strengths = request["strengths"]
         if strengths[0] is not None:
             text += f" at strength {strengths[0]:g}"
-            text += f" to {strengths[-1]:g}" if asked["layout"] == "sweep" else ""
+            text += f" to {strengths[-1]:g}" if request["layout"] == "sweep" else ""
         text += "."
         reconstruction = None
         if inversion is not None:
@@ -394,7 +394,7 @@ class Painting:
         return {
             "subject": self.subject,
             "prompt": self.prompt,
-            "seed": asked["seed"],
+            "seed": request["seed"],
             "strengths": strengths,
             "reconstruction": reconstruction,
             "warnings": warnings,
@@ -408,8 +408,8 @@ class Painting:
         summary: Mapping[str, Any],
     ) -> bytes:
         """Return artwork, content and what was painted; of a strip, a row for each picture."""
-        asked = self.session.request
-        swept, num_images = asked["layout"] == "sweep", asked["num_images"]
+        request = self.session.request
+        swept, num_images = request["layout"] == "sweep", request["num_images"]
         heads = ["artwork", "content"][: len(sources)]
         if swept:
             rows = [
@@ -431,15 +431,17 @@ class Painting:
         self, pictures: Sequence[list[Image.Image]], sources: Sequence[Image.Image]
     ) -> dict[str, bytes]:
         """Return the files of what was painted, and of what it was painted from."""
-        asked, backbone = self.session.request, self.session.backbone
-        config, num_images = asked["config"], asked["num_images"]
+        request, backbone = self.session.request, self.session.backbone
+        config, num_images = request["config"], request["num_images"]
         steps = ("num_inference_steps", "guidance_scale", "negative_prompt")
-        recipe = {**asked, **{name: config[name] for name in steps if name in config}}
+        recipe = {**request, **{name: config[name] for name in steps if name in config}}
         text = self.prompt or ""
         metadata = {"method": self.method.name}
         plain = Concept(template="{concept}", subject=text, word=text, metadata=metadata)
         files: dict[str, bytes] = {}
         for number, ((strength, _), part) in enumerate(zip(self.points, pictures, strict=True)):
-            own, start = {**recipe, "strength": strength}, number * num_images
-            files |= png_files("images", part, own, plain, backbone, start=start, drawing=BY_METHOD)
+            point_recipe, start = {**recipe, "strength": strength}, number * num_images
+            files |= png_files(
+                "images", part, point_recipe, plain, backbone, start=start, drawing=BY_METHOD
+            )
         return files | png_files("ordinary", sources, recipe, plain, backbone, drawing=GIVEN)

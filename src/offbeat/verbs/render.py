@@ -64,7 +64,7 @@ def render(
     concept = joined([part.concept for part in learned], prompt)
     # too long a prompt fails before a folder is made
     model.encode_text([concept.prompt()], tokens=concept.token_embeds)
-    asked: dict[str, Any] = {
+    request: dict[str, Any] = {
         "subject": concept.subject,
         "verb": "render",
         "prompt": prompt or first.concept.template,
@@ -74,12 +74,12 @@ def render(
         "prior": dict(prior_settings(concept)),
     }
     if len(learned) > 1:
-        asked["beside"] = [dict(part.origin) for part in learned[1:]]
-    session.open(asked)
+        request["beside"] = [dict(part.origin) for part in learned[1:]]
+    session.open(request)
     template = None if prompt is None else concept.template
     images = draw(model, concept, seed=seed, num=num_images, template=template, observe=observe)
     pictures = to_pil(images)
-    title = _title(asked["prompt"], learned)
+    title = _title(request["prompt"], learned)
     return session.write(
         [concept],
         pictures,

@@ -58,20 +58,20 @@ class ScoreTable:
         Raises:
             ConfigError: If it was not measured.
         """
-        for found in self.scores:
-            if stem in (found.name, found.name.partition("[")[0]):
-                return found
-        names = ", ".join(found.name for found in self.scores)
+        for scores in self.scores:
+            if stem in (scores.name, scores.name.partition("[")[0]):
+                return scores
+        names = ", ".join(scores.name for scores in self.scores)
         raise ConfigError(f"{stem}: not measured; there is {names or 'nothing'}")
 
     def as_json(self) -> dict[str, Any]:
         """Return everything as JSON values; an interval that is none is null."""
         rows = []
-        for found in self.scores:
-            row = asdict(found)
-            row["interval"] = None if math.isnan(found.interval[0]) else list(found.interval)
-            row["values"] = list(found.values)
-            row["texts"] = list(self.texts.get(found.name, ()))
+        for scores in self.scores:
+            row = asdict(scores)
+            row["interval"] = None if math.isnan(scores.interval[0]) else list(scores.interval)
+            row["values"] = list(scores.values)
+            row["texts"] = list(self.texts.get(scores.name, ()))
             rows.append(row)
         return {"schema_version": 1, "pictures": list(self.pictures), "scores": rows}
 
@@ -80,12 +80,12 @@ class ScoreTable:
         text = io.StringIO()
         lines = csv.writer(text, lineterminator="\n")
         lines.writerow(["picture", "text", "metric", "value", "better", "checkpoint"])
-        for found in self.scores:
-            texts = self.texts.get(found.name, ("",) * len(self.pictures))
-            names = self.pictures if found.per_image else ("all",)
-            for name, said, value in zip(names, texts, found.values, strict=False):
-                said = said if found.per_image else ""
-                cells = (name, said, found.name, repr(value), found.better, found.checkpoint)
+        for scores in self.scores:
+            texts = self.texts.get(scores.name, ("",) * len(self.pictures))
+            names = self.pictures if scores.per_image else ("all",)
+            for name, said, value in zip(names, texts, scores.values, strict=False):
+                said = said if scores.per_image else ""
+                cells = (name, said, scores.name, repr(value), scores.better, scores.checkpoint)
                 lines.writerow([harmless(cell) for cell in cells])
         return text.getvalue()
 
@@ -167,16 +167,16 @@ class _Pictures:
 
     @classmethod
     def read(cls, given: Pictures, what: str) -> _Pictures:
-        found = cls([], [], [], MEMORY_SHARE * psutil.virtual_memory().available)
+        pictures = cls([], [], [], MEMORY_SHARE * psutil.virtual_memory().available)
         single = isinstance(given, str | Path | Run) or hasattr(given, "getbands")
         single = single or (isinstance(given, Tensor) and given.ndim == 3)
         if not single and not isinstance(given, Iterable):
             raise ImageError(f"{what}: expected files, folders, runs or pictures, got {given!r}")
         for picture in [given] if single else list(given):  # type: ignore[arg-type]
-            found._add(picture)
-        if not found.images:
+            pictures._add(picture)
+        if not pictures.images:
             raise ImageError(f"{what}: expected at least 1 picture, got 0")
-        return found
+        return pictures
 
     def _add(self, one: Any) -> None:
         if isinstance(one, str | Path):
@@ -225,10 +225,10 @@ def recipe_of(file: Path) -> dict[str, Any]:
     except OffbeatError:
         pass
     try:
-        found = png.parse_infotext(png.read_infotext(file))
+        fields = png.parse_infotext(png.read_infotext(file))
     except OffbeatError:
         return {}
-    return {"prompt": found["Prompt"]} if found.get("Prompt") else {}
+    return {"prompt": fields["Prompt"]} if fields.get("Prompt") else {}
 
 
 def _text_in(recipe: Mapping[str, Any], reads: str) -> str | None:
@@ -316,14 +316,14 @@ class _Bench:
             return name
         stem, sign, source = name.partition("=")
         kind = registry.find("metric", stem)
-        given: dict[str, Any] = {}
+        options: dict[str, Any] = {}
         if "judge" in getattr(kind, "needs", ()):
-            given["judge"] = self.judge
+            options["judge"] = self.judge
         if sign:
-            given["device"] = placement_of(self._where).resolved().device
-            loaded: Metric = kind.load(source, **given)
+            options["device"] = placement_of(self._where).resolved().device
+            loaded: Metric = kind.load(source, **options)
         else:
-            loaded = kind.load(backbone=self.backbone, **given)
+            loaded = kind.load(backbone=self.backbone, **options)
         if not isinstance(loaded, Metric):
             raise ConfigError(
                 f"{stem}: expected a metric with name, better, needs and score, got "

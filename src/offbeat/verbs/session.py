@@ -162,9 +162,9 @@ class Session:
         Raises:
             FingerprintError: If a concept was learned on another checkpoint.
         """
-        given = None if self._source is None else self.load()
-        learned = [learned_of(source, given) for source in sources]
-        if given is None:
+        backbone = None if self._source is None else self.load()
+        learned = [learned_of(source, backbone) for source in sources]
+        if backbone is None:
             self.backbone = loaded_recorded(learned[0].checkpoint, self._device)
         for concept in learned:
             check_fingerprint(concept, self.backbone)
@@ -315,8 +315,8 @@ class Session:
             try:
                 data = view()
             except Exception as error:  # whatever it is, the pictures are worth more
-                told = " ".join(f"{type(error).__name__}: {error}".split())
-                self.problems.append(f"{name} could not be made ({told}); all else is there.")
+                problem = " ".join(f"{type(error).__name__}: {error}".split())
+                self.problems.append(f"{name} could not be made ({problem}); all else is there.")
                 continue
             if data is not None:
                 made[name] = data

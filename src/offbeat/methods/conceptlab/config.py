@@ -71,7 +71,7 @@ class ConceptLabConfig(Settings):
     @classmethod
     def card_settings(cls, card: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
         """Return what a card says; its prompts are those of objects, not of styles."""
-        own = on_card(card, NAME)
+        settings = on_card(card, NAME)
         if given.get("style"):
-            own.pop("templates", None)
-        return own
+            settings.pop("templates", None)
+        return settings

@@ -70,8 +70,8 @@ class ConceptLab(Method[ConceptLabConfig]):
                 positive, or they do not sum to 1.
         """
         words = vocab.check_words([word for word, _ in request.weights])
-        own = replace(request, subject=" + ".join(words))
-        return self._search(backbone, own, on_step, resume, shares=request.weights)
+        named = replace(request, subject=" + ".join(words))
+        return self._search(backbone, named, on_step, resume, shares=request.weights)
 
     def dream(
         self,
@@ -86,8 +86,8 @@ class ConceptLab(Method[ConceptLabConfig]):
     ) -> Concept:
         """Return dream ``index`` of ``request.subject``: a ``fit`` with a seed of its own."""
         seed = stream(request.seed, "dream", index).initial_seed()
-        own = replace(request, seed=seed)
-        return self.fit(backbone, own, judge=judge, on_step=on_step, resume=resume)
+        reseeded = replace(request, seed=seed)
+        return self.fit(backbone, reseeded, judge=judge, on_step=on_step, resume=resume)
 
     def evolve(
         self,

@@ -189,12 +189,12 @@ class Search:
             return None
         if cfg.gradual_negatives:
             taken = len(self.negatives)
-            found = self.waiting[taken] if taken < len(self.waiting) else None
+            word = self.waiting[taken] if taken < len(self.waiting) else None
         else:
-            found = self._ask()
-        if found and (cfg.keep_duplicates or found not in {*self.negatives, *self.words}):
-            self.negatives.append(found)
-        return found
+            word = self._ask()
+        if word and (cfg.keep_duplicates or word not in {*self.negatives, *self.words}):
+            self.negatives.append(word)
+        return word
 
     @torch.no_grad()
     def _ask(self) -> str | None:
@@ -207,8 +207,8 @@ class Search:
         images = self.backbone.decode_embeds(
             image_embeds.to(self.backbone.device), generator=streams(seed, "judge", num=1)
         )
-        asked = prompts.STYLE_QUESTION if self.config.style else self.request.subject
-        answer = " ".join(self.judge.name_it(images[0].cpu(), asked).split()).lower()
+        question = prompts.STYLE_QUESTION if self.config.style else self.request.subject
+        answer = " ".join(self.judge.name_it(images[0].cpu(), question).split()).lower()
         return answer.removeprefix("a ").removeprefix("an ") or None
 
     def _initial_row(self) -> Tensor:

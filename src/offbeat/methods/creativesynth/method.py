@@ -116,13 +116,13 @@ class CreativeSynth(Method[CreativeSynthConfig]):
         clean = backbone.encode_latents(art[None].to(backbone.device))
         if not cfg.with_inversion:
             noise = torch.randn(clean.shape, generator=stream(request.seed, "art"))
-            found = [
+            trajectory = [
                 backbone.add_noise(
                     clean, noise, step=step, num_inference_steps=steps, sampler="ddim"
                 )
                 for step in range(steps + 1)
             ]
-            pinned = [torch.stack(found)]
+            pinned = [torch.stack(trajectory)]
         else:
             pinned = [self.invert(backbone, art) if way is None else way.to(backbone.device)]
         check_shape("way", pinned[0], steps + 1, *clean.shape)

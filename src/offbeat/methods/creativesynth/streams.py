@@ -166,19 +166,19 @@ class Painting:
         cfg, clean = self.cfg, self.way[-1][:1]
         noises = streams(self.request.seed, "image", num=num, start=first)
         shape = clean.shape[1:]
-        own = torch.stack([torch.randn(shape, generator=noise) for noise in noises]).to(clean)
+        drawn = torch.stack([torch.randn(shape, generator=noise) for noise in noises]).to(clean)
         share = cfg.variety + (1 - cfg.variety) * self.toward if cfg.with_inversion else 1.0
         if share == 1 and self.start == 0 and self.clean_content is None:
-            return own  # as the plain pipeline starts
+            return drawn  # as the plain pipeline starts
         angle = share * math.pi / 2
-        still = torch.zeros_like(own)
+        still = torch.zeros_like(drawn)
         if self.clean_content is not None:
             noise = self.way[0][:1] - self._noised(clean, still[:1], 0)
-            noise = math.cos(angle) * noise + math.sin(angle) * own
-            return self._noised(self.clean_content.expand_as(own), noise, self.start)
+            noise = math.cos(angle) * noise + math.sin(angle) * drawn
+            return self._noised(self.clean_content.expand_as(drawn), noise, self.start)
         rest = self._noised(clean, still[:1], self.start)
         kept = self.way[max(self.start, cfg.trajectory_offset)][:1] - rest
-        fresh = self._noised(clean.expand_as(own), own, self.start) - rest
+        fresh = self._noised(clean.expand_as(drawn), drawn, self.start) - rest
         return rest + math.cos(angle) * kept + math.sin(angle) * fresh
 
     def _noised(self, latents: Tensor, noise: Tensor, step: int) -> Tensor:

@@ -73,5 +73,5 @@ class CreTokConfig(Settings):
     def card_settings(cls, card: Mapping[str, Any], given: Mapping[str, Any]) -> dict[str, Any]:
         """Return what a card says; one of the two limits, if given, replaces both."""
         limits = {"theta", "theta_quantile"}
-        own = on_card(card, NAME)
-        return {k: v for k, v in own.items() if k not in limits or not limits & given.keys()}
+        settings = on_card(card, NAME)
+        return {k: v for k, v in settings.items() if k not in limits or not limits & given.keys()}

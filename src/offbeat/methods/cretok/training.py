@@ -110,8 +110,8 @@ class Training:
         near = pair_cosine(self.table, adaptive, widths=self.widths)
         active = (near < self.theta).to(near).mean()
         loss = 1 - near.clamp(max=self.theta).mean()
-        found = torch.stack([loss, active, near.mean(), near.max()]).tolist()
-        return dict(zip(("loss_all", "active", "cosine", "cosine_max"), found, strict=True))
+        values = torch.stack([loss, active, near.mean(), near.max()]).tolist()
+        return dict(zip(("loss_all", "active", "cosine", "cosine_max"), values, strict=True))
 
     def _watch(self, loss: float) -> None:
         """End at the last step, or where the loss over all pairs is flat."""

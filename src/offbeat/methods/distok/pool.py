@@ -46,9 +46,9 @@ class ConceptPool:
         """Take in novel entries; the oldest novel ones go where there are too many."""
         surplus = max(0, self.num_novel + len(tokens) - self.max_novel)
         for name, rows in zip(_PARTS, (tokens, distributions, text_embeds), strict=True):
-            own = getattr(self, name)
-            novel = torch.cat([own[self.num_known :], rows])[surplus:]
-            setattr(self, name, torch.cat([own[: self.num_known], novel]))
+            entries = getattr(self, name)
+            novel = torch.cat([entries[self.num_known :], rows])[surplus:]
+            setattr(self, name, torch.cat([entries[: self.num_known], novel]))
 
     def sides(self, pairs: Sequence[tuple[int, int]], name: str) -> tuple[Tensor, Tensor]:
         """Return the ``tokens`` or ``text_embeds`` of both sides of pairs of entries."""
@@ -156,14 +156,14 @@ def training_pairs(
     """
     held_out = vocab.evaluation_pairs(words, min(30, math.comb(len(words), 2) // 4))
     barred = {frozenset(pair) for pair in (*held_out, vocab.UNSEEN_PAIR)}
-    found = [
+    pairs = [
         (one, other)
         for one, other in itertools.combinations(range(len(words)), 2)
         if frozenset((words[one], words[other])) not in barred
     ]
-    if not found:
+    if not pairs:
         raise VocabularyError(f"vocabulary: no pair to train on among {', '.join(words)}")
-    return found, held_out
+    return pairs, held_out
 
 
 def draw_samples(

@@ -72,7 +72,7 @@ class FrozenTexts:
         rows = [self._row(pair) for pair in pairs]
         missing = [index for index, row in enumerate(rows) if row < 0]
         shape = (len(pairs), 2, pool.text_embeds.shape[-1])
-        found = self.table[rows] if len(self.table) else torch.zeros(shape)
+        texts = self.table[rows] if len(self.table) else torch.zeros(shape)
         if missing:
             named = {
                 place(entry): pool.tokens[entry]
@@ -85,8 +85,8 @@ class FrozenTexts:
                 for index in missing
                 for one, other in (pairs[index], pairs[index][::-1])
             ]
-            found[missing] = self.encode(prompts, named).view(len(missing), 2, -1)
-        return found
+            texts[missing] = self.encode(prompts, named).view(len(missing), 2, -1)
+        return texts
 
     def of_shares(
         self, pairs: Sequence[tuple[int, int]], shares: Tensor, pool: ConceptPool

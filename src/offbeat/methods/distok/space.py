@@ -155,9 +155,9 @@ class Space:
         self, request: Request, token: Tensor, subject: str, metadata: Mapping[str, str]
     ) -> Concept:
         """Return a token, ``[E]``, in the prompt that was asked for, or in that of the training."""
-        own = request.prompt and fill(request.prompt, subject="{concept}")
+        template = request.prompt and fill(request.prompt, subject="{concept}")
         return Concept(
-            template=own or self.template,
+            template=template or self.template,
             subject=subject,
             token_embeds={PLACEHOLDER: token[None]},
             metadata={"method": NAME, **metadata},
@@ -180,13 +180,13 @@ def describe(shares: Tensor, words: Sequence[str]) -> dict[str, str]:
     """Return a distribution's words and shares, its entropy and what to beware of, as metadata."""
     entropy = float(torch.special.entr(shares).sum())
     named = {words[i]: round(float(shares[i]), 6) for i in shares.nonzero()[:, 0].tolist()}
-    found = {"weights": json.dumps(named), "entropy": f"{entropy:.3f}"}
+    metadata = {"weights": json.dumps(named), "entropy": f"{entropy:.3f}"}
     if entropy > MAX_ENTROPY:
-        found["warning"] = (
+        metadata["warning"] = (
             f"the entropy of the mixture is {entropy:.2f}, above log 5: mixtures of so many "
             "classes look alike; name fewer, or give some of them more"
         )
-    return found
+    return metadata
 
 
 def distribution_of(
@@ -223,10 +223,10 @@ def _nearest(
 ) -> list[str]:
     """Return three known words: those spelt like it, then those whose tokens are near."""
     folded = {known.lower(): known for known in words}
-    found = [folded[key] for key in get_close_matches(word.lower(), folded, n=3)]
+    similar = [folded[key] for key in get_close_matches(word.lower(), folded, n=3)]
     try:
         near = cosine(backbone.token_embed(word)[None], class_tokens)[0]
     except PromptError:
-        return found or list(words[:3])
+        return similar or list(words[:3])
     ranked = [words[i] for i in near.argsort(descending=True).tolist()]
-    return [*found, *(other for other in ranked if other not in found)][:3]
+    return [*similar, *(other for other in ranked if other not in similar)][:3]

@@ -287,18 +287,18 @@ def warnings_of(
     reading: Mapping[str, Any], *, min_token_distance: float, is_pool_empty: bool
 ) -> list[str]:
     """Return what a user must know of a training, from its last reading."""
-    found = []
+    warnings = []
     for name, what in (("class_distance", "known words"), ("pair_distance", "pairs")):
         distance = reading[name]
         if distance is not None and distance < min_token_distance:
-            found.append(
+            warnings.append(
                 f"collapse: decoded tokens of {what} are {distance:.3f} apart in the mean, under "
                 f"{min_token_distance:g}: the decoder ignores its latent; lower learning_rate, or "
                 "raise the cosines at which losses stop"
             )
     if is_pool_empty:
-        found.append(
+        warnings.append(
             "no novel concept was admitted to the pool: train for longer, lower estimate_every, "
             "or raise max_known_probability"
         )
-    return found
+    return warnings
