@@ -40,7 +40,7 @@ def pair(request, folders):
     """A judge, and the same checkpoint as transformers runs it."""
     folder = folders(request.param)
     judge = _class(request.param).load(folder, labels=LABELS)
-    model = getattr(transformers, judge._model_class()).from_pretrained(folder).eval()
+    model = getattr(transformers, judge.model_class).from_pretrained(folder).eval()
     return SimpleNamespace(kind=request.param, judge=judge, theirs=Theirs(model, folder))
 
 

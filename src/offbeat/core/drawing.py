@@ -16,7 +16,6 @@ from offbeat.errors import CapabilityError, PromptError
 from offbeat.protocols import (
     DrawingBackbone,
     ExploringBackbone,
-    HasCard,
     PaintingBackbone,
     PriorBackbone,
     TextBackbone,
@@ -287,7 +286,7 @@ def ordinary_prompt(backbone: ExploringBackbone, request: Request) -> str:
     return fill(template_of(backbone, request), subject=request.subject)
 
 
-def template_of(backbone: HasCard, request: Request) -> str:
+def template_of(backbone: TextBackbone, request: Request) -> str:
     """Return the template with ``{subject}``: the request's or the checkpoint's own."""
     return request.prompt or str(backbone.card["prompt_template"])
 

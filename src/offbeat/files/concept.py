@@ -38,7 +38,7 @@ from offbeat.files.png import (
     to_pil,
 )
 from offbeat.files.tokens import TokenLayout, join_rows, token_rows
-from offbeat.protocols import HasCard, PriorBackbone
+from offbeat.protocols import PriorBackbone, TextBackbone
 from offbeat.types import Concept, Trained
 
 __all__ = [
@@ -254,7 +254,7 @@ def _unpacked(
     return tensors, about
 
 
-def made_on(backbone: HasCard) -> dict[str, Any]:
+def made_on(backbone: TextBackbone) -> dict[str, Any]:
     """Return what the file of a concept says of the checkpoint that it was learned on."""
     layout = getattr(backbone, "token_layout", ())
     return {
@@ -268,7 +268,9 @@ def made_on(backbone: HasCard) -> dict[str, Any]:
     }
 
 
-def concept_of(concept: Concept, backbone: HasCard, method: str | None = None) -> dict[str, bytes]:
+def concept_of(
+    concept: Concept, backbone: TextBackbone, method: str | None = None
+) -> dict[str, bytes]:
     """Return the files of one concept; ``method`` is the concept's own if not given."""
     name = method or concept.metadata.get("method", "")
     return encode_concept(concept, method=name, **made_on(backbone))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from abc import abstractmethod
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,8 @@ class ChatJudge(VisionJudge):
     """The shared part: a chat template, a causal model with a cache, one picture a question."""
 
     hint = answers.BRIEFLY
+    processor: Any
+    """Makes inputs of pictures and a text, where transformers has one that works."""
 
     def _load_parts(self, folder: Path) -> None:
         from transformers import AutoTokenizer
@@ -39,9 +42,16 @@ class ChatJudge(VisionJudge):
     def _load_processor(self, folder: Path) -> None:
         """Load the picture processor of a model's folder."""
 
-    @abstractmethod
     def _inputs(self, pictures: list[Image.Image], text: str) -> dict[str, Any]:
         """Return the model's inputs for one text before each picture's answer."""
+        return dict(
+            self.processor(
+                images=pictures,
+                text=[text] * len(pictures),
+                return_tensors="pt",
+                add_special_tokens=not self._writes_start(text),
+            )
+        )
 
     def prompt(self, question: str) -> str:
         """Return the conversation up to the answer, with one mark for the picture."""
@@ -74,23 +84,15 @@ class ChatJudge(VisionJudge):
         return spellings(self.tokenizer, self.prompt(question), answer)
 
     def _encode(self, texts: list[str]) -> dict[str, Any]:
-        """Return ids of texts of one length; a template that writes the start has it once."""
-        start = self.tokenizer.bos_token
-        plain = bool(start) and texts[0].startswith(start)
-        tokens = self.tokenizer(texts, return_tensors="pt", add_special_tokens=not plain)
+        """Return ids of texts of one length."""
+        special = not self._writes_start(texts[0])
+        tokens = self.tokenizer(texts, return_tensors="pt", add_special_tokens=special)
         return {"input_ids": tokens.input_ids, "attention_mask": tokens.attention_mask}
 
-    def _processed(self, processor: Any, pictures: list[Image.Image], text: str) -> dict[str, Any]:
+    def _writes_start(self, text: str) -> bool:
+        """Return whether the chat template writes the start token, which must be there once."""
         start = self.tokenizer.bos_token
-        plain = bool(start) and text.startswith(start)
-        return dict(
-            processor(
-                images=pictures,
-                text=[text] * len(pictures),
-                return_tensors="pt",
-                add_special_tokens=not plain,
-            )
-        )
+        return bool(start) and text.startswith(start)
 
 
 class LlavaNextJudge(ChatJudge):
@@ -98,11 +100,8 @@ class LlavaNextJudge(ChatJudge):
 
     kind = "llava-next"
     model_type = "llava_next"
+    model_class = "LlavaNextForConditionalGeneration"
     published = "llava-hf/llava-v1.6-mistral-7b-hf"
-
-    @classmethod
-    def _model_class(cls) -> str:
-        return "LlavaNextForConditionalGeneration"
 
     def _load_processor(self, folder: Path) -> None:
         from transformers import LlavaNextProcessor
@@ -120,20 +119,14 @@ class LlavaNextJudge(ChatJudge):
             num_additional_image_tokens=int(has_class_token),
         )
 
-    def _inputs(self, pictures: list[Image.Image], text: str) -> dict[str, Any]:
-        return self._processed(self.processor, pictures, text)
-
 
 class JanusJudge(ChatJudge):
     """Janus, also used by the low-probability paper; its reading half."""
 
     kind = "janus"
     model_type = "janus"
+    model_class = "JanusForConditionalGeneration"
     published = "deepseek-community/Janus-Pro-1B"
-
-    @classmethod
-    def _model_class(cls) -> str:
-        return "JanusForConditionalGeneration"
 
     def _load_processor(self, folder: Path) -> None:
         from transformers import JanusProcessor
@@ -146,20 +139,14 @@ class JanusJudge(ChatJudge):
             num_image_tokens=(vision.image_size // vision.patch_size) ** 2,
         )
 
-    def _inputs(self, pictures: list[Image.Image], text: str) -> dict[str, Any]:
-        return self._processed(self.processor, pictures, text)
-
 
 class QwenJudge(ChatJudge):
     """Qwen2.5-VL: as many image tokens as a picture's size asks for."""
 
     kind = "qwen2.5-vl"
     model_type = "qwen2_5_vl"
+    model_class = "Qwen2_5_VLForConditionalGeneration"
     published = "Qwen/Qwen2.5-VL-3B-Instruct"
-
-    @classmethod
-    def _model_class(cls) -> str:
-        return "Qwen2_5_VLForConditionalGeneration"
 
     def _load_processor(self, folder: Path) -> None:
         from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import (
@@ -188,21 +175,16 @@ class SmolVlmJudge(ChatJudge):
 
     kind = "smolvlm"
     model_type = "smolvlm"
+    model_class = "SmolVLMForConditionalGeneration"
     published = "HuggingFaceTB/SmolVLM2-500M-Video-Instruct"
 
-    @classmethod
-    def _model_class(cls) -> str:
-        return "SmolVLMForConditionalGeneration"
-
-    def _processor_class(self) -> Any:
-        from transformers.models.smolvlm.image_processing_pil_smolvlm import (
-            SmolVLMImageProcessorPil,
-        )
-
-        return SmolVLMImageProcessorPil
+    images_module = "smolvlm.image_processing_pil_smolvlm:SmolVLMImageProcessorPil"
+    """Its picture processor in ``transformers.models``."""
 
     def _load_processor(self, folder: Path) -> None:
-        self.image_processor = weights.load_part(self._processor_class(), folder)
+        module, _, name = self.images_module.partition(":")
+        loader = getattr(import_module(f"transformers.models.{module}"), name)
+        self.image_processor = weights.load_part(loader, folder)
         config = self.model.config
         side = config.vision_config.image_size // config.vision_config.patch_size
         self.num_image_tokens = side**2 // config.scale_factor**2
@@ -234,18 +216,9 @@ class Idefics3Judge(SmolVlmJudge):
 
     kind = "idefics3"
     model_type = "idefics3"
+    model_class = "Idefics3ForConditionalGeneration"
     published = "HuggingFaceTB/SmolVLM-256M-Instruct"
-
-    @classmethod
-    def _model_class(cls) -> str:
-        return "Idefics3ForConditionalGeneration"
-
-    def _processor_class(self) -> Any:
-        from transformers.models.idefics3.image_processing_pil_idefics3 import (
-            Idefics3ImageProcessorPil,
-        )
-
-        return Idefics3ImageProcessorPil
+    images_module = "idefics3.image_processing_pil_idefics3:Idefics3ImageProcessorPil"
 
 
 def _chat_template(folder: Path, tokenizer: Any) -> str:

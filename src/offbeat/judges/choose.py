@@ -15,9 +15,9 @@ from offbeat.protocols import (
     ChecksSubject,
     EncodesImage,
     ExploringBackbone,
-    HasCard,
     NamesThings,
     ReadsClasses,
+    TextBackbone,
 )
 
 CANNOT: dict[type[Any], str] = {
@@ -40,7 +40,7 @@ MODEL_TYPES = {
 """What ``config.json`` says a model is, and the judge that runs it; all others classify."""
 
 
-def open_judge(name: str, backbone: HasCard, *, labels: Sequence[str] = ()) -> Any:
+def open_judge(name: str, backbone: TextBackbone, *, labels: Sequence[str] = ()) -> Any:
     """Load a judge that is not part of the checkpoint.
 
     Args:
@@ -77,7 +77,7 @@ def open_judge(name: str, backbone: HasCard, *, labels: Sequence[str] = ()) -> A
     return registry.find("judge", model_type).load(name, **known)
 
 
-def labels_of(backbone: HasCard, words: Sequence[str] = ()) -> tuple[str, ...]:
+def labels_of(backbone: TextBackbone, words: Sequence[str] = ()) -> tuple[str, ...]:
     """Return the words that a judge without fixed classes chooses between.
 
     They are the concepts on the checkpoint's card, or common ones, and then ``words``.
@@ -89,7 +89,7 @@ def labels_of(backbone: HasCard, words: Sequence[str] = ()) -> tuple[str, ...]:
 
 def choose_judge(
     name: str,
-    backbone: HasCard,
+    backbone: TextBackbone,
     task: type[Any],
     *,
     subject: str | None = None,
@@ -137,7 +137,7 @@ def choose_judge(
     return judge
 
 
-def choose_checker(name: str, backbone: HasCard, subject: str) -> tuple[Any, bool]:
+def choose_checker(name: str, backbone: TextBackbone, subject: str) -> tuple[Any, bool]:
     """Return who looks at pictures of a subject, and whether it can tell if they show it.
 
     A classifier that does not know the subject can still say what else it sees.
@@ -151,7 +151,7 @@ def choose_checker(name: str, backbone: HasCard, subject: str) -> tuple[Any, boo
     return judge, judge is not None
 
 
-def choose_any(names: str, backbone: HasCard) -> Any:
+def choose_any(names: str, backbone: TextBackbone) -> Any:
     """Return the judge of a name for whatever it can answer; several, with commas, as a tuple."""
     bundled = ("auto", "none", "clip", "classifier")
     judges = [
@@ -163,7 +163,7 @@ def choose_any(names: str, backbone: HasCard) -> Any:
     return judges[0] if len(judges) == 1 else tuple(judges)
 
 
-def own_reader(judge: Any, backbone: HasCard) -> Any:
+def own_reader(judge: Any, backbone: TextBackbone) -> Any:
     """Return whose stages look at pictures: the judge's if it has any, else the checkpoint's own.
 
     None where the checkpoint brings no classifier.
@@ -181,7 +181,7 @@ def problems_of(judge: Any) -> list[str]:
     return list(getattr(judge, "problems", ()))
 
 
-def _automatic(backbone: HasCard, subject: str | None, *, unseen: bool) -> str:
+def _automatic(backbone: TextBackbone, subject: str | None, *, unseen: bool) -> str:
     """Return the judge that ``auto`` stands for."""
     source = backbone.card.get("judge")
     if source is not None and not unseen:
@@ -198,7 +198,7 @@ def _automatic(backbone: HasCard, subject: str | None, *, unseen: bool) -> str:
     return "clip" if able else "none"
 
 
-def _clip(backbone: HasCard, subject: str | None) -> Any:
+def _clip(backbone: TextBackbone, subject: str | None) -> Any:
     """Return the judge that runs on the checkpoint's own image encoder."""
     concepts = len(backbone.card["concepts"]) > 1
     clip = registry.find("judge", "clip")

@@ -80,7 +80,7 @@ class PixelSettings:
         return (images - mean.to(images)) / std.to(images)
 
 
-class ClassifierJudge:
+class ClassifierJudge(rule.ClassJudge):
     """Names pictures with a classifier that shares no weights with the checkpoint under search."""
 
     def __init__(
@@ -214,23 +214,6 @@ class ClassifierJudge:
         """Return the probability of yes, ``[B]``."""
         columns = [self._labels.index(member) for member in self.members(subject)]
         return self.class_probabilities(images)[:, columns].sum(dim=1)
-
-    def calibrate(self, images: Tensor, subject: str) -> float:
-        """Set the limit for ``subject`` by ordinary pictures of it; 16 are enough.
-
-        Returns:
-            The probability from which on the answer is yes.
-        """
-        return self._limits.learn(subject, self.probability(images, subject))
-
-    def name_it(self, image: Tensor, subject: str) -> str:
-        """Return what kind of ``subject`` one picture, ``[3, H, W]``, 0 to 1, shows."""
-        members = rule.members_of(
-            subject, self._labels, subjects=self._subjects, coarse=self._coarse
-        )
-        return rule.kind_of(
-            subject, self._labels, members, self.class_probabilities(image[None])[0]
-        )
 
     def still_a(self, images: Tensor, subject: str) -> list[Verdict]:
         """Return one verdict for each of ``images``, ``[B, 3, H, W]``, 0 to 1."""

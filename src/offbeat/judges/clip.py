@@ -6,7 +6,7 @@ Source: Radford et al., CLIP, arXiv:2103.00020 (softmax over the cosines to all 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from offbeat.core.functional import cosine
 from offbeat.core.templates import fill
 from offbeat.errors import ConfigError, PromptError
 from offbeat.judges import rule
-from offbeat.protocols import EncodesImage, EncodesText, HasCard
+from offbeat.protocols import SeeingBackbone
 from offbeat.types import Verdict
 
 LOGIT_SCALE = 30.0
@@ -23,11 +23,7 @@ LOGIT_SCALE = 30.0
 _TEXT_BATCH = 64
 
 
-class Encoder(HasCard, EncodesText, EncodesImage, Protocol):
-    """What the judge needs of a checkpoint: both towers, and its vocabulary."""
-
-
-class ClipJudge:
+class ClipJudge(rule.ClassJudge):
     """Compares pictures with every concept name of the checkpoint's card.
 
     It is given pixels alone, never the embedding that a search moves. Yet its towers are those of
@@ -36,7 +32,7 @@ class ClipJudge:
 
     def __init__(
         self,
-        encoder: Encoder,
+        encoder: SeeingBackbone,
         *,
         concepts: Sequence[str] | None = None,
         share: float = 0.4,
@@ -101,23 +97,6 @@ class ClipJudge:
             return self._read(images, torch.cat([self._names(), subject_embed]))[:, -1]
         columns = [self._labels.index(member) for member in members]
         return self.class_probabilities(images)[:, columns].sum(dim=1)
-
-    def calibrate(self, images: Tensor, subject: str) -> float:
-        """Set the limit for ``subject`` by ordinary pictures of it; 16 are enough.
-
-        Returns:
-            The probability from which on the answer is yes.
-        """
-        return self._limits.learn(subject, self.probability(images, subject))
-
-    def name_it(self, image: Tensor, subject: str) -> str:
-        """Return what kind of ``subject`` one picture, ``[3, H, W]``, 0 to 1, shows."""
-        members = rule.members_of(
-            subject, self._labels, subjects=self._subjects, coarse=self._coarse
-        )
-        return rule.kind_of(
-            subject, self._labels, members, self.class_probabilities(image[None])[0]
-        )
 
     def still_a(self, images: Tensor, subject: str) -> list[Verdict]:
         """Return one verdict for each of ``images``, ``[B, 3, H, W]``, 0 to 1."""

@@ -15,6 +15,7 @@ of the others pass, the other seven subjects 0.5 %.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from difflib import get_close_matches
 
@@ -78,6 +79,41 @@ def kind_of(
     kinds = [label for label in members if label != subject]
     kinds = kinds or [label for label in labels if label != subject]
     return max(kinds, key=lambda label: float(probabilities[labels.index(label)]))
+
+
+class ClassJudge(ABC):
+    """A judge that reads class probabilities: its verdicts, its names, its calibration."""
+
+    _labels: tuple[str, ...]
+    _subjects: Mapping[str, Sequence[str]]
+    _coarse: Mapping[str, Sequence[str]]
+    _limits: Limits
+
+    @property
+    @abstractmethod
+    def name(self) -> str:
+        """The judge's name, with its checkpoint."""
+
+    @abstractmethod
+    def class_probabilities(self, images: Tensor) -> Tensor:
+        """Return ``[B, K]`` over the labels, of ``images``, ``[B, 3, H, W]``, 0 to 1."""
+
+    @abstractmethod
+    def probability(self, images: Tensor, subject: str) -> Tensor:
+        """Return the probability of yes, ``[B]``."""
+
+    def calibrate(self, images: Tensor, subject: str) -> float:
+        """Set the limit for ``subject`` by ordinary pictures of it; 16 are enough.
+
+        Returns:
+            The probability from which on the answer is yes.
+        """
+        return self._limits.learn(subject, self.probability(images, subject))
+
+    def name_it(self, image: Tensor, subject: str) -> str:
+        """Return what kind of ``subject`` one picture, ``[3, H, W]``, 0 to 1, shows."""
+        members = members_of(subject, self._labels, subjects=self._subjects, coarse=self._coarse)
+        return kind_of(subject, self._labels, members, self.class_probabilities(image[None])[0])
 
 
 class Limits:

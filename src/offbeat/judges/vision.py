@@ -38,6 +38,8 @@ class VisionJudge(ABC):
     """Its name in the registry."""
     model_type: ClassVar[str]
     """As ``config.json`` has it."""
+    model_class: ClassVar[str]
+    """Name of its class in transformers."""
     published: ClassVar[str]
     """Hub id that the name alone stands for."""
     hint: ClassVar[str] = ""
@@ -105,7 +107,7 @@ class VisionJudge(ABC):
         where = torch.device(device)
         if dtype is None:
             dtype = torch.float32 if where.type == "cpu" else torch.bfloat16
-        loader = getattr(transformers, cls._model_class())
+        loader = getattr(transformers, cls.model_class)
         model = weights.load_model(loader, folder, dtype=dtype).to(where)
         short = cls.published.split("/")[1] if source is None else Path(source).name
         name = f"{cls.kind}:{short}@{weights.fingerprint(folder, size=4)}"
@@ -116,11 +118,6 @@ class VisionJudge(ABC):
     tokenizer: Any
     ends: frozenset[int]
     """Tokens that end an answer."""
-
-    @classmethod
-    @abstractmethod
-    def _model_class(cls) -> str:
-        """Return the model's class name in transformers."""
 
     @abstractmethod
     def _load_parts(self, folder: Path) -> None:

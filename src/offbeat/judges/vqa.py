@@ -35,11 +35,8 @@ class BlipVqaJudge(_Blip):
 
     kind = "blip-vqa"
     model_type = "blip"
+    model_class = "BlipForQuestionAnswering"
     published = "Salesforce/blip-vqa-base"
-
-    @classmethod
-    def _model_class(cls) -> str:
-        return "BlipForQuestionAnswering"
 
     def _start(self, pictures: list[Image.Image], question: str) -> tuple[Tensor, Any]:
         model = self.model
@@ -82,11 +79,8 @@ class Blip2Judge(_Blip):
 
     kind = "blip2"
     model_type = "blip-2"
+    model_class = "Blip2ForConditionalGeneration"
     published = "Salesforce/blip2-opt-2.7b"
-
-    @classmethod
-    def _model_class(cls) -> str:
-        return "Blip2ForConditionalGeneration"
 
     @property
     def _is_decoder(self) -> bool:

@@ -27,7 +27,7 @@ from offbeat import registry
 from offbeat.core.checks import check_range
 from offbeat.core.modes import in_own_modes
 from offbeat.errors import ConfigError
-from offbeat.protocols import HasCard, Takes, TextBackbone
+from offbeat.protocols import Takes, TextBackbone
 from offbeat.types import Trained
 
 Config = TypeVar("Config")
@@ -367,7 +367,7 @@ def with_metric(method: Any, backbone: TextBackbone) -> Any:
     return method.with_metric(metric.load(backbone=backbone, device=str(backbone.device)))
 
 
-def make_method(name: str, backbone: HasCard, settings: dict[str, Any] | None) -> Any:
+def make_method(name: str, backbone: TextBackbone, settings: dict[str, Any] | None) -> Any:
     """Return a method with what suits the checkpoint, and ``settings`` before that.
 
     Raises:

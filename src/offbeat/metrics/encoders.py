@@ -23,7 +23,7 @@ from offbeat.metrics.checkpoints import (
     weights_folder,
 )
 from offbeat.metrics.common import BATCH, in_equal_sizes
-from offbeat.protocols import EncodesImage, EncodesText, HasCard
+from offbeat.protocols import EncodesImage, SeeingBackbone
 
 if TYPE_CHECKING:
     from typing_extensions import Self
@@ -51,20 +51,16 @@ class Encoder(Protocol):
         ...
 
 
-class Towers(HasCard, EncodesText, EncodesImage, Protocol):
-    """What the metrics need of a backbone."""
-
-
 class BackboneEncoder:
     """A backbone's own towers; the whole picture is stretched to what its image tower reads."""
 
-    def __init__(self, backbone: Towers) -> None:
+    def __init__(self, backbone: SeeingBackbone) -> None:
         """Hold a backbone.
 
         Raises:
             CapabilityError: If it cannot read pictures, or its towers have no space in common.
         """
-        if not isinstance(backbone, EncodesImage) or not isinstance(backbone, EncodesText):
+        if not isinstance(backbone, EncodesImage) or not hasattr(backbone, "encode_text"):
             raise CapabilityError("a metric", backbone.name, "encode_image", ("pocket",))
         self._backbone = backbone
         self.logit_scale: float | None = None

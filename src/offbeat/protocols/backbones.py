@@ -23,8 +23,31 @@ Generators: TypeAlias = "torch.Generator | Sequence[torch.Generator]"
 """One stream for a whole batch, or one for each sample."""
 
 
-class HasCard(Protocol):
-    """A checkpoint that says who it is, where it runs and what suits it."""
+@runtime_checkable
+class TextBackbone(Protocol):
+    """A checkpoint of any form: it encodes text, and says who it is and what suits it.
+
+    Learned tokens are passed in, never patched in. What it is called comes after what it can do: a
+    capability that is missing tells a reader more than a missing ``device``.
+    """
+
+    def token_embed(self, words: str) -> Tensor:
+        """Return the input-side vector of ``words``, ``[E]``: the mean over their tokens."""
+        ...
+
+    def token_embeds(self, words: str) -> Tensor:
+        """Return the input-side vectors of ``words``, ``[K, E]``: one for each of its tokens."""
+        ...
+
+    def num_tokens(self, text: str) -> int:
+        """Return how many tokens ``text`` is cut into, without start and end."""
+        ...
+
+    def encode_text(
+        self, prompts: Sequence[str], *, tokens: Mapping[str, Tensor] | None = None
+    ) -> TextEmbeds:
+        """Encode prompts, words of ``tokens`` replaced by their vectors, ``[E]`` or ``[K, E]``."""
+        ...
 
     @property
     def device(self) -> torch.device:
@@ -48,34 +71,6 @@ class HasCard(Protocol):
 
 
 @runtime_checkable
-class EncodesText(Protocol):
-    """Text to embeddings; learned tokens are passed in, never patched in."""
-
-    def token_embed(self, words: str) -> Tensor:
-        """Return the input-side vector of ``words``, ``[E]``: the mean over their tokens."""
-        ...
-
-    def token_embeds(self, words: str) -> Tensor:
-        """Return the input-side vectors of ``words``, ``[K, E]``: one for each of its tokens."""
-        ...
-
-    def num_tokens(self, text: str) -> int:
-        """Return how many tokens ``text`` is cut into, without start and end."""
-        ...
-
-    def encode_text(
-        self, prompts: Sequence[str], *, tokens: Mapping[str, Tensor] | None = None
-    ) -> TextEmbeds:
-        """Encode prompts, words of ``tokens`` replaced by their vectors, ``[E]`` or ``[K, E]``."""
-        ...
-
-
-@runtime_checkable
-class TextBackbone(HasCard, EncodesText, Protocol):
-    """A checkpoint of any form that pictures are drawn with: what every command needs first."""
-
-
-@runtime_checkable
 class EncodesImage(Protocol):
     """Reads pictures into CLIP image space."""
 
@@ -85,7 +80,12 @@ class EncodesImage(Protocol):
 
 
 @runtime_checkable
-class ExploringBackbone(HasCard, EncodesText, EncodesImage, Protocol):
+class SeeingBackbone(TextBackbone, EncodesImage, Protocol):
+    """What methods need that draw on a checkpoint of any form, and compare what they drew."""
+
+
+@runtime_checkable
+class ExploringBackbone(SeeingBackbone, Protocol):
     """Samples of CLIP image space with a gradient, and LoRA factors that change them.
 
     They come from a prior that maps text there, or are readings of a one-step model's pictures.
@@ -294,8 +294,3 @@ class PaintingBackbone(DenoisingBackbone, EncodesImage, Protocol):
 @runtime_checkable
 class ComparingBackbone(DrawingBackbone, EncodesImage, Protocol):
     """What methods need that draw, and compare what they drew."""
-
-
-@runtime_checkable
-class SeeingBackbone(TextBackbone, EncodesImage, Protocol):
-    """What methods need that draw on a checkpoint of any form, and compare what they drew."""

@@ -38,9 +38,7 @@ def members(needs: type) -> Iterator[str]:
 
     A capability that is missing tells a reader more than a missing ``device``.
     """
-    ranks: dict[type, int] = {
-        protocols.EncodesText: -2, protocols.DrawingBackbone: -1, protocols.HasCard: 1
-    }  # fmt: skip
+    ranks: dict[type, int] = {protocols.TextBackbone: -2, protocols.DrawingBackbone: -1}
     for part in sorted(needs.__mro__, key=lambda part: ranks.get(part, 0)):
         if part not in (object, Protocol):
             yield from (name for name in vars(part) if not name.startswith("_"))

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from offbeat.files.concept import CONCEPT_FILE, concept_of
 from offbeat.files.disk import digest_of
 from offbeat.files.png import encode_png
-from offbeat.protocols import HasCard
+from offbeat.protocols import TextBackbone
 from offbeat.runs.sheet import contact_sheet, png_of
 from offbeat.types import Concept
 
@@ -30,7 +30,7 @@ def png_files(
     pictures: Sequence[Image.Image],
     request: Mapping[str, Any],
     concept: Concept,
-    backbone: HasCard,
+    backbone: TextBackbone,
     *,
     seed: int | None = None,
     start: int = 0,

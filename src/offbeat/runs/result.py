@@ -14,7 +14,7 @@ from offbeat.errors import StoreError
 from offbeat.files.concept import CONCEPT_FILE, about_of, concept_of, decode_concept
 from offbeat.files.disk import digest_of
 from offbeat.files.learned import Learned, of_files
-from offbeat.protocols import HasCard, TextBackbone
+from offbeat.protocols import TextBackbone
 from offbeat.runs.export import export_learned
 from offbeat.runs.folder import RunFolder
 from offbeat.types import Concept, Evaluations
@@ -132,14 +132,14 @@ def read_concept(run: RunFolder, where: str) -> tuple[Concept, dict[str, Any]]:
     return decode_concept(lambda name: run.read(where + name) if run.exists(where + name) else None)
 
 
-def numerics_of(backbone: HasCard) -> dict[str, Any]:
+def numerics_of(backbone: TextBackbone) -> dict[str, Any]:
     """Return what changes numbers beside checkpoint, settings and seed: device, dtype, ..."""
     numerics: Mapping[str, Any] = getattr(backbone, "numerics", {"device": backbone.device.type})
     return dict(numerics)
 
 
 def concept_files(
-    concepts: Sequence[Concept], backbone: HasCard, method: str | None = None
+    concepts: Sequence[Concept], backbone: TextBackbone, method: str | None = None
 ) -> dict[str, bytes]:
     """Return the files of a run's concepts; ``method`` is the one that each names by default."""
     files: dict[str, bytes] = {}

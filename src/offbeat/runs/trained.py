@@ -8,7 +8,7 @@ from typing import Any
 from offbeat.errors import ConfigError, CorruptRunError, FingerprintError, StoreError
 from offbeat.files.concept import decode_trained, encode_trained
 from offbeat.files.disk import digest_of
-from offbeat.protocols import HasCard
+from offbeat.protocols import TextBackbone
 from offbeat.runs.folder import RunFolder
 from offbeat.types import Trained
 
@@ -16,7 +16,7 @@ SUFFIX = ".safetensors"
 
 
 def find_trained(
-    method: Any, backbone: HasCard, source: str | Path | Trained | None
+    method: Any, backbone: TextBackbone, source: str | Path | Trained | None
 ) -> tuple[Trained | None, str | None]:
     """Return what a method learned on this checkpoint, and a digest of it.
 
@@ -53,7 +53,7 @@ def find_trained(
     return trained, digest
 
 
-def _path_of(name: str, backbone: HasCard, source: str | Path | None) -> Path:
+def _path_of(name: str, backbone: TextBackbone, source: str | Path | None) -> Path:
     if source is None:
         bundled = backbone.card.get("trained", {}).get(name)
         if bundled is None:

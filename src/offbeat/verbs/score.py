@@ -22,7 +22,7 @@ from offbeat.files import png
 from offbeat.files.pictures import picture_files, read_whole, whole
 from offbeat.judges.choose import choose_any
 from offbeat.metrics import EncoderMetric, SharedEncoder, texts_for
-from offbeat.protocols import HasCard, Metric
+from offbeat.protocols import Metric, TextBackbone
 from offbeat.runs.result import Run
 from offbeat.types import Observe, Scores, ignore
 
@@ -111,7 +111,7 @@ def score(
     text: str | Sequence[str] | None = None,
     references: Pictures | None = None,
     metrics: Sequence[str | Metric] | str | None = None,
-    backbone: str | Path | HasCard = "pocket",
+    backbone: str | Path | TextBackbone = "pocket",
     judge: Any = "auto",
     device: Where = "auto",
     observe: Observe = ignore,
@@ -296,7 +296,7 @@ def _refuse_missing(
 class _Bench:
     """Loads what metrics run on, when the first of them wants it."""
 
-    def __init__(self, backbone: str | Path | HasCard, judge: Any, device: Where) -> None:
+    def __init__(self, backbone: str | Path | TextBackbone, judge: Any, device: Where) -> None:
         self._backbone, self._judge, self._where = backbone, judge, device
         self._encoders: dict[str, SharedEncoder] = {}
 

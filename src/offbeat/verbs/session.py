@@ -26,7 +26,7 @@ from offbeat.files.disk import json_bytes
 from offbeat.files.labels import versions
 from offbeat.files.learned import Learned, check_fingerprint
 from offbeat.methods.settings import make_method, verbs_of, with_metric
-from offbeat.protocols import HasCard, TextBackbone
+from offbeat.protocols import TextBackbone
 from offbeat.runs.folder import RunFolder
 from offbeat.runs.recorder import OnKept, Recorder, few_threads
 from offbeat.runs.report import concept_report
@@ -104,7 +104,7 @@ def check_template(prompt: str | None) -> None:
         fill(checked_text("prompt", prompt), concept="")
 
 
-def conditions_of(backbone: HasCard) -> dict[str, Any]:
+def conditions_of(backbone: TextBackbone) -> dict[str, Any]:
     """Return what every number depends on: the weights, the versions, device and dtype."""
     return {
         "fingerprint": backbone.fingerprint,

@@ -81,7 +81,7 @@ class Fuse:
             trained = self._learned(way, method, seed)
         started = time.perf_counter()
         with spending(backbone) as spent, torch.no_grad():
-            if hasattr(method, "mix"):
+            if method is not None and hasattr(method, "mix"):
                 images = method.mix(backbone, request, [word for word, _ in shares]).cpu()
             else:
                 with torch.enable_grad():

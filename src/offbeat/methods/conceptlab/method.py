@@ -18,6 +18,7 @@ from offbeat.core import vocab
 from offbeat.core.rng import stream
 from offbeat.methods.conceptlab.config import NAME, ConceptLabConfig
 from offbeat.methods.conceptlab.search import Search  # which needs the loss above
+from offbeat.methods.optimizing import run_to_end
 from offbeat.methods.settings import Method
 from offbeat.protocols import PriorBackbone
 from offbeat.types import Concept, OnStep, Request, Trained, ignore_step
@@ -111,10 +112,6 @@ class ConceptLab(Method[ConceptLabConfig]):
     def _search(
         self, backbone: PriorBackbone, request: Request, on_step: OnStep, resume: Any, **goal: Any
     ) -> Concept:
-
         search = Search(self.config, backbone, request, **goal)
-        if resume is not None:
-            search.restore(resume)
-        while search.index < self.config.num_steps:
-            on_step(search.advance())
+        run_to_end(search, lambda: search.index >= self.config.num_steps, on_step, resume)
         return search.concept()

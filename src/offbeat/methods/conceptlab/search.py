@@ -20,6 +20,7 @@ from offbeat.errors import ConfigError, ShapeError, VocabularyError
 from offbeat.methods.conceptlab import prompts
 from offbeat.methods.conceptlab.config import NAME, ConceptLabConfig
 from offbeat.methods.conceptlab.losses import prior_constraint_loss
+from offbeat.methods.optimizing import moments_of, restore_moments
 from offbeat.protocols import NamesThings, PriorBackbone
 from offbeat.types import PLACEHOLDER, Concept, Request, Step, TextEmbeds
 
@@ -244,10 +245,9 @@ class Search:
 
     def snapshot(self) -> dict[str, Any]:
         """Return a copy of all that changes."""
-        moments = self.optimizer.state_dict()["state"]
         return {
             "row": self.row.detach().clone(),
-            "moments": {str(i): {k: v.clone() for k, v in m.items()} for i, m in moments.items()},
+            "moments": moments_of(self.optimizer),
             "negatives": list(self.negatives),
             "index": self.index,
         }
@@ -256,7 +256,5 @@ class Search:
         """Go on from a snapshot."""
         with torch.no_grad():
             self.row.copy_(state["row"])
-        own = self.optimizer.state_dict()
-        own["state"] = {int(i): dict(m) for i, m in state["moments"].items()}
-        self.optimizer.load_state_dict(own)
+        restore_moments(self.optimizer, state["moments"])
         self.negatives, self.index = list(state["negatives"]), int(state["index"])

@@ -17,6 +17,7 @@ from offbeat.errors import FingerprintError
 from offbeat.methods.cretok.config import NAME, WORD, CreTokConfig
 from offbeat.methods.cretok.prompts import listed
 from offbeat.methods.cretok.training import Training  # which needs the loss above
+from offbeat.methods.optimizing import run_to_end
 from offbeat.methods.settings import Method, check_trained
 from offbeat.protocols import ReadsClasses, TextBackbone
 from offbeat.types import Concept, OnStep, Request, Trained, ignore_step
@@ -51,10 +52,7 @@ class CreTok(Method[CreTokConfig]):
             resume: State to go on from.
         """
         training = Training(self.config, backbone, vocab.check_words(vocabulary), seed)
-        if resume is not None:
-            training.restore(resume)
-        while not training.stopped:
-            on_step(training.advance())
+        run_to_end(training, lambda: bool(training.stopped), on_step, resume)
         return training.trained()
 
     def fuse(

@@ -19,6 +19,7 @@ from offbeat.errors import VocabularyError
 from offbeat.methods.cretok.config import NAME, PUBLISHED_THETA, WORD, CreTokConfig
 from offbeat.methods.cretok.losses import mixture_loss
 from offbeat.methods.cretok.prompts import training_pairs, with_articles
+from offbeat.methods.optimizing import moments_of, restore_moments
 from offbeat.protocols import TextBackbone
 from offbeat.types import Step, Trained
 
@@ -172,10 +173,9 @@ class Training:
 
     def snapshot(self) -> dict[str, Any]:
         """Return a copy of all that changes."""
-        moments = self.optimizer.state_dict()["state"].get(0, {})
         return {
             "row": self.row.detach().clone(),
-            "moments": {name: value.clone() for name, value in moments.items()},
+            "moments": moments_of(self.optimizer).get("0", {}),
             **{name: getattr(self, name) for name in _COUNTERS},
         }
 
@@ -183,9 +183,7 @@ class Training:
         """Go on from a snapshot."""
         with torch.no_grad():
             self.row.copy_(state["row"])
-        own = self.optimizer.state_dict()
-        own["state"] = {0: {name: value.clone() for name, value in state["moments"].items()}}
-        self.optimizer.load_state_dict(own)
+        restore_moments(self.optimizer, {0: state["moments"]})
         for name in _COUNTERS:
             setattr(self, name, state[name])
 

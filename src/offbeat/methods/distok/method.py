@@ -14,6 +14,7 @@ from offbeat.core.rng import stream
 from offbeat.methods.distok.config import NAME, DisTokConfig
 from offbeat.methods.distok.space import Space, describe, distribution_of, draw_latent
 from offbeat.methods.distok.training import Training  # which needs the losses above
+from offbeat.methods.optimizing import run_to_end
 from offbeat.methods.settings import Method
 from offbeat.protocols import ReadsClasses, TextBackbone
 from offbeat.types import Concept, OnStep, Request, Trained, ignore_step
@@ -49,10 +50,7 @@ class DisTok(Method[DisTokConfig]):
             resume: State to go on from.
         """
         training = Training(self.config, backbone, vocab.check_words(vocabulary), seed, judge)
-        if resume is not None:
-            training.restore(resume)
-        while training.index < self.config.num_steps:
-            on_step(training.advance())
+        run_to_end(training, lambda: training.index >= self.config.num_steps, on_step, resume)
         return training.trained()
 
     def fuse(

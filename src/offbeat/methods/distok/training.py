@@ -32,6 +32,7 @@ from offbeat.methods.distok.pool import (
 )
 from offbeat.methods.distok.prompts import FrozenTexts
 from offbeat.methods.distok.space import decode, encode, initial_params, mixed
+from offbeat.methods.optimizing import moments_of, restore_moments
 from offbeat.protocols import ReadsClasses, TextBackbone
 from offbeat.types import Step, Trained
 
@@ -237,11 +238,10 @@ class Training:
 
     def snapshot(self) -> dict[str, Any]:
         """Return a copy of all that changes."""
-        moments = self.optimizer.state_dict()["state"]
         return {
             "index": self.index,
             "params": {name: param.detach().clone() for name, param in self.params.items()},
-            "moments": {str(i): {k: v.clone() for k, v in m.items()} for i, m in moments.items()},
+            "moments": moments_of(self.optimizer),
             "pool": self.pool.snapshot(),
             "watched": list(self.watched),
         }
@@ -251,11 +251,7 @@ class Training:
         with torch.no_grad():
             for name, param in self.params.items():
                 param.copy_(state["params"][name])
-        own = self.optimizer.state_dict()
-        own["state"] = {
-            int(i): {k: v.clone() for k, v in m.items()} for i, m in state["moments"].items()
-        }
-        self.optimizer.load_state_dict(own)
+        restore_moments(self.optimizer, state["moments"])
         self.pool.restore(state["pool"])
         self.watched = list(state["watched"])
         self.index = int(state["index"])
