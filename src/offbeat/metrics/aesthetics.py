@@ -7,6 +7,7 @@ Neural-IMage-Assessment, trained on AVA.
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -28,13 +29,50 @@ CLIP_FOLDER = "clip"
 """In a head's folder, optional: the CLIP that it stands on."""
 
 
-def no_stand_in(stem: str, what: str) -> CheckpointError:
-    """Return the error of a metric whose learned part no backbone has."""
-    return CheckpointError(
-        f"{stem}: expected a folder or hub id with {what}; it learned from people, and no "
-        "backbone's own encoders can stand in for that. docs/metrics.md says where the published "
-        "weights are and how to convert them."
-    )
+class LearnedMetric(BaseMetric):
+    """A metric whose learned part no backbone has: it needs weights of its own."""
+
+    published: str
+    """What weights it takes, in words."""
+
+    @classmethod
+    def load(
+        cls,
+        source: str | Path | None = None,
+        *,
+        backbone: Any | None = None,
+        device: str | torch.device = "cpu",
+    ) -> Self:
+        """Load weights in safetensors under their published names.
+
+        Args:
+            source: Folder or hub id: see the class.
+            backbone: Of no use here.
+            device: Where it runs.
+
+        Raises:
+            CheckpointError: If there are no such weights.
+            UnsafeWeightsError: If they are there only as a pickle.
+        """
+        if source is None:
+            raise CheckpointError(
+                f"{cls.stem}: expected a folder or hub id with {cls.published}; it learned from "
+                "people, and no backbone's own encoders can stand in for that. docs/metrics.md "
+                "says where the published weights are and how to convert them."
+            )
+        folder = weights_folder(source)
+        metric = cls._of(folder, read_weights(folder), torch.device(device))
+        metric.label = short_name(source)
+        metric.checkpoint = f"{metric.label}@{fingerprint(folder, size=4)}{metric.below}"
+        return metric
+
+    below = ""
+    """What else the numbers depend on, for the checkpoint's name."""
+
+    @classmethod
+    @abstractmethod
+    def _of(cls, folder: Path, weights: dict[str, Tensor], device: torch.device) -> Self:
+        """Return the metric of these weights."""
 
 
 class LinearHead(nn.Sequential):
@@ -76,44 +114,23 @@ class LinearHead(nn.Sequential):
         return head
 
 
-class _ClipAesthetic(BaseMetric):
-    """A head on CLIP's normalised image embeddings."""
+class _ClipAesthetic(LearnedMetric):
+    """A head on CLIP's normalised image embeddings.
 
-    published: str
+    The folder may have that CLIP in its subfolder ``clip``; without one it is
+    ``openai/clip-vit-large-patch14``.
+    """
 
-    def __init__(self, encoder: Encoder, head: nn.Module, *, label: str, checkpoint: str) -> None:
+    def __init__(self, encoder: Encoder, head: nn.Module) -> None:
         """Hold an encoder and a head; ``load`` is the way to make one from a folder."""
         self.encoder, self.head = encoder, head
-        self.label, self.checkpoint = label, checkpoint
+        self.below = f" on {encoder.checkpoint}"
 
     @classmethod
-    def load(
-        cls,
-        source: str | Path | None = None,
-        *,
-        backbone: Any | None = None,
-        device: str | torch.device = "cpu",
-    ) -> Self:
-        """Load a head from a folder, and the CLIP below it.
-
-        Args:
-            source: Folder or hub id with the head in safetensors under its published names. The
-                CLIP is in its subfolder ``clip``; without one ``openai/clip-vit-large-patch14``.
-            backbone: Of no use here.
-            device: Where both run.
-
-        Raises:
-            CheckpointError: If there are no such weights.
-            UnsafeWeightsError: If they are there only as a pickle.
-        """
-        if source is None:
-            raise no_stand_in(cls.stem, cls.published)
-        folder = weights_folder(source)
-        below = folder / CLIP_FOLDER
-        encoder = ClipEncoder.load(below if below.is_dir() else CLIP_LARGE, device=device)
-        checkpoint = f"{short_name(source)}@{fingerprint(folder, size=4)} on {encoder.checkpoint}"
-        head = cls._head(read_weights(folder), folder)
-        return cls(encoder, head, label=short_name(source), checkpoint=checkpoint)
+    def _of(cls, folder: Path, weights: dict[str, Tensor], device: torch.device) -> Self:
+        clip = folder / CLIP_FOLDER
+        encoder = ClipEncoder.load(clip if clip.is_dir() else CLIP_LARGE, device=device)
+        return cls(encoder, cls._head(weights, folder))
 
     @classmethod
     def _head(cls, weights: dict[str, Tensor], folder: Path) -> nn.Module:
@@ -183,38 +200,23 @@ class _Vgg16(nn.Module):
         return logits.softmax(dim=-1)
 
 
-class Nima(BaseMetric):
+class Nima(LearnedMetric):
     """NIMA: the mean of ten ratings that a VGG-16 expects, 1 to 10.
 
     Pictures are resized to 256 on the shorter side and cropped to 224 in the middle, where the
-    published program crops at random; like it, colours are not normalised.
+    published program crops at random; like it, colours are not normalised. Weights have the
+    published names, ``features.0.weight`` and so on.
     """
 
     stem = "nima"
+    published = "the weights of Neural-IMage-Assessment (VGG-16, AVA)"
 
-    def __init__(self, model: nn.Module, processor: Any, *, label: str, checkpoint: str) -> None:
+    def __init__(self, model: nn.Module, processor: Any) -> None:
         """Hold a model; ``load`` is the way to make one from a folder."""
         self._model, self._processor = model, processor
-        self.label, self.checkpoint = label, checkpoint
 
     @classmethod
-    def load(
-        cls,
-        source: str | Path | None = None,
-        *,
-        backbone: Any | None = None,
-        device: str | torch.device = "cpu",
-    ) -> Nima:
-        """Load a folder or hub id of the published names, ``features.0.weight`` and so on.
-
-        Raises:
-            CheckpointError: If there are no such weights.
-            UnsafeWeightsError: If they are there only as a pickle.
-        """
-        if source is None:
-            raise no_stand_in(cls.stem, "the weights of Neural-IMage-Assessment (VGG-16, AVA)")
-        folder = weights_folder(source)
-        weights = read_weights(folder)
+    def _of(cls, folder: Path, weights: dict[str, Tensor], device: torch.device) -> Self:
         first = [f"features.{place}.weight" for place in _CONVOLUTIONS]
         if absent := [name for name in first if name not in weights]:
             raise CheckpointError(
@@ -222,10 +224,7 @@ class Nima(BaseMetric):
             )
         model = _Vgg16([weights[name].shape[0] for name in first])
         fill(model, weights, folder)
-        checkpoint = f"{short_name(source)}@{fingerprint(folder, size=4)}"
-        return cls(
-            model.to(device), _nima_processor(), label=short_name(source), checkpoint=checkpoint
-        )
+        return cls(model.to(device), _nima_processor())
 
     def measure(
         self,

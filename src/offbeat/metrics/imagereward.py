@@ -11,18 +11,20 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from offbeat.checkpoints.weights import fingerprint, load_part
+from offbeat.checkpoints.weights import load_part
 from offbeat.errors import CheckpointError
-from offbeat.metrics.aesthetics import LinearHead, no_stand_in
-from offbeat.metrics.base import BaseMetric
-from offbeat.metrics.checkpoints import fill, pixels_of, read_weights, short_name, weights_folder
+from offbeat.metrics.aesthetics import LearnedMetric, LinearHead
+from offbeat.metrics.checkpoints import fill, pixels_of
 from offbeat.metrics.common import BATCH, texts_for
 from offbeat.protocols import Need
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 MEAN, STD = 0.16717362830052426, 1.0333394966054072
 """Of the raw values over its data, as published."""
@@ -87,67 +89,39 @@ def _vision_name(name: str) -> str:
     return f"encoder.layers.{number}.{_IN_BLOCK.get(part, part)}.{kind}"
 
 
-class ImageReward(BaseMetric):
-    """ImageReward: about mean 0 and standard deviation 1 over its data; higher is better."""
+class ImageReward(LearnedMetric):
+    """ImageReward: about mean 0 and standard deviation 1 over its data; higher is better.
+
+    Its folder has the published weights, ``med_config.json`` and the files of the tokenizer
+    ``bert-base-uncased``.
+    """
 
     stem = "imagereward"
     needs: tuple[Need, ...] = ("texts",)
     default = "THUDM/ImageReward"
+    published = "the weights of THUDM/ImageReward"
 
-    def __init__(
-        self,
-        vision: Any,
-        text: Any,
-        head: nn.Module,
-        tokenizer: Any,
-        *,
-        label: str,
-        checkpoint: str,
-    ) -> None:
+    def __init__(self, vision: Any, text: Any, head: nn.Module, tokenizer: Any) -> None:
         """Hold the parts; ``load`` is the way to make one from a folder."""
         self._vision, self._text, self._head, self._tokenizer = vision, text, head, tokenizer
         self._processor = _processor(vision.config.image_size)
-        self.label, self.checkpoint = label, checkpoint
 
     @classmethod
-    def load(
-        cls,
-        source: str | Path | None = None,
-        *,
-        backbone: Any | None = None,
-        device: str | torch.device = "cpu",
-    ) -> ImageReward:
-        """Load a folder or hub id.
-
-        Args:
-            source: With the published weights in safetensors, ``med_config.json`` and the files of
-                the tokenizer ``bert-base-uncased``.
-            backbone: Of no use here.
-            device: Where it runs.
-
-        Raises:
-            CheckpointError: If there are no such weights.
-            UnsafeWeightsError: If they are there only as a pickle.
-        """
+    def _of(cls, folder: Path, weights: dict[str, Tensor], device: torch.device) -> Self:
         from transformers import BertTokenizer
 
-        if source is None:
-            raise no_stand_in(cls.stem, "the weights of THUDM/ImageReward")
-        folder = weights_folder(source)
-        weights = to_transformers(read_weights(folder))
-        vision, text, head = (_part(weights, part) for part in ("vision.", "text.", "head."))
+        renamed = to_transformers(weights)
+        vision, text, head = (_part(renamed, part) for part in ("vision.", "text.", "head."))
         if not (vision and text and head):
             raise CheckpointError(
                 f"{folder}: expected blip.visual_encoder.*, blip.text_encoder.* and mlp.layers.*, "
-                f"got {', '.join(sorted(weights)[:3])}, ..."
+                f"got {', '.join(sorted(renamed)[:3])}, ..."
             )
         return cls(
             _vision(vision, folder).to(device),
             _text(text, folder).to(device),
             LinearHead.of(head, folder).to(device),
             load_part(BertTokenizer, folder),
-            label=short_name(source),
-            checkpoint=f"{short_name(source)}@{fingerprint(folder, size=4)}",
         )
 
     def measure(

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
@@ -22,12 +22,18 @@ from statsmodels.stats.proportion import proportion_confint
 from offbeat.errors import ConfigError
 from offbeat.metrics.agreement import krippendorff_alpha
 from offbeat.study import choice
+from offbeat.study.answers import (
+    Row,
+    answers_of,
+    by_picture,
+    reason_to_leave_out,
+    repeats_alike,
+)
 from offbeat.study.choice import Estimate
 from offbeat.study.design import Design, Study
 from offbeat.study.storage import RaterState
 
 Verdict = Literal["first higher", "second higher", "equal within the margin", "undecided"]
-NUM_RESAMPLES = 1000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,10 +111,10 @@ def analyse(study: Study, raters: Sequence[RaterState]) -> Analysis:
     """
     design = study.design
     excluded = {
-        str(rater.number): why for rater in raters if (why := _reason_to_leave_out(design, rater))
+        str(rater.number): why for rater in raters if (why := reason_to_leave_out(design, rater))
     }
     kept = [rater for rater in raters if str(rater.number) not in excluded]
-    answers = [answer for rater in kept for answer in _answers(study, rater, ("main",))]
+    answers = [answer for rater in kept for answer in answers_of(study, rater)]
     if not answers:
         raise ConfigError(
             f"answers: expected at least one, got none of {len(raters)} raters, {len(excluded)} "
@@ -134,83 +140,8 @@ def analyse(study: Study, raters: Sequence[RaterState]) -> Analysis:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class _Row:
-    """One answer with what was shown."""
-
-    rater: int
-    key: str
-    item: str
-    conditions: tuple[int, ...]
-    pictures: tuple[str, ...]
-    value: Any
-
-
-def _answers(study: Study, rater: RaterState, purposes: Sequence[str]) -> Iterable[_Row]:
-    codes = {name: code for code, name in enumerate(study.design.conditions)}
-    pictures = study.by_id
-    for answer in rater.given:
-        trial = rater.trials[answer.position]
-        if trial.purpose in purposes:
-            shown = tuple(codes[pictures[each].condition] for each in trial.pictures)
-            yield _Row(rater.number, trial.key, trial.item, shown, trial.pictures, answer.value)
-
-
-def _reason_to_leave_out(design: Design, rater: RaterState) -> str:
-    """Return which rule leaves a rater out; empty if none does."""
-    rules = design.exclusions
-    share = rater.position / len(rater.trials)
-    if share < rules.min_answered:
-        return f"answered {share:.0%} of the trials"
-    pairs = [(rater.trials[answer.position], answer) for answer in rater.given]
-    failed = sum(
-        trial.purpose == "check" and answer.value != trial.expected for trial, answer in pairs
-    )
-    if failed > rules.max_failed_checks:
-        return f"failed {failed} attention checks"
-    fast = np.mean([answer.seconds < design.min_seconds for _, answer in pairs])
-    if fast > rules.max_fast_share:
-        return f"{fast:.0%} of the answers came sooner than {design.min_seconds} s"
-    agreed = _repeats_alike(design, rater)
-    if (
-        rules.min_self_agreement is not None
-        and agreed
-        and (np.mean(agreed) < rules.min_self_agreement)
-    ):
-        return f"answered {np.mean(agreed):.0%} of the repeated trials alike"
-    return ""
-
-
-def _repeats_alike(design: Design, rater: RaterState) -> list[bool]:
-    """Return for each repeated trial whether it was answered as at first."""
-    first = {
-        rater.trials[answer.position].key: answer
-        for answer in rater.given
-        if rater.trials[answer.position].purpose == "main"
-    }
-    alike = []
-    for answer in rater.given:
-        trial = rater.trials[answer.position]
-        if trial.purpose == "repeat" and trial.key in first:
-            before = first[trial.key]
-            alike.append(
-                _by_picture(design, rater.trials[before.position].pictures, before.value)
-                == _by_picture(design, trial.pictures, answer.value)
-            )
-    return alike
-
-
-def _by_picture(design: Design, pictures: Sequence[str], value: Any) -> Any:
-    """Return an answer in terms of the pictures instead of their places."""
-    if design.kind == "pairs" and value != "equal":
-        return pictures[0 if value == "left" else 1]
-    if design.kind == "ranking":
-        return [pictures[at] for at in value]
-    return value
-
-
 def _self_agreement(study: Study, raters: Sequence[RaterState]) -> float:
-    alike = [each for rater in raters for each in _repeats_alike(study.design, rater)]
+    alike = [each for rater in raters for each in repeats_alike(study.design, rater)]
     return float(np.mean(alike)) if alike else math.nan
 
 
@@ -223,9 +154,9 @@ def _alpha(study: Study, raters: Sequence[RaterState]) -> float:
     cells: list[tuple[int, int, float]] = []
     order = {picture.id: place for place, picture in enumerate(study.pictures)}
     for line, rater in enumerate(raters):
-        for row in _answers(study, rater, ("main",)):
+        for row in answers_of(study, rater):
             column = columns.setdefault(row.key, len(columns))
-            value = _by_picture(design, row.pictures, row.value)
+            value = by_picture(design, row.pictures, row.value)
             if design.kind == "pairs":
                 value = (
                     0
@@ -249,7 +180,7 @@ def _alpha(study: Study, raters: Sequence[RaterState]) -> float:
 _Found = tuple[list[Comparison], list[Level], Estimate | None]
 
 
-def _pairs(design: Design, answers: Sequence[_Row]) -> _Found:
+def _pairs(design: Design, answers: Sequence[Row]) -> _Found:
     names, codes = list(design.conditions), _codes(answers)
     outcome = {"left": 0, "right": 1, "equal": 2}
     outcomes = np.array([outcome[row.value] for row in answers])
@@ -287,10 +218,10 @@ def _wins(left: Any, right: Any, outcomes: Any, first: int, second: int) -> list
     ]
 
 
-def _ranking(design: Design, answers: Sequence[_Row]) -> _Found:
+def _ranking(design: Design, answers: Sequence[Row]) -> _Found:
     names = list(design.conditions)
 
-    def fitted(rows: Sequence[_Row]) -> choice.Fit:
+    def fitted(rows: Sequence[Row]) -> choice.Fit:
         rankings = [[row.conditions[at] for at in row.value] for row in rows]
         return choice.fit_choices(choice.of_rankings(rankings, _codes(rows), len(names)))
 
@@ -350,7 +281,7 @@ def _strengths(fit: choice.Fit, names: Sequence[str], item: str, num: int) -> li
     return levels
 
 
-def _yes_no(design: Design, answers: Sequence[_Row]) -> _Found:
+def _yes_no(design: Design, answers: Sequence[Row]) -> _Found:
     yes = np.array([float(row.value == "yes") for row in answers])
     comparisons, levels = _linear(design, answers, yes)
     bounded = []
@@ -370,18 +301,18 @@ def _yes_no(design: Design, answers: Sequence[_Row]) -> _Found:
     return comparisons, bounded, None
 
 
-def _condition_of(design: Design, row: _Row) -> str:
+def _condition_of(design: Design, row: Row) -> str:
     """Return the condition of an answer about one picture."""
     return list(design.conditions)[row.conditions[0]]
 
 
-def _scale(design: Design, answers: Sequence[_Row]) -> _Found:
+def _scale(design: Design, answers: Sequence[Row]) -> _Found:
     comparisons, levels = _linear(design, answers, np.array([float(row.value) for row in answers]))
     return [_with_odds(design, answers, each) for each in comparisons], levels, None
 
 
 def _linear(
-    design: Design, answers: Sequence[_Row], values: Any
+    design: Design, answers: Sequence[Row], values: Any
 ) -> tuple[list[Comparison], list[Level]]:
     """Fit means of conditions, items held equal, with intervals over raters."""
     names, items, codes = list(design.conditions), list(design.items), _codes(answers)
@@ -441,7 +372,7 @@ def _clustered(values: Any, rows: Any, codes: Any) -> Any:
         return OLS(values, rows).fit(cov_type="cluster", cov_kwds={"groups": codes}, use_t=True)
 
 
-def _with_odds(design: Design, answers: Sequence[_Row], comparison: Comparison) -> Comparison:
+def _with_odds(design: Design, answers: Sequence[Row], comparison: Comparison) -> Comparison:
     """Add the odds ratio of a cumulative-link model, which takes the scale as ranks only."""
     names = list(design.conditions)
     first, second = names.index(comparison.first), names.index(comparison.second)
@@ -464,7 +395,7 @@ def _with_odds(design: Design, answers: Sequence[_Row], comparison: Comparison) 
 _KINDS = {"pairs": _pairs, "ranking": _ranking, "yes-no": _yes_no, "scale": _scale}
 
 
-def _codes(answers: Sequence[_Row]) -> Any:
+def _codes(answers: Sequence[Row]) -> Any:
     return np.array([row.rater for row in answers])
 
 
@@ -511,123 +442,3 @@ def holm(p_values: Sequence[float]) -> list[float]:
     corrected = np.empty(len(order))
     corrected[order] = np.minimum(np.maximum.accumulate(scaled), 1.0)
     return [float(p) for p in corrected]
-
-
-# --- may a metric stand in for people?
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StandIn:
-    """How far a metric or a judge agrees with people."""
-
-    name: str
-    auc: float
-    """Pairs: how often it scores the chosen picture higher; 0.5 is chance."""
-    low: float
-    high: float
-    tau: float
-    """Kendall's tau with the pictures' order by people."""
-    num_answers: int
-
-
-def stand_in(
-    study: Study, raters: Sequence[RaterState], name: str, scores: Mapping[str, float]
-) -> StandIn:
-    """Return how far a metric agrees with people.
-
-    The interval is over raters and over what was compared: raters and comparisons are drawn anew,
-    both at once, so that a metric which happens to fit a few pictures is not taken for good.
-
-    Args:
-        study: The study.
-        raters: Who answered; those that the rules leave out are left out.
-        name: Of the metric.
-        scores: Picture to value, higher is better.
-
-    Raises:
-        ConfigError: If nobody preferred one picture to another.
-
-    Source: Owen, The pigeonhole bootstrap, Annals of Applied Statistics (2007).
-    """
-    design = study.design
-    people: dict[str, list[float]] = {}
-    agreed: list[tuple[int, str, float]] = []  # rater, comparison, 1 or 0
-    for rater in _kept(design, raters):
-        rows = list(_answers(study, rater, ("main",)))
-        for key, better, worse in _preferences(design, rows):
-            gap = scores[better] - scores[worse]
-            agreed.append((rater.number, key, 0.5 if gap == 0 else float(gap > 0)))
-        for row in rows:
-            for picture, merit in _merits(design, row):
-                people.setdefault(picture, []).append(merit)
-    if not agreed:
-        raise ConfigError("answers: expected that pictures were preferred to others, none was")
-    _, of_rater = np.unique([each[0] for each in agreed], return_inverse=True)
-    _, of_key = np.unique([each[1] for each in agreed], return_inverse=True)
-    hits = np.array([each[2] for each in agreed])
-    draws = np.random.default_rng(design.seed)
-    shares = []
-    for _ in range(NUM_RESAMPLES):
-        weights = _resample(draws, of_rater)[of_rater] * _resample(draws, of_key)[of_key]
-        if weights.sum():
-            shares.append((weights * hits).sum() / weights.sum())
-    low, high = np.quantile(shares, [0.025, 0.975])
-    ids = sorted(people)
-    tau = stats.kendalltau([np.mean(people[each]) for each in ids], [scores[each] for each in ids])
-    return StandIn(
-        name=name, auc=float(hits.mean()), low=float(low), high=float(high),
-        tau=float(tau.statistic), num_answers=len(hits),
-    )  # fmt: skip
-
-
-def preferred_pictures(study: Study, raters: Sequence[RaterState]) -> list[tuple[str, str]]:
-    """Return which picture was preferred to which, of raters whom no rule leaves out."""
-    return [
-        (better, worse)
-        for rater in _kept(study.design, raters)
-        for _, better, worse in _preferences(study.design, list(_answers(study, rater, ("main",))))
-    ]
-
-
-def _kept(design: Design, raters: Sequence[RaterState]) -> list[RaterState]:
-    return [rater for rater in raters if not _reason_to_leave_out(design, rater)]
-
-
-def _resample(draws: np.random.Generator, codes: Any) -> Any:
-    """Return how often each code is drawn when as many are drawn as there are."""
-    num = int(codes.max()) + 1
-    return np.bincount(draws.integers(num, size=num), minlength=num)
-
-
-def _preferences(design: Design, rows: Sequence[_Row]) -> Iterable[tuple[str, str, str]]:
-    """Return what a rater preferred to what: a name of the comparison, and two pictures."""
-    if design.kind in ("pairs", "ranking"):
-        for row in rows:
-            order = [] if row.value == "equal" else _best_first(row)
-            for better, worse in itertools.combinations(order, 2):
-                yield row.key, better, worse
-        return
-    for one, other in itertools.combinations(rows, 2):
-        values = [_merits(design, row)[0][1] for row in (one, other)]
-        if one.item == other.item and values[0] != values[1]:
-            pair = (one, other) if values[0] > values[1] else (other, one)
-            yield "+".join(sorted((one.key, other.key))), pair[0].pictures[0], pair[1].pictures[0]
-
-
-def _best_first(row: _Row) -> list[str]:
-    places = (
-        row.value if isinstance(row.value, list) else ([0, 1] if row.value == "left" else [1, 0])
-    )
-    return [row.pictures[at] for at in places]
-
-
-def _merits(design: Design, row: _Row) -> list[tuple[str, float]]:
-    """Return a number for each picture of an answer; higher was liked better."""
-    if design.kind == "yes-no":
-        return [(row.pictures[0], float(row.value == "yes"))]
-    if design.kind == "scale":
-        return [(row.pictures[0], float(row.value))]
-    if row.value == "equal":
-        return [(picture, 0.5) for picture in row.pictures]
-    order = _best_first(row)
-    return [(picture, 1 - at / (len(order) - 1)) for at, picture in enumerate(order)]

@@ -9,8 +9,9 @@ from typing import Any
 
 from offbeat.files.disk import json_bytes, write_atomic
 from offbeat.runs.report import page, section
-from offbeat.study.analyse import Analysis, Level, StandIn
+from offbeat.study.analyse import Analysis, Level
 from offbeat.study.design import Study
+from offbeat.study.metrics import StandIn
 
 TITLES = {
     "person": "People",

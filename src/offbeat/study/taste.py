@@ -9,7 +9,7 @@ import torch
 from offbeat.errors import ConfigError
 from offbeat.files.pictures import read_picture
 from offbeat.files.preferences import SIDE, Preferences
-from offbeat.study.analyse import preferred_pictures
+from offbeat.study.answers import preferred_pictures
 from offbeat.study.design import Study
 from offbeat.study.storage import RaterState
 
