@@ -65,7 +65,7 @@ def test_from_the_design_to_the_report_and_a_taste(study):
         (["analyse", "nowhere"], "study.json is missing"),
         (["simulate", "study", "--strength", "best=1"], "explored"),
         (["simulate", "study", "--strength", "explored=much"], "-20 to 20"),
-        (["forget", "study", "7"], "there is none"),
+        (["forget", "study", "7"], "no such rater"),
         (["taste", "study"], "none was"),
         (["taste", "study", "--kind", "robot"], "robot"),
         (["export", "study", "answers.xlsx"], ".parquet"),

@@ -229,7 +229,7 @@ def test_what_cannot_be_used_says_why(sd, xl, tmp_path):
     refused(ConfigError, "--backbone", {"<x>": rows}, None)
     with pytest.raises(StoreError, match="cannot be read"):
         import_concept(tmp_path / "absent.safetensors", backbone=sd)
-    with pytest.raises(StoreError, match="is there already"):
+    with pytest.raises(StoreError, match="exists already"):
         export_concept(source, out=tmp_path / "a")
     with pytest.raises(ConfigError, match="expected one of diffusers"):
         export_concept(source, "webui", out=tmp_path)

@@ -108,7 +108,7 @@ def test_what_is_no_picture_is_refused_by_name(save, tmp_path):
     for file in (text, cut, empty, script):
         with pytest.raises(ImageError, match=rf"{file.name}.*cannot be decoded"):
             read_picture(file)
-    with pytest.raises(ImageError, match="there is none"):
+    with pytest.raises(ImageError, match="found no file"):
         read_picture(tmp_path / "absent.png")
     with pytest.raises(ConfigError):
         read_picture(text, size=0)

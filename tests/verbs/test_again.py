@@ -194,7 +194,7 @@ def test_the_command(drawn, tmp_path):
     assert "byte for byte" in done.stdout
     assert (tmp_path / "x.png").read_bytes() == drawn.read_bytes()
     done = run(cli.app, ["again", str(drawn), "--out", str(tmp_path / "x.png")])
-    assert (done.exit_code, "is there already" in done.output) == (2, True)
+    assert (done.exit_code, "exists already" in done.output) == (2, True)
 
 
 def saved(path, picture, recipe, concept=None):

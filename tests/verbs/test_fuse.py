@@ -108,7 +108,7 @@ def test_words_that_cannot_be_fused(pocket, space, tmp_path, weights, error, say
 @pytest.mark.parametrize(
     ("settings", "error", "says"),
     [
-        ({"method": "low-probability"}, ConfigError, "fuses nothing|setting"),
+        ({"method": "low-probability"}, ConfigError, "does not fuse|setting"),
         ({"method": "distock"}, UnknownNameError, "distok"),
         ({"config": {"no_such": 1}}, ConfigError, "no_such"),
         ({"prompt": "a pig"}, PromptError, "concept"),

@@ -144,7 +144,7 @@ def test_a_killed_mixture_goes_on(pocket_sd, tmp_path):
     ("sources", "settings", "error", "says"),
     [
         (["owl", "no.png"], {}, ConfigError, "takes a word or a picture, then a word"),
-        (["no/such.png", "owl"], {}, ImageError, "there is none"),
+        (["no/such.png", "owl"], {}, ImageError, "found no file"),
         (["owl", "bee", "pig"], {}, ConfigError, "mixes two"),
         (["owl", "owl"], {}, VocabularyError, "twice"),
         (["owl", ""], {}, VocabularyError, "empty"),

@@ -196,7 +196,7 @@ def test_what_is_no_picture_is_refused_before_anything_is_written(backbone, art,
     text.write_text("no picture")
     Image.new("1", (20_000, 20_000)).save(bomb)
     for bad, says in ((text, "cannot be decoded"), (bomb, "megapixels"),
-                      (tmp_path / "none.png", "there is none"), (tmp_path, "picture")):  # fmt: skip
+                      (tmp_path / "none.png", "found no file"), (tmp_path, "picture")):  # fmt: skip
         with pytest.raises(ImageError, match=says):
             paint(bad, backbone, out=tmp_path / "run")
         with pytest.raises(ImageError, match=says):

@@ -36,7 +36,9 @@ def list_(json: Json = False) -> None:
         line = f"{model.family}; {model.state}{size}; licence: {model.licence}"
         typer.echo(f"{model.name:<{width}}  {line}")
         typer.echo(f"{'':<{width}}  {', '.join(model.sources) or 'of a plug-in'}")
-    typer.echo("`offbeat models inspect NAME` tells what one can do, and the memory that it takes.")
+    typer.echo(
+        "`offbeat models inspect NAME` shows what a checkpoint can do and how much memory it needs."
+    )
 
 
 @app.command("inspect")

@@ -51,7 +51,7 @@ def settings_of(given: list[str] | None) -> dict[str, Any]:
         if not sign or not name:
             raise ConfigError(f"--set: expected NAME=VALUE, got {text!r}")
         if name in settings:
-            raise ConfigError(f"--set: {name} is there twice")
+            raise ConfigError(f"--set: {name} is given twice; name it once")
         try:
             settings[name] = parse_json(value)
         except ValueError:

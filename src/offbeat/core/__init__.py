@@ -1,1 +1,1 @@
-"""Mathematics that all layers above share; knows torch, and of ours errors and types alone."""
+"""Mathematics shared by all layers above; it uses torch and our protocols, errors and types."""

@@ -1,4 +1,4 @@
-"""The ordinary: what a checkpoint usually draws of a subject, and how far "unusual" is from it.
+"""The baseline: what a checkpoint usually draws of a subject, to measure unusual pictures by.
 
 Source: Song and Elgammal, arXiv:2601.22125, baseline density; the calibration on held-out samples
 and novelty as a quantile are ours.

@@ -1,4 +1,4 @@
-"""What a result cost in network evaluations, by whatever method it was made."""
+"""Count the network evaluations that a result cost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checks of arguments, with one form of message each."""
+"""Check arguments, and say what was expected and what came."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Pure tensor mathematics that two methods or more share."""
+"""Pure tensor functions that several methods use."""
 
 from __future__ import annotations
 

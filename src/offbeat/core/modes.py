@@ -1,4 +1,4 @@
-"""Torch's global modes: a search needs gradients, float32 and the CPU's noise, whoever calls it."""
+"""Run methods in fixed torch modes (gradients on, float32), whatever modes the caller has set."""
 
 from __future__ import annotations
 

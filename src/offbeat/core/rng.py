@@ -1,4 +1,4 @@
-"""Named random streams: the only maker of ``torch.Generator`` in Offbeat."""
+"""Named random streams: every ``torch.Generator`` of Offbeat is made here."""
 
 from __future__ import annotations
 

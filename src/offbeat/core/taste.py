@@ -1,4 +1,4 @@
-"""What somebody likes, learned from which pictures were preferred to which.
+"""Learn a taste from pairs of pictures of which one was preferred.
 
 A Bayesian logistic regression on features of pictures: the probability that one is preferred to
 another is the logistic function of ``(features_a - features_b) @ weights``. The weights have a

@@ -1,4 +1,4 @@
-"""Named vocabularies of depictable things, for judges and for methods over known classes."""
+"""Lists of words that can be drawn, for judges and for methods that need known classes."""
 
 from __future__ import annotations
 
@@ -162,7 +162,7 @@ def check_words(words: Sequence[str]) -> tuple[str, ...]:
     seen: set[str] = set()
     for word in checked:
         if word.lower() in seen:
-            raise VocabularyError(f"vocabulary: {word!r} is there twice; remove one")
+            raise VocabularyError(f"vocabulary: {word!r} is given twice; remove one")
         seen.add(word.lower())
     return checked
 

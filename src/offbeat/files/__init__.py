@@ -1,1 +1,1 @@
-"""What is written and read: runs' parts, concepts, tokens, LoRA, pictures. Knows no method."""
+"""Read and write files: concepts, tokens, LoRA factors, pictures. Nothing here knows a method."""

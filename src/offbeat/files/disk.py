@@ -1,4 +1,4 @@
-"""What files of Offbeat share: atomic writing, errors that advise, tensors with JSON beside them.
+"""Write files atomically, read them safely, and store tensors with JSON metadata.
 
 Sees errors and torch only: ``store`` and ``formats`` stand on it.
 """

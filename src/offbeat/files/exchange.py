@@ -1,4 +1,4 @@
-"""One concept to the files of another tool, and such a file back to what it holds."""
+"""Convert a concept to the files of another tool, and read such files."""
 
 from __future__ import annotations
 

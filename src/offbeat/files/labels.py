@@ -1,4 +1,4 @@
-"""What a file of weights says of itself: Stability's ModelSpec, and the keys of kohya's scripts.
+"""Header metadata of weight files: Stability's ModelSpec, and the keys of kohya's scripts.
 
 Galleries and user interfaces show both. Nothing here changes what a file draws.
 """

@@ -1,4 +1,4 @@
-"""Concepts out of files: our own, and tokens and LoRA factors that another tool wrote."""
+"""Load concepts from files: our own, or tokens and LoRA factors of another tool."""
 
 from __future__ import annotations
 

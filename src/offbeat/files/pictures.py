@@ -125,7 +125,7 @@ def _decoded(
     """Return the planes of a stranger's file, ``[3, H, W]``, with sides of less than 8 ``size``."""
     file = Path(path).expanduser()
     if not file.is_file():
-        raise ImageError(f"{file}: expected a picture file, and there is none")
+        raise ImageError(f"{file}: expected a picture file, and found no file there")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # damaged metadata and Pillow's own size limit

@@ -1,4 +1,4 @@
-"""A file of preferences: pictures, and which was preferred to which.
+"""Read and write preferences: pictures, and which of them was preferred to which.
 
 What is kept are small pictures instead of features, so that any encoder can learn from them.
 """

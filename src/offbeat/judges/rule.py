@@ -1,4 +1,4 @@
-"""How class probabilities become a verdict.
+"""Turn class probabilities into verdicts: limits, calibration, names.
 
 The probability of yes is the mass that the classes give to the subject. How much of it a good
 picture gets differs by orders of magnitude between subjects and encoders (a softmax over hundreds

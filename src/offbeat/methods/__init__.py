@@ -1,1 +1,1 @@
-"""One file a method: its config, its losses and its loop. They see protocols, never models."""
+"""The methods, one folder for each paper: settings, equations, search. They see protocols only."""

@@ -1,4 +1,4 @@
-"""Settings that declare themselves, and the base class of methods.
+"""Settings with declared ranges and help texts, and the base class of methods.
 
 A setting states its default, range, choices and help once, in its field. The base class checks
 them; ``--set``, the studio and the docs read the same fields, those of a plug-in too.

@@ -1,4 +1,4 @@
-"""Measures: pure functions of tensors, and scorers that name their checkpoint."""
+"""Metrics: pure functions of tensors, and scorers that name the checkpoint they use."""
 
 from offbeat.metrics.base import BaseMetric
 from offbeat.metrics.common import bootstrap_interval, pictures, summarise, texts_for

@@ -1,4 +1,4 @@
-"""How well people would like a picture, whatever it shows, as three published models guess.
+"""Aesthetic scores: three published models predict how much people like a picture.
 
 Sources: LAION aesthetics v1 (``sa_0_4_vit_l_14_linear``) and v2 (``sac+logos+ava1-l14-linearMSE``),
 both on CLIP ViT-L/14; Talebi and Milanfar, NIMA, arXiv:1709.05424, in the VGG-16 of

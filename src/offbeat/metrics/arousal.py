@@ -1,4 +1,4 @@
-"""The arousal curve: how ratings rise with novelty, and fall again where it is too much.
+"""The arousal curve: ratings rise with novelty, and fall again when there is too much of it.
 
 Source: Berlyne's difference of a reward and an aversion, each a sigmoid of novelty; that ratings of
 generated pictures follow it is the claim of Song and Elgammal, arXiv:2601.22125; the fit is ours.

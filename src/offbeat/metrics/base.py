@@ -1,4 +1,4 @@
-"""What all metrics here are: a name with its checkpoint, and one way to be asked."""
+"""The base class of metrics: a name with its checkpoint, and one function that scores."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Weights under published names, put where they belong; pictures as image processors take them."""
+"""Load weights under their published names, and prepare pictures for image processors."""
 
 from __future__ import annotations
 

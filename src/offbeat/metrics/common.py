@@ -1,4 +1,4 @@
-"""What every metric does with what it is given and what it found."""
+"""Check the inputs of a metric, and summarise its values with an interval."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What pictures and texts are compared by: a checkpoint's own towers, or a CLIP of its own."""
+"""Encoders that compare pictures and texts: the checkpoint's own, or a separate CLIP."""
 
 from __future__ import annotations
 

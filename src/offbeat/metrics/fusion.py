@@ -1,4 +1,4 @@
-"""How well a picture is what was mixed: distributions, balance, diversity."""
+"""Measures of fusion: distance of class distributions, balance, diversity."""
 
 from __future__ import annotations
 

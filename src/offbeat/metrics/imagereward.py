@@ -1,4 +1,4 @@
-"""ImageReward: how well a picture does what its text asks for, as people ranked such pictures.
+"""ImageReward: how well a picture matches its text, learned from rankings by people.
 
 A BLIP whose text encoder looks at the picture, and five linear layers on its first state; the value
 is standardised over the pictures that it learned from.

@@ -1,4 +1,4 @@
-"""What a judge says of pictures, as figures.
+"""Metrics that ask a judge.
 
 Source: Lin et al., VQAScore, arXiv:2404.01291: the probability of "Yes" to one question.
 """

@@ -1,4 +1,4 @@
-"""The names of open_clip's weights, as HPSv2 is published, in those of transformers' CLIP."""
+"""Rename the weights of open_clip (HPSv2 is published so) to those of transformers' CLIP."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Read what a search keeps away from: runs, regions of their maps, folders of pictures."""
+"""Read what a search must avoid: runs, regions of their maps, folders of pictures."""
 
 from __future__ import annotations
 

@@ -53,7 +53,7 @@ def export_learned(
     paths = [target] if is_file else [folder / name for name in files]
     for path in paths:
         if path.exists():
-            raise StoreError(f"{path}: is there already; choose another --out or --token")
+            raise StoreError(f"{path}: the file exists already; choose another --out or --token")
     make_folder(folder)
     for path, data in zip(paths, files.values(), strict=True):
         write_atomic(path, data)

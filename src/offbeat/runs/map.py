@@ -1,4 +1,4 @@
-"""What a run drew inside a region of its map: a cluster to keep away from."""
+"""Collect what a run drew inside a region of its map, as a cluster to keep away from."""
 
 from __future__ import annotations
 

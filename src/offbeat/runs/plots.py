@@ -1,4 +1,4 @@
-"""What a run shows: contact sheet, distribution map, curves, report. Values in, pictures out.
+"""Plots of a run: distribution map and curves, as PNG bytes.
 
 Green is the ordinary, red is what the search draws, darker as it goes on; ink and grey are for
 all that is neither.

@@ -1,4 +1,4 @@
-"""What a judge reads in pictures: shares of known classes, in words and in figures."""
+"""Put what a judge reads in pictures (shares of known classes) into words and figures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Record the steps of a search: to the trace, the checkpoint and the screen, and back."""
+"""Record the steps of a search in the trace, the checkpoint and the progress line; resume it."""
 
 from __future__ import annotations
 

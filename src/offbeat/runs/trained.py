@@ -1,4 +1,4 @@
-"""What methods learned once: where it is, and whether it belongs to the checkpoint."""
+"""Find what a method was trained to on a checkpoint, and check that it belongs to it."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def find_trained(
     if trained.fingerprint != backbone.fingerprint:
         raise FingerprintError(
             f"{name}: was trained on {trained.checkpoint} ({trained.fingerprint}), and this is "
-            f"{backbone.name} ({backbone.fingerprint}): it means nothing here. Make one with "
+            f"{backbone.name} ({backbone.fingerprint}), where it cannot be used. Make one with "
             f"`offbeat train {name} --backbone {backbone.name}`"
         )
     return trained, digest

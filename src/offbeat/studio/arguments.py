@@ -286,7 +286,7 @@ def _fuse(work: Translation, request: requests.FuseJob) -> Call:
         for source in request.sources
     ]
     if len(set(names)) < len(names):
-        raise VocabularyError("sources: one of them is there twice")
+        raise VocabularyError("sources: one of them is given twice; name each once")
     arguments: dict[str, Any] = {
         "method": request.method,
         "num_images": request.num_images,

@@ -1,4 +1,4 @@
-"""Answers as rows: which raters the rules leave out, and what was preferred to what."""
+"""Read answers as rows, leave out raters by the rules, and list which picture was preferred."""
 
 from __future__ import annotations
 

@@ -324,7 +324,7 @@ class Storage:
         with self._writing() as session:
             rater = session.scalar(select(Rater).where(Rater.number == number))
             if rater is None:
-                raise ConfigError(f"rater {number}: there is none; `study export` lists them")
+                raise ConfigError(f"rater {number}: no such rater; `study export` lists them")
             session.execute(delete(Answer).where(Answer.rater == rater.id))
             session.execute(delete(Invitation).where(Invitation.token == rater.token))
             session.delete(rater)

@@ -1,1 +1,1 @@
-"""The verbs: what a user asks for. One file a verb, read from top to bottom."""
+"""The commands of Offbeat as Python functions, one file each."""

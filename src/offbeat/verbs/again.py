@@ -1,4 +1,4 @@
-"""Make a picture again from what it keeps inside, byte for byte."""
+"""Draw a picture again from the recipe in its file, byte for byte."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def again(
     how = recipe["drawing"]
     target = None if out is None else Path(out).expanduser()
     if target is not None and target.exists():
-        raise StoreError(f"{target}: is there already; choose another --out")
+        raise StoreError(f"{target}: the file exists already; choose another --out")
     where = _place(recipe) if device is None else device
     name = recipe["checkpoint"]
     model = loaded_recorded(name, where) if backbone is None else loaded(backbone, where)

@@ -101,7 +101,7 @@ def dream(
     if subject is not None:
         subject = checked_text("subject", subject)
         if space is not None:
-            raise ConfigError(f"subject: {method} dreams of nothing in particular; leave it out")
+            raise ConfigError(f"subject: {method} takes no subject; leave it out")
     kind = subject or ("" if space is not None else "animal")
     reader = choose_judge(judge, model, ReadsClasses)
     # what a search asks while it learns must not be what reads its pictures afterwards

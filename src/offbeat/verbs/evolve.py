@@ -45,7 +45,7 @@ def evolve(session: Session, point: Shares, task: Task) -> Run:
         raise ConfigError(f"trained: {task.method} learns anew each time and takes nothing trained")
     files = [Path(name).expanduser() for name, _ in point]
     backbone = session.load(task.method)
-    method = session.method(task.method, task.config, "evolve", "evolves nothing")
+    method = session.method(task.method, task.config, "evolve", "does not evolve pictures")
     size = min(int(backbone.card["height"]), int(backbone.card["width"]))
     pictures = [read_picture(file, size=size) for file in files]
     with torch.no_grad():

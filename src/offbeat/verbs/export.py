@@ -1,4 +1,4 @@
-"""Concepts to the files of other tools, and theirs to a run folder."""
+"""Export concepts to the files of other tools, and import theirs into a run folder."""
 
 from __future__ import annotations
 

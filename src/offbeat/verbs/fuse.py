@@ -231,7 +231,7 @@ def _fused(session: Session, layout: str, points: Sequence[Shares], task: Task) 
         if has_suffix(word):
             raise VocabularyError(f"{word}: {task.method} takes words; {mix.PICTURES}")
     backbone = session.load(task.method)
-    method = session.method(task.method, task.config, "fuse", "fuses nothing")
+    method = session.method(task.method, task.config, "fuse", "does not fuse")
     if layout != "fuse" and not method.takes_weights:
         raise ConfigError(
             f"method: {method.name} takes words without weights, so there is no path between "

@@ -71,7 +71,7 @@ def mix(session: Session, layout: str, points: Sequence[Shares], task: Task) -> 
         raise ConfigError(f"trained: {name} takes nothing trained")
     check_sources(name, [source for source, _ in points[0]])
     backbone = session.load(name)
-    method = session.method(name, task.config, "fuse", "mixes nothing")
+    method = session.method(name, task.config, "fuse", "does not mix")
     if layout == "sweep" and not method.takes_weights:
         raise ConfigError(f"method: {name} ignores weights, so it draws no path")
     size = min(int(backbone.card["height"]), int(backbone.card["width"]))
@@ -112,7 +112,7 @@ def check_sources(method: str, names: Sequence[str]) -> None:
         if kind not in kinds:
             raise ConfigError(f"sources: {method} takes {taken}; {name!r} is a {kind}")
         if kind == "picture" and not Path(name).expanduser().is_file():
-            raise ImageError(f"{name}: expected a picture file, and there is none")
+            raise ImageError(f"{name}: expected a picture file, and found no file there")
 
 
 def parent_of(name: str, size: int) -> Parent:

@@ -1,4 +1,4 @@
-"""Score pictures: which, with what texts, by which metrics; and what came out as a table."""
+"""Score pictures with metrics, and return a table of the results."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ class ScoreTable:
         raise ConfigError(f"{stem}: not measured; there is {names or 'nothing'}")
 
     def as_json(self) -> dict[str, Any]:
-        """Return everything as JSON values; an interval that is none is null."""
+        """Return everything as JSON values; a missing interval is null."""
         rows = []
         for scores in self.scores:
             row = asdict(scores)

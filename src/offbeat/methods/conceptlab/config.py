@@ -15,7 +15,7 @@ NAME = "conceptlab"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ConceptLabConfig(Settings):
-    """Settings of one search, saved as they were asked; defaults as published, for full CLIP."""
+    """Settings of a search; defaults as published, for full CLIP."""
 
     method = NAME
 

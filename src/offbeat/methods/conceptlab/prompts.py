@@ -1,4 +1,4 @@
-"""Prompts of ConceptLab: one is drawn at every step, for the learned word and all others alike.
+"""Prompt templates of ConceptLab: each step draws one and uses it for all words.
 
 Wording of ours; kinds and shares as in the published lists: half of the draws are plain photos.
 Source: Richardson et al., ConceptLab, arXiv:2308.02669.

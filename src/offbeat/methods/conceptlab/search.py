@@ -1,4 +1,4 @@
-"""The loop of ConceptLab: its prompts, its negatives, its state."""
+"""The search loop of ConceptLab, with its prompts, its negatives and the state to go on from."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""CreativeSynth inside self-attention: ArtBN of queries and keys, and keys and values shared.
+"""CreativeSynth's edits of self-attention: ArtBN of queries and keys, shared keys and values.
 
 The rows of a batch are streams. The pinned ones come first, the artwork at their head; the others
 are the pictures that are painted. A pinned stream is never changed: what is appended to its keys

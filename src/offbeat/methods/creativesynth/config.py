@@ -14,7 +14,7 @@ PARTS = ("down", "mid", "up")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CreativeSynthConfig(Settings):
-    """Settings of one painting, saved as they were asked."""
+    """Settings of a painting."""
 
     method = NAME
 

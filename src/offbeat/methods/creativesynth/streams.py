@@ -1,4 +1,4 @@
-"""The streams of a painting: where they start, what they are told, how they are held together.
+"""The denoising streams of a painting: start latents, prompts, guidance, and the shared loop.
 
 Rows of the batch: pinned streams (the artwork, perhaps the content), then every picture unguided,
 then every picture guided. Guidance is done here, after the step: a DDIM step is linear in the

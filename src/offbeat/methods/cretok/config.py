@@ -19,7 +19,7 @@ PUBLISHED_THETA = 0.5
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CreTokConfig(Settings):
-    """Settings of one training and of the prompts that use its token, saved as they were asked."""
+    """Settings of the training, and of the prompts that use its token."""
 
     method = NAME
 

@@ -1,4 +1,4 @@
-"""CreTok: one learned word that means "fuse what is named here into one thing".
+"""CreTok: learn one token, once, that fuses any words of a prompt into one thing.
 
 Source: CreTok, arXiv:2410.24160. Ours: theta as a quantile of the initial cosines; the restrictive
 prompts are a table that is encoded once; a stop where the loss is flat.

@@ -1,4 +1,4 @@
-"""The loop of CreTok's training: its table of prompts, its updates, its readings, its state."""
+"""The training loop of CreTok, with its measurements and the state to go on from."""
 
 from __future__ import annotations
 

@@ -16,7 +16,7 @@ _MANY = 10_000_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DisTokConfig(Settings):
-    """Settings of one training and of what is dreamt, saved as they were asked."""
+    """Settings of the training, of fusions and of dreams."""
 
     method = NAME
 

@@ -1,4 +1,4 @@
-"""The losses of DisTok, and its rule of admission.
+"""The losses of DisTok, and its rule for what joins the pool of concepts.
 
 Source: DisTok, arXiv:2505.03667.
 """

@@ -1,4 +1,4 @@
-"""DisTok: a space of tokens in which any mixture of known classes has its place.
+"""DisTok: learn a space of tokens that contains every mixture of known classes.
 
 Source: DisTok, arXiv:2505.03667. Ours: what its paper leaves open, each as a setting; targets that
 follow the shares of a mixture; consistency of known classes; an alarm for a decoder that collapses.

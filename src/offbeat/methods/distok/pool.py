@@ -1,4 +1,4 @@
-"""DisTok's pool of concepts: the known classes, and what the judge found between them."""
+"""DisTok's pool of concepts: the known classes, and new ones that the judge finds between them."""
 
 from __future__ import annotations
 

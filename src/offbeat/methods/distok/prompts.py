@@ -1,4 +1,4 @@
-"""The prompts of DisTok's training: what is frozen is encoded once, the rest in one batch."""
+"""Encode the prompts of DisTok's training: fixed ones once, learned ones in batches."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""DisTok's two small networks, and what they turn mixtures and noise into.
+"""DisTok's encoder and decoder, which turn mixtures of classes, or noise, into tokens.
 
 Parameters are a mapping of tensors, as they are saved: a fused token needs no module and no lookup.
 """

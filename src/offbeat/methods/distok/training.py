@@ -1,4 +1,4 @@
-"""The loop of DisTok's training: its draws, its updates, its pool, its alarm, its state."""
+"""The training loop of DisTok, with its pool of concepts and its warning of a collapse."""
 
 from __future__ import annotations
 
@@ -288,7 +288,7 @@ def warnings_of(
         distance = reading[name]
         if distance is not None and distance < min_token_distance:
             warnings.append(
-                f"collapse: decoded tokens of {what} are {distance:.3f} apart in the mean, under "
+                f"collapse: decoded tokens of {what} are {distance:.3f} apart on average, below "
                 f"{min_token_distance:g}: the decoder ignores its latent; lower learning_rate, or "
                 "raise the cosines at which losses stop"
             )

@@ -1,4 +1,4 @@
-"""AGSwap, our reading: columns of two text embeddings exchanged in groups, steered by the picture.
+"""AGSwap, our reading: exchange groups of columns of two text embeddings, guided by the picture.
 
 It starts from a random half and draws; if the picture leans to one word, a group of that word's
 columns is given to the other, and kept if the picture leans less. Nothing is learned.

@@ -1,4 +1,4 @@
-"""BASS: balance swap-sampling. Columns of two text embeddings, exchanged at random, often.
+"""BASS: draw many random exchanges of columns of two text embeddings, keep the balanced ones.
 
 Many pictures are drawn from one noise, each from another exchange; kept are those that are about as
 near to one word's picture as to the other's, and near enough; of these the one whose parts show

@@ -1,4 +1,4 @@
-"""DiffMorpher: a smooth path between two pictures, inside the denoising.
+"""DiffMorpher: a smooth path from one picture to another, made while denoising.
 
 Each picture gets LoRA factors of its own and is inverted under them. Between the two, factors,
 noise and text are interpolated; attention in the U-Net's last half takes keys and values from both.

@@ -1,4 +1,4 @@
-"""MagicMix: the layout of one thing, the content of another.
+"""MagicMix: combine the layout of one source with the content of another.
 
 A picture is noised; its first denoising steps under the content's prompt are held near the picture
 by mixing in the picture itself, noised to the same level; the rest are free. So what is where comes

@@ -1,4 +1,4 @@
-"""What DiffMorpher is made of: fitted factors, blended factors, blended attention, equal steps."""
+"""The parts of DiffMorpher: fit LoRA factors, blend factors and attention, equalise steps."""
 
 from __future__ import annotations
 

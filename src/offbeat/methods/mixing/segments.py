@@ -1,4 +1,4 @@
-"""Parts of a picture by its colours: a segmenter that needs no weights.
+"""Cut a picture into parts by colour: a segmenter that needs no weights.
 
 It stands in for the published Segment Anything: colours are put into a few clusters, and each
 connected patch of one cluster is a part. It knows shapes by their paint alone.

@@ -1,4 +1,4 @@
-"""Two prompts in one: columns of their text embeddings exchanged, and what that draws.
+"""Exchange columns of two prompts' text embeddings, and draw the result.
 
 Source: the swap operator of BASS, arXiv:2310.01819, which AGSwap, arXiv:2509.18699, shares.
 """

@@ -1,1 +1,1 @@
-"""Plain rivals: what a user would try without any of the four papers."""
+"""Simple baselines that the four papers must beat: what a user would try without them."""

@@ -1,4 +1,4 @@
-"""Adaptive negatives: a judge looks while a picture is made, and guidance avoids what it names.
+"""Adaptive negatives: while a picture is drawn, a judge names it and guidance avoids that name.
 
 At each step the clean picture is estimated and shown to the judge; what it names joins the negative
 prompt, which is encoded anew, and the denoising goes on. Nothing is trained.

@@ -1,4 +1,4 @@
-"""Best of n: each picture drawn n times, the best kept, by a metric.
+"""Best of n: draw each picture n times and keep the one with the best score.
 
 Candidate 0 is the ordinary picture, so the choice is never worse by that metric. It costs n times
 as much: a method that searches must beat it at its own number of network evaluations.

@@ -1,4 +1,4 @@
-"""Guidance interval: guidance only between two levels of noise, and off outside.
+"""Guidance interval: use guidance only between two noise levels.
 
 At the start it narrows what is drawn, at the end it does little and costs as much.
 Source: Kynkäänniemi et al., Applying Guidance in a Limited Interval, arXiv:2404.07724. The interval
