@@ -19,7 +19,11 @@ from torch import Tensor
 from offbeat.backbones.images import clip_pixels
 from offbeat.backbones.inversion import ddim_of
 from offbeat.backbones.stable_diffusion.latents import LatentDenoiser
-from offbeat.backbones.stable_diffusion.load import load_adapter, load_components
+from offbeat.backbones.stable_diffusion.load import (
+    load_adapter,
+    load_components,
+    own_projection,
+)
 from offbeat.backbones.text import Encoder
 from offbeat.checkpoints.known.cards import drawing_settings
 from offbeat.checkpoints.known.stable_diffusion import defaults, digested, find, read_cards
@@ -57,6 +61,7 @@ class StableDiffusionBackbone(LatentDenoiser):
         self._adapter = parts.get("adapter")
         self.image_encoder = parts.get("image_encoder")
         self._pixel_stats = parts.get("pixels")
+        self._projection = parts.get("text_projection")
         self._freeze()
 
     @classmethod
@@ -87,6 +92,7 @@ class StableDiffusionBackbone(LatentDenoiser):
         folder = find(source, config)
         parts = load_components(folder, dtype)
         parts |= load_adapter(folder, parts["unet"], ip_adapter, dtype)
+        parts["text_projection"] = own_projection(folder, parts, dtype)
         own = defaults(folder, parts["unet"], cell_of(parts["vae"].config))
         card = {**own, **read_cards(folder)}
         where = digested(folder, ip_adapter)
@@ -153,6 +159,18 @@ class StableDiffusionBackbone(LatentDenoiser):
         image_embeds: Tensor = encoder(pixels).image_embeds
         return image_embeds.float()
 
+    def project_text(self, prompts: Sequence[str]) -> Tensor | None:
+        """Return prompts in the space of ``encode_image``, ``[B, D]``; None if they share none."""
+        if self.image_encoder is None or len(self._encoders) != 1:
+            return None
+        pooled = StableDiffusionBackbone.encode_text(self, prompts).text_embeds
+        if self._projection is not None:
+            layer = self._projection
+            projected: Tensor = layer(pooled.to(self.device, layer.weight.dtype)).float()
+            return projected
+        projects = hasattr(self._encoders[0].module, "text_projection")
+        return pooled if projects else None
+
     # --- parts ----------------------------------------------------------------------------
 
     def _empty(self) -> TextEmbeds:
@@ -174,3 +192,5 @@ class StableDiffusionBackbone(LatentDenoiser):
             yield self.image_encoder
         if self._adapter is not None:
             yield self._adapter.modules
+        if self._projection is not None:
+            yield self._projection

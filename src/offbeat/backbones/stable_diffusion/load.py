@@ -11,6 +11,7 @@ from offbeat.backbones.images import read_pixel_stats
 from offbeat.backbones.stable_diffusion.ip_adapter import IpAdapter
 from offbeat.checkpoints.known.stable_diffusion import ADAPTER
 from offbeat.checkpoints.pipeline import PipelineFolder
+from offbeat.checkpoints.trust import refuse_broken
 from offbeat.checkpoints.weights import json_object
 from offbeat.errors import CheckpointError
 
@@ -100,3 +101,46 @@ def _image_encoder(place: Path, dtype: torch.dtype) -> dict[str, Any]:
         if (place / name / "preprocessor_config.json").is_file():
             return {"image_encoder": encoder, "pixels": read_pixel_stats(place / name)}
     return {"image_encoder": encoder, "pixels": CLIP_PIXELS}
+
+
+def projection_of(file: Path, dtype: torch.dtype) -> torch.nn.Linear:
+    """Return CLIP's projection of pooled text from the file of a whole model.
+
+    Raises:
+        CheckpointError: If it is not in it.
+    """
+    from safetensors import safe_open
+
+    try:
+        with safe_open(file, framework="pt") as tensors:
+            weight = tensors.get_tensor("text_projection.weight")
+    except Exception as error:
+        raise CheckpointError(
+            f"{file}: expected a CLIP model with text_projection.weight ({error})"
+        ) from error
+    projection = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=False, dtype=dtype)
+    with torch.no_grad():
+        projection.weight.copy_(weight)
+    refuse_broken(projection, file)
+    return projection
+
+
+def own_projection(
+    folder: PipelineFolder, parts: dict[str, Any], dtype: torch.dtype
+) -> torch.nn.Linear | None:
+    """Return the projection of text into the image encoder's space; None if there is none.
+
+    A pipeline loads its text encoder without it, where the file holds it nevertheless.
+    """
+    file = folder.where("text_encoder") / "model.safetensors"
+    if "image_encoder" not in parts or len(parts["texts"]) != 1 or not file.is_file():
+        return None
+    config = parts["texts"][0][1].config
+    width = int(parts["image_encoder"].config.projection_dim)
+    if hasattr(parts["texts"][0][1], "text_projection"):
+        return None  # its pooled vectors are projected already
+    try:
+        layer = projection_of(file, dtype)
+    except CheckpointError:
+        return None
+    return layer if layer.weight.shape == (width, int(config.hidden_size)) else None

@@ -17,12 +17,10 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
-from offbeat.backbones.conditions import cut_text
-from offbeat.backbones.images import in_batches
+from offbeat.backbones.drawn import CROSS_ATTENTION, read_pictures
 from offbeat.backbones.stable_diffusion import one_step_load
 from offbeat.backbones.stable_diffusion.adapter import StableDiffusionBackbone
 from offbeat.backbones.stable_diffusion.lora import init_lora
-from offbeat.backbones.unclip.prior import check_streams
 from offbeat.protocols import Generators
 from offbeat.types import TextEmbeds
 
@@ -39,7 +37,6 @@ class OneStepBackbone(StableDiffusionBackbone):
     """
 
     def __init__(self, parts: Mapping[str, Any], **known: Any) -> None:
-        self._projection = parts["text_projection"]
         super().__init__(parts, **known)
         # the decoder's activations at full size are what a gradient would need most memory for
         self.vae.enable_gradient_checkpointing()
@@ -139,40 +136,22 @@ class OneStepBackbone(StableDiffusionBackbone):
             prior_guidance_scale: 1 or less is off; None is the checkpoint's own.
             gradient_steps: Let the gradient pass the last so many denoising steps only.
         """
-        noises = generator if isinstance(generator, Sequence) else ()
-        count = num_samples or len(noises) or len(text)
-        check_streams(generator, count)
-
-        def read(rows: slice) -> Tensor:
-            noise = list(noises[rows]) if noises else generator
-            latents = self.init_latents(
-                noise,
-                num_samples=len(range(count)[rows]),
-                num_inference_steps=num_inference_steps,
-            )
-            with self.adapted(lora or {}):
-                latents = self.denoise(
-                    latents,
-                    cut_text(text, rows),
-                    generator=noise,
-                    negative=negative,
-                    num_inference_steps=num_inference_steps,
-                    guidance_scale=prior_guidance_scale,
-                    gradient_steps=gradient_steps,
-                )
-            return self.encode_image(self.decode(latents))
-
-        size = int(self._card["decode_batch_size"]) if noises else count
-        return in_batches(read, count, size, noises)
+        return read_pictures(
+            self,
+            self.encode_image,
+            text,
+            generator=generator,
+            num_samples=num_samples,
+            negative=negative,
+            lora=lora,
+            num_inference_steps=num_inference_steps,
+            guidance_scale=prior_guidance_scale,
+            gradient_steps=gradient_steps,
+        )
 
     def init_lora(self, rank: int, *, generator: torch.Generator) -> dict[str, Tensor]:
         """Return fresh LoRA factors for the cross-attention of the U-Net.
 
         A is Kaiming-uniform as in PEFT, B zero, alpha = rank: at the start they change nothing.
         """
-        return init_lora(self.unet, rank, generator, layers=".attn2.")
-
-    def _modules(self) -> Any:
-        yield from super()._modules()
-        if self._projection is not None:
-            yield self._projection
+        return init_lora(self.unet, rank, generator, layers=CROSS_ATTENTION)

@@ -8,7 +8,12 @@ from typing import Any
 import torch
 
 from offbeat.backbones.images import read_pixel_stats
-from offbeat.backbones.stable_diffusion.load import CLIP_PIXELS, load_adapter, load_components
+from offbeat.backbones.stable_diffusion.load import (
+    CLIP_PIXELS,
+    load_adapter,
+    load_components,
+    projection_of,
+)
 from offbeat.checkpoints.known import stable_diffusion
 from offbeat.checkpoints.known.cards import SUITED, drawing_settings
 from offbeat.checkpoints.known.one_step import BASE, CLIP, CLIP_FILES, LORA, NAME
@@ -130,7 +135,7 @@ def _towers(
         if (place / "preprocessor_config.json").is_file():
             parts["pixels"] = read_pixel_stats(place)
         if not projects:
-            parts["text_projection"] = _projection(place / "model.safetensors", dtype)
+            parts["text_projection"] = projection_of(place / "model.safetensors", dtype)
     width = int(parts["image_encoder"].config.projection_dim)
     projection = parts["text_projection"] or text.text_projection
     expected = (width, int(text.config.hidden_size))
@@ -140,25 +145,3 @@ def _towers(
             f"{list(projection.weight.shape)}: it is of another CLIP than the model's text encoder"
         )
     return used
-
-
-def _projection(file: Path, dtype: torch.dtype) -> torch.nn.Linear:
-    """Return CLIP's projection of pooled text from the file of a whole model.
-
-    Raises:
-        CheckpointError: If it is not in it.
-    """
-    from safetensors import safe_open
-
-    try:
-        with safe_open(file, framework="pt") as tensors:
-            weight = tensors.get_tensor("text_projection.weight")
-    except Exception as error:
-        raise CheckpointError(
-            f"{file}: expected a CLIP model with text_projection.weight ({error})"
-        ) from error
-    projection = torch.nn.Linear(weight.shape[1], weight.shape[0], bias=False, dtype=dtype)
-    with torch.no_grad():
-        projection.weight.copy_(weight)
-    refuse_broken(projection, file)
-    return projection
