@@ -32,6 +32,8 @@ from diffusers import (
 from diffusers.pipelines.kandinsky.text_encoder import MCLIPConfig, MultilingualCLIP
 from safetensors.torch import save_file
 from transformers import (
+    CLIPConfig,
+    CLIPModel,
     CLIPTextConfig,
     CLIPTextModel,
     CLIPTextModelWithProjection,
@@ -161,6 +163,20 @@ def build_one_step(folder):
     (folder / "model_index.json").write_text(json.dumps(index))
     (folder / "card.json").write_text(json.dumps({**SD_CARD, **ONE_STEP_CARD}))
     return folder
+
+
+def save_clip(place, width=WIDTH):
+    """Save a whole CLIP model, as it is published."""
+    text, vision = (
+        {**module.config.to_dict(), "projection_dim": width}
+        for module in (_text_encoder(), _image_encoder())
+    )
+    torch.manual_seed(2)
+    config = CLIPConfig(text_config=text, vision_config=vision, projection_dim=width)
+    CLIPModel(config).eval().save_pretrained(place)
+    _clip_tokenizer().save_pretrained(place)
+    CLIPImageProcessorPil(size=16, crop_size=16).save_pretrained(place)
+    return place
 
 
 ONE_STEP_CARD = {

@@ -8,7 +8,6 @@ import pytest
 import torch
 from diffusers import StableDiffusionPipeline, TCDScheduler
 from safetensors.torch import load_file, save_file
-from transformers import CLIPConfig, CLIPModel
 
 import far
 import tiny
@@ -41,23 +40,11 @@ def backbone(folder):
     return adapter_of(folder).load(folder)
 
 
-def save_clip(place, width=tiny.WIDTH):
-    """Save a whole CLIP model, as it is published."""
-    text, vision = (
-        {**module.config.to_dict(), "projection_dim": width}
-        for module in (tiny._text_encoder(), tiny._image_encoder())
-    )
-    torch.manual_seed(2)
-    config = CLIPConfig(text_config=text, vision_config=vision, projection_dim=width)
-    CLIPModel(config).eval().save_pretrained(place)
-    return place
-
-
 @pytest.fixture(scope="module")
 def apart(tmp_path_factory):
     """A model whose text encoder does not project, and the CLIP model beside it."""
     place = tmp_path_factory.mktemp("apart")
-    return tiny.build_sd(place / "plain", "sd", adapter=False), save_clip(place / "clip")
+    return tiny.build_sd(place / "plain", "sd", adapter=False), tiny.save_clip(place / "clip")
 
 
 @pytest.fixture
@@ -250,7 +237,7 @@ def test_text_is_projected_by_the_clip_that_reads_the_pictures(apart, copied, tm
     assert torch.equal(
         backbone.image_encoder.visual_projection.weight, weights["visual_projection.weight"]
     )
-    other = save_clip(tmp_path / "other", width=16)
+    other = tiny.save_clip(tmp_path / "other", width=16)
     with pytest.raises(CheckpointError, match="another CLIP"):
         OneStepBackbone.load(copied, clip=other)
 

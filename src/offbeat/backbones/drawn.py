@@ -50,6 +50,12 @@ class DrawnPictures:
             **card,
         }
 
+    def __getattr__(self, name: str) -> Any:
+        """Return what else the checkpoint has."""
+        if name in ("inner", "reader"):  # not made yet, as in a copy
+            raise AttributeError(name)
+        return getattr(self.inner, name)
+
     @property
     def device(self) -> torch.device:
         """Where the weights are."""
@@ -277,10 +283,10 @@ def explorable(backbone: TextBackbone, encoder: str | None = None) -> ExploringB
     Raises:
         CapabilityError: If it does neither.
         CheckpointError: If there is no such encoder.
-        ConfigError: If an encoder is named for a checkpoint that samples embeddings itself.
     """
     from_text = isinstance(backbone, DrawingBackbone)
-    if isinstance(backbone, ExploringBackbone) and not (from_text and encoder):
+    is_ready = isinstance(backbone, ExploringBackbone)
+    if isinstance(backbone, DrawnPictures) or (is_ready and not (from_text and encoder)):
         return backbone
     if not from_text:
         raise CapabilityError(

@@ -16,7 +16,6 @@ from offbeat.errors import CapabilityError, PromptError
 from offbeat.protocols import (
     DrawingBackbone,
     ExploringBackbone,
-    PaintingBackbone,
     PriorBackbone,
     TextBackbone,
 )
@@ -104,6 +103,15 @@ def prior_settings(concept: Concept) -> dict[str, Any]:
     return settings
 
 
+def search_decoding(concept: Concept) -> dict[str, Any]:
+    """Return steps and guidance that a text-drawing checkpoint's pictures were read at."""
+    settings = prior_settings(concept)
+    return {
+        "num_inference_steps": settings.get("num_inference_steps"),
+        "guidance_scale": settings.get("prior_guidance_scale"),
+    }
+
+
 def plain_concept_of(word: str, backbone: TextBackbone, prompt: str | None = None) -> Concept:
     """Return a word as a concept of which nothing was learned."""
     template = fill(str(backbone.card["prompt_template"]), subject="{concept}")
@@ -168,7 +176,7 @@ def draw(
 
 def adapts_only(concept: Concept, backbone: DrawingBackbone) -> bool:
     """Return whether all factors of a concept, if it has any, are of the denoiser."""
-    able = isinstance(backbone, PaintingBackbone)
+    able = hasattr(backbone, "adapted")
     return not concept.lora or (able and all(name.startswith("unet.") for name in concept.lora))
 
 
@@ -193,7 +201,6 @@ def draw_embeds(
     settings = prior_settings(concept)
     numbers = range(num) if rows is None else rows
     if not isinstance(backbone, PriorBackbone):
-        steps, scale = settings.get("num_inference_steps"), settings.get("prior_guidance_scale")
         images = draw(
             backbone,
             concept,
@@ -203,7 +210,7 @@ def draw_embeds(
             rows=rows,
             template=template,
             negative_prompt=negative_prompt,
-            decoding={"num_inference_steps": steps, "guidance_scale": scale, **(decoding or {})},
+            decoding={**search_decoding(concept), **(decoding or {})},
             observe=observe,
             stage=stage,
         )
@@ -251,8 +258,8 @@ def _draw_text(
 ) -> Tensor:
     """Return images of a concept by a checkpoint that draws from text itself."""
     adapted: AbstractContextManager[None] = nullcontext()
-    if concept.lora and isinstance(backbone, PaintingBackbone):
-        adapted = backbone.adapted(concept.lora)
+    if concept.lora:
+        adapted = backbone.adapted(concept.lora)  # type: ignore[attr-defined]
     with torch.no_grad(), adapted:
         text = backbone.encode_text([concept.prompt(template)], tokens=concept.token_embeds)
         negative = backbone.encode_text([negative_prompt]) if negative_prompt else None

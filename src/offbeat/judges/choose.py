@@ -190,12 +190,18 @@ def _automatic(backbone: TextBackbone, subject: str | None, *, unseen: bool) -> 
         try:
             ClassifierJudge.load(source, subjects=backbone.card["subjects"]).members(subject)
         except PromptError:
-            return "clip"
+            return "clip" if _shares_space(backbone) else "none"
         return "classifier"
     if subject is not None:
-        return "clip" if isinstance(backbone, ExploringBackbone) else "none"
+        return "clip" if _shares_space(backbone) else "none"
     able = isinstance(backbone, EncodesImage) and len(backbone.card["concepts"]) > 1
     return "clip" if able else "none"
+
+
+def _shares_space(backbone: TextBackbone) -> bool:
+    """Return whether a checkpoint reads pictures and texts into one space."""
+    read = getattr(backbone, "read_texts", None)
+    return isinstance(backbone, ExploringBackbone) and (read is None or read(["a"]) is not None)
 
 
 def _clip(backbone: TextBackbone, subject: str | None) -> Any:
@@ -203,7 +209,7 @@ def _clip(backbone: TextBackbone, subject: str | None) -> Any:
     concepts = len(backbone.card["concepts"]) > 1
     clip = registry.find("judge", "clip")
     if subject is not None:
-        if not isinstance(backbone, ExploringBackbone):
+        if not _shares_space(backbone):
             raise CapabilityError("the clip judge", backbone.name, "sample_prior", ("pocket",))
         return clip(backbone, concepts=None if concepts else DEFAULT_LABELS)
     if not isinstance(backbone, EncodesImage) or not concepts:

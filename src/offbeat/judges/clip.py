@@ -125,7 +125,16 @@ class ClipJudge(rule.ClassJudge):
         template = str(self._encoder.card["prompt_template"])
         prompts = [fill(template, subject=name) for name in names]
         parts = [
-            self._encoder.encode_text(prompts[start : start + _TEXT_BATCH]).text_embeds
+            texts_of(self._encoder, prompts[start : start + _TEXT_BATCH])
             for start in range(0, len(prompts), _TEXT_BATCH)
         ]
         return torch.cat(parts)
+
+
+def texts_of(encoder: Any, prompts: Sequence[str]) -> Tensor:
+    """Return prompts in the space of an encoder's pictures, ``[B, D]``."""
+    if hasattr(encoder, "read_texts"):  # its text for drawing lies in another space
+        found: Tensor = encoder.read_texts(prompts)
+        return found
+    text: Tensor = encoder.encode_text(prompts).text_embeds
+    return text

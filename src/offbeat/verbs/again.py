@@ -14,7 +14,7 @@ from torch import Tensor
 from offbeat.checkpoints.open import loaded, loaded_recorded
 from offbeat.checkpoints.placement import Placement, Where
 from offbeat.core.checks import check_whole
-from offbeat.core.drawing import draw, draw_embeds
+from offbeat.core.drawing import draw, draw_embeds, search_decoding
 from offbeat.errors import FingerprintError, ImageError, OffbeatError, StoreError
 from offbeat.files import png
 from offbeat.files.concept import CONCEPT_FILE, LORA_FILE
@@ -23,7 +23,7 @@ from offbeat.files.learned import of_bytes
 from offbeat.files.pictures import SUFFIXES
 from offbeat.files.png import encode_png, pixels_of, read_concept_file, read_recipe, to_pil
 from offbeat.methods.settings import make_method, with_metric
-from offbeat.protocols import TextBackbone
+from offbeat.protocols import PriorBackbone, TextBackbone
 from offbeat.runs.folder import RunFolder
 from offbeat.runs.recorder import few_threads
 from offbeat.runs.result import concept_folders
@@ -209,7 +209,10 @@ def _drawn(
     alone = "sources" in recipe or recipe.get("layout") == "drawn"
     searched = recipe["verb"] == "explore" and "layout" not in recipe
     with few_threads(model) if alone else nullcontext():
-        if searched:  # with the prior's settings, whoever draws
+        if searched and not isinstance(model, PriorBackbone):
+            settings["decoding"] = {**search_decoding(concept), **settings.get("decoding", {})}
+            images = draw(model, concept, **settings)
+        elif searched:  # with the prior's settings, whoever draws
             images = draw_embeds(model, concept, **settings)[1]  # type: ignore[arg-type]
         else:
             images = draw(model, concept, **settings)

@@ -30,7 +30,7 @@ from offbeat.methods.low_probability.method import LowProbability
 from offbeat.methods.settings import configured
 from offbeat.metrics.encoders import Encoder
 from offbeat.metrics.seen import eye_of
-from offbeat.protocols import CalibratedJudge, ChecksSubject, ExploringBackbone, TextBackbone
+from offbeat.protocols import CalibratedJudge, ChecksSubject, TextBackbone
 from offbeat.runs.clusters import avoid_clusters, start_concept, unlike_clusters
 from offbeat.runs.images import png_files
 from offbeat.runs.map import BASELINE_FILE, Region
@@ -179,7 +179,7 @@ def explore(
             num_steps=settings.num_steps if num_steps is None else num_steps,
         ),
     )
-    session.load(NAME, ExploringBackbone)
+    session.load(NAME)
     exploration = Exploration(session, plan, preview_every)
     return session.finished() if exploration.open() else exploration.run()
 
@@ -244,8 +244,9 @@ class Exploration:
 
     def __init__(self, session: Session, plan: Plan, preview_every: int) -> None:
         self.session, self.plan = session, plan
-        self.backbone: ExploringBackbone = session.backbone
         self.method: LowProbability = registry.find("method", NAME)(plan.config)
+        self.backbone = self.method.walks(session.backbone)
+        plan.config.on(self.backbone)  # what does not go together fails here
         self.ordinary = plan.ordinary(self.backbone)
         with torch.no_grad():  # a prompt that does not fit fails here, before anything is written
             text = self.backbone.encode_text([self.ordinary.prompt()])
@@ -339,15 +340,22 @@ class Exploration:
 
     # --- parts ------------------------------------------------------------------------------
 
+    def _conditions(self) -> dict[str, Any]:
+        """Return what every number depends on: the checkpoint, and what reads its pictures."""
+        reader = getattr(self.backbone, "reader", None)
+        return {
+            **conditions_of(self.backbone),
+            **({} if reader is None else {"reader": reader.checkpoint}),
+        }
+
     def _baseline(self) -> Baseline:
         cfg = self.plan.config
         key = {
             "version": 1,
             "prompt": self.ordinary.prompt(),
             "density": cfg.density,
-            "num_baseline": cfg.num_baseline,
-            "num_held_out": cfg.num_held_out,
-            **conditions_of(self.backbone),
+            **dict(zip(("num_baseline", "num_held_out"), cfg.samples(self.backbone), strict=True)),
+            **self._conditions(),
             "num_components": cfg.axes,
             **({"axes_share": cfg.axes_share} if cfg.axes is None else {}),
             **cfg.sampling(self.backbone),
@@ -379,7 +387,7 @@ class Exploration:
             "version": 2,
             "prompts": [concept.prompt() for concept, _ in self.plan.references(self.backbone)],
             "num": NUM_REFERENCES,
-            **conditions_of(self.backbone),
+            **self._conditions(),
             **self.plan.config.sampling(self.backbone),
         }
 
@@ -418,7 +426,7 @@ class Exploration:
             return None
         key = {
             "version": 1,
-            **conditions_of(self.backbone),
+            **self._conditions(),
             **self.plan.config.sampling(self.backbone),
         }
 

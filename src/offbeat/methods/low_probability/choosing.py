@@ -20,7 +20,7 @@ from offbeat.core.rng import streams
 from offbeat.core.taste import Taste
 from offbeat.metrics.encoders import Encoder
 from offbeat.metrics.seen import nearest_distances, seen_novelty
-from offbeat.protocols import ChecksSubject, ExploringBackbone
+from offbeat.protocols import ChecksSubject, ExploringBackbone, PriorBackbone
 from offbeat.types import Concept, Observe, Verdict, ignore
 
 POOL_TIMES, MAX_POOL = 5, 512
@@ -145,6 +145,8 @@ def promising(
     Of many embeddings those farthest from their prompt are left out; of the rest the most
     different are taken, by their direction from the ordinary mean in the baseline's axes.
     """
+    if not isinstance(backbone, PriorBackbone):  # an embedding costs as much as its picture
+        return list(range(num))
     pool = max(num, min(POOL_TIMES * num, MAX_POOL))
     noise = streams(seed, "image", "prior", num=pool)
     embeds = sample_concept(backbone, concept, noise, **prior_settings(concept))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from offbeat.core.baseline import Baseline
@@ -16,6 +16,11 @@ NAME = "low-probability"
 
 PRIOR_STEPS = 5
 """Denoising steps of a prior, as published."""
+
+OPTIMIZERS = ("auto", "gradient", "cma-es")
+
+FEW_STEPS = 4
+"""Denoising steps of pictures, at most, that a gradient passes where nothing is said."""
 
 MANY = 1_000_000
 
@@ -58,6 +63,9 @@ class LowProbabilityConfig(Settings):
     )
     num_held_out: int = setting(
         1000, 1, MANY, help="Further ordinary samples, to check the density."
+    )
+    num_drawn: int = setting(
+        320, 4, MANY, help="These together at most, where samples are read of pictures."
     )
     num_components: int | None = setting(
         None, 1, 100_000, help="PCA axes (the paper: 50); None: the leading ones, or 8 with kde."
@@ -102,6 +110,20 @@ class LowProbabilityConfig(Settings):
     max_grad_norm: float = setting(1.0, 1e-12, 1e12, help="Gradients are clipped to this norm.")
     gradient_steps: int | None = setting(
         None, 1, 1000, help="The gradient passes the last so many denoising steps; None: all."
+    )
+
+    optimizer: str = setting(
+        "auto", choices=OPTIMIZERS, help="auto: gradient where it can pass, in few steps."
+    )
+    encoder: str | None = setting(
+        None, help="Folder or hub id of what reads pictures; None: the checkpoint's own, or CLIP's."
+    )
+    basis_size: int = setting(16, 1, 512, help="Directions of the vocabulary, for cma-es.")
+    population: int | None = setting(
+        None, 4, 10_000, help="Tokens in a generation of cma-es; None: by the directions."
+    )
+    evolution_step: float = setting(
+        0.3, above=0, at_most=10, help="First step of cma-es, in deviations of the vocabulary."
     )
 
     def __post_init__(self) -> None:
@@ -175,6 +197,42 @@ class LowProbabilityConfig(Settings):
         if self.novelty is not None:
             reach = min(FIRST_REACH, self.max_reach)
         return None if reach is None else reach * baseline.ordinary_distance
+
+    def samples(self, backbone: ExploringBackbone) -> tuple[int, int]:
+        """Return how many ordinary samples the density is fitted to, and checked on."""
+        if not hasattr(backbone, "reader"):
+            return self.num_baseline, self.num_held_out
+        held = max(1, self.num_drawn // 5)
+        return min(self.num_baseline, self.num_drawn - held), min(self.num_held_out, held)
+
+    def on(self, backbone: ExploringBackbone) -> LowProbabilityConfig:
+        """Return these settings with what suits a backbone in place of ``auto``.
+
+        Raises:
+            ConfigError: If the optimizer, the space and the backbone do not go together.
+        """
+        drawn = hasattr(backbone, "reader")
+        has_gradient = getattr(backbone, "has_gradient", True)
+        steps = int(self.sampling(backbone)["num_inference_steps"])
+        chosen, space = self.optimizer, self.space
+        if chosen == "auto":
+            by_gradient = has_gradient and (not drawn or steps <= FEW_STEPS)
+            chosen = "gradient" if by_gradient else "cma-es"
+        if chosen == "gradient" and not has_gradient:
+            raise ConfigError(
+                f"optimizer: no gradient passes {backbone.name}; use 'cma-es', or 'auto'"
+            )
+        without_lora = chosen == "cma-es" or not getattr(backbone, "takes_lora", True)
+        if without_lora and space == "token+lora":
+            space = "subject"
+        if chosen == "cma-es" and space not in ("subject", "adjective"):
+            raise ConfigError(
+                f"space: expected 'subject' or 'adjective' with optimizer 'cma-es', got {space!r}"
+            )
+        noises = self.num_noises
+        if noises is None and chosen == "cma-es":
+            noises = 2
+        return replace(self, optimizer=chosen, space=space, num_noises=noises)
 
     def sampling(self, backbone: ExploringBackbone) -> dict[str, Any]:
         """Return the prior's settings, for ``sample_prior``, in search and pictures alike."""

@@ -8,12 +8,12 @@ Ours: a novelty quantile that is reached and held.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from offbeat.backbones.drawn import explorable
 from offbeat.core.baseline import Baseline
 from offbeat.core.density import Support
 from offbeat.core.drawing import ordinary_prompt
@@ -21,13 +21,14 @@ from offbeat.core.rng import streams
 from offbeat.core.templates import fill
 from offbeat.core.vocab import DEFAULT_LABELS
 from offbeat.methods.low_probability.config import NAME, LowProbabilityConfig
+from offbeat.methods.low_probability.evolution import EvolutionSearch, repeated
 from offbeat.methods.low_probability.search import Look, Search
 from offbeat.methods.settings import Method
-from offbeat.protocols import ChecksSubject, ExploringBackbone
+from offbeat.protocols import ChecksSubject, ExploringBackbone, TextBackbone
 from offbeat.types import Concept, OnStep, Request, ignore_step
 
 BASELINE_BATCH = 250
-MAX_WORDS, PER_WORD = 128, 8
+MAX_WORDS, PER_WORD, PER_WORD_DRAWN = 128, 8, 2
 """Words at most, and samples of each, that show where the checkpoint draws something."""
 
 
@@ -36,18 +37,29 @@ class LowProbability(Method[LowProbabilityConfig]):
 
     name = NAME
     config_class = LowProbabilityConfig
-    needs = ExploringBackbone
+    needs = TextBackbone
     verbs = frozenset({"explore"})
+
+    def walks(self, backbone: TextBackbone) -> ExploringBackbone:
+        """Return what the search walks through: the checkpoint, or its pictures as they are read.
+
+        Raises:
+            CapabilityError: If it neither samples embeddings nor draws from text.
+            CheckpointError: If there is no such encoder.
+        """
+        return explorable(backbone, self.config.encoder)
 
     def measure(
         self,
-        backbone: ExploringBackbone,
+        backbone: TextBackbone,
         request: Request,
         *,
         on_sample: Callable[[int, int], None] = lambda done, total: None,
     ) -> Baseline:
         """Sample what the checkpoint usually draws; the same for every seed of a request."""
+        backbone = self.walks(backbone)
         cfg, prompt = self.config, ordinary_prompt(backbone, request)
+        num_baseline, num_held_out = cfg.samples(backbone)
         with torch.no_grad():
             text = backbone.encode_text([prompt])
             settings = {"negative": backbone.encode_text([""]), **cfg.sampling(backbone)}
@@ -63,28 +75,35 @@ class LowProbability(Method[LowProbabilityConfig]):
                 return torch.cat(parts)
 
             samples, held_out = (
-                draw("baseline", cfg.num_baseline),
-                draw("held-out", cfg.num_held_out),
+                draw("baseline", num_baseline),
+                draw("held-out", num_held_out),
             )
-        anchor = text.text_embeds.cpu()
+            anchor = text.text_embeds
+            if hasattr(backbone, "read_texts"):
+                read = backbone.read_texts([prompt])
+                # without texts in the encoder's space, an ordinary picture is what is kept near
+                anchor = samples.mean(dim=0, keepdim=True) if read is None else read
         return Baseline.fit(
             prompt,
             samples,
             held_out,
-            anchor,
+            anchor.cpu(),
             num_components=cfg.axes,
             share=cfg.axes_share,
             kind=cfg.density,
         )
 
     @torch.no_grad()
-    def measure_support(self, backbone: ExploringBackbone) -> Support | None:
+    def measure_support(self, backbone: TextBackbone) -> Support | None:
         """Sample what the checkpoint draws of many words; None if the search does not use it.
 
         It depends on no subject.
         """
         if not self.config.use_support:
             return None
+        backbone = self.walks(backbone)
+        # each sample is a picture there, and costs as much
+        per_word = PER_WORD_DRAWN if hasattr(backbone, "reader") else PER_WORD
         words = tuple(backbone.card["concepts"]) or DEFAULT_LABELS
         words = words[:: -(-len(words) // MAX_WORDS)]
         template = str(backbone.card["prompt_template"])
@@ -94,20 +113,14 @@ class LowProbability(Method[LowProbabilityConfig]):
             text = backbone.encode_text(
                 [fill(template, subject=w) for w in words[start : start + 16]]
             )
-            rows = torch.arange(len(text)).repeat_interleave(PER_WORD)
-            several = replace(
-                text,
-                text_embeds=text.text_embeds[rows],
-                text_encoder_hidden_states=text.text_encoder_hidden_states[rows],
-                text_mask=text.text_mask[rows],
-            )
-            noise = streams(0, "support", num=len(rows), start=start * PER_WORD)
+            several = repeated(text, per_word)
+            noise = streams(0, "support", num=len(several), start=start * per_word)
             parts.append(backbone.sample_prior(several, generator=noise, **settings).cpu())
         return Support.fit(torch.cat(parts))
 
     def fit(
         self,
-        backbone: ExploringBackbone,
+        backbone: TextBackbone,
         request: Request,
         *,
         baseline: Baseline | None = None,
@@ -122,7 +135,7 @@ class LowProbability(Method[LowProbabilityConfig]):
         """Return the concept found; ``request.seed`` alone decides every draw.
 
         Args:
-            backbone: Frozen.
+            backbone: Frozen; it samples embeddings, or draws pictures, which are read.
             request: The subject and the seed.
             baseline: Of the same request, from ``measure``; None measures it.
             avoid: Image embeddings of each unwanted cluster, ``[n, D]``.
@@ -134,9 +147,12 @@ class LowProbability(Method[LowProbabilityConfig]):
             on_step: Told each step; ``Step.snapshot`` is what ``resume`` takes.
             resume: State to go on from.
         """
+        backbone = self.walks(backbone)
         found = self.measure(backbone, request) if baseline is None else baseline
-        search = Search(
-            self.config,
+        config = self.config.on(backbone)
+        kind = EvolutionSearch if config.optimizer == "cma-es" else Search
+        search = kind(
+            config,
             backbone,
             request,
             found,

@@ -85,8 +85,27 @@ class Search:
         return bool(self.stopped)
 
     def advance(self) -> Step:
-        """Take one optimizer step; look and ask when it is time to."""
-        cfg, started = self.config, time.perf_counter()
+        """Take one step; look and ask when it is time to."""
+        started = time.perf_counter()
+        loss, image_embeds, anchor, branch = self._improve()
+        self.index += 1
+        values = self._read(image_embeds, anchor)
+        values |= {"branch": branch, "probe": self._probe(), **self._ask()}
+        values |= {"stopped": self.stopped, "seconds": time.perf_counter() - started}
+        return Step(
+            index=self.index - 1,
+            loss=loss,
+            values=values,
+            snapshot=self.snapshot,
+            concept=lambda: self._concept(self._copy_params(), self.index),
+        )
+
+    def _improve(self) -> tuple[float, Tensor, float, str]:
+        """Change the parameters once; return the loss, samples, their anchor loss, and the branch.
+
+        The samples, ``[B, D]``, are of before the change.
+        """
+        cfg = self.config
         noise = streams(self.request.seed, "prior", self.noise, num=cfg.noises)
         image_embeds = self._sample(noise, gradient_steps=cfg.gradient_steps)
         anchor = anchor_loss(image_embeds, self.baseline.text_embeds).mean()
@@ -97,17 +116,7 @@ class Search:
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.params.values(), cfg.max_grad_norm)
         self.optimizer.step()
-        self.index += 1
-        values = self._read(image_embeds.detach(), float(anchor.detach()))
-        values |= {"branch": branch, "probe": self._probe(), **self._ask()}
-        values |= {"stopped": self.stopped, "seconds": time.perf_counter() - started}
-        return Step(
-            index=self.index - 1,
-            loss=float(loss.detach()),
-            values=values,
-            snapshot=self.snapshot,
-            concept=lambda: self._concept(self._copy_params(), self.index),
-        )
+        return float(loss.detach()), image_embeds.detach(), float(anchor.detach()), branch
 
     def _branch(self, anchor: float) -> str:
         """Choose the loss by the rule of appendix S2.4, and the noise of the next step."""
@@ -221,9 +230,13 @@ class Search:
         with torch.no_grad():
             for name, param in self.params.items():
                 param.copy_(self.passing[name])
-        self.optimizer = torch.optim.AdamW(self.params.values(), lr=self.config.rate)
+        self._restart()
         self.radius, self.holds = middle, 0
         return True
+
+    def _restart(self) -> None:
+        """Forget what the optimizer remembers."""
+        self.optimizer = torch.optim.AdamW(self.params.values(), lr=self.config.rate)
 
     def _look(self) -> tuple[Verdict | None, float | None]:
         """Return what the judge says of a few pictures, and how different they look."""
