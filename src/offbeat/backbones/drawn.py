@@ -284,12 +284,12 @@ def explorable(backbone: TextBackbone, encoder: str | None = None) -> ExploringB
         CapabilityError: If it does neither.
         CheckpointError: If there is no such encoder.
     """
-    from_text = isinstance(backbone, DrawingBackbone)
-    is_ready = isinstance(backbone, ExploringBackbone)
-    if isinstance(backbone, DrawnPictures) or (is_ready and not (from_text and encoder)):
+    if isinstance(backbone, DrawnPictures):
         return backbone
-    if not from_text:
-        raise CapabilityError(
-            "exploration", backbone.name, "draw_text", backbones_with("draw_text")
-        )
+    from_text = isinstance(backbone, DrawingBackbone)
+    if isinstance(backbone, ExploringBackbone) and not (from_text and encoder):
+        return backbone
+    if not isinstance(backbone, DrawingBackbone):
+        able = backbones_with("draw_text")
+        raise CapabilityError("exploration", backbone.name, "draw_text", able)
     return DrawnPictures(backbone, load_reader(encoder, backbone))
