@@ -20,6 +20,7 @@ from offbeat.studio import requests, shelf
 from offbeat.studio.about import JUDGES, SEARCH, Catalogue, config_of
 from offbeat.studio.database import Database, Row
 from offbeat.studio.files import allowed_names
+from offbeat.studio.taste import keep_taste, taste_file
 from offbeat.studio.uploads import file_of
 
 Call = tuple[str, dict[str, Any]]
@@ -57,6 +58,9 @@ class Arguments:
             OffbeatError: If it cannot be.
             NotThere: If it refers to what is not there.
         """
+        if getattr(request, "taste", None) == "marks":  # later marks do not change this job
+            digest = keep_taste(self.database, self.folder, session)
+            request = request.model_copy(update={"taste": digest})
         work = Translation(self, session)
         call, arguments = work.call(request)
         subject = _subject(request)
@@ -133,6 +137,12 @@ class Translation:
         if concept.index is not None and (folder / "concepts").is_dir():
             return f"runs/{concept.run}:{concept.index}"
         return f"runs/{concept.run}"
+
+    def taste(self, digest: str) -> str:
+        """Return the file of a taste, relative to the studio's folder."""
+        if not (self.folder / taste_file(digest)).exists():
+            raise NotThere(f"no taste {digest}")
+        return taste_file(digest)
 
     def _state_file(self, folder: Path, step: int) -> str:
 
@@ -263,6 +273,8 @@ def _explore(work: Translation, request: requests.ExploreJob) -> Call:
     arguments["avoid"] = [_avoided(work, one) for one in request.avoid]
     if request.unlike:
         arguments["unlike"] = [[work.picture(one, "unlike") for one in request.unlike]]
+    if request.taste is not None:
+        arguments["taste"] = work.taste(request.taste)
     if request.start is not None:
         arguments["start"] = work.state(request.start, "start")
     if request.reach is None and request.novelty is None and request.num_steps is None:
@@ -270,7 +282,17 @@ def _explore(work: Translation, request: requests.ExploreJob) -> Call:
     return "explore", arguments
 
 
-_OF_SEARCH = ("novelty", "reach", "num_steps", "space", "avoid", "unlike", "start", "num_trials")
+_OF_SEARCH = (
+    "novelty",
+    "reach",
+    "num_steps",
+    "space",
+    "avoid",
+    "unlike",
+    "start",
+    "num_trials",
+    "taste",
+)
 
 
 def _avoided(work: Translation, one: requests.AvoidRef) -> str | dict[str, Any]:

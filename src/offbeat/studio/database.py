@@ -42,6 +42,10 @@ CREATE TABLE IF NOT EXISTS uploads (
   bytes INTEGER NOT NULL, width INTEGER, height INTEGER, recipe INTEGER NOT NULL,
   created REAL NOT NULL
 );
+CREATE TABLE IF NOT EXISTS marks (
+  session TEXT NOT NULL, run TEXT NOT NULL, picture INTEGER NOT NULL, mark INTEGER NOT NULL,
+  PRIMARY KEY (session, run, picture)
+);
 CREATE INDEX IF NOT EXISTS uploads_of ON uploads (session, created);
 """
 OPEN = ("queued", "running")
@@ -195,6 +199,24 @@ class Database:
         with self._write() as file:
             file.execute("DELETE FROM runs WHERE id = ?", [run_id])
             file.execute("DELETE FROM edges WHERE source = ? OR target = ?", [run_id, run_id])
+            file.execute("DELETE FROM marks WHERE run = ?", [run_id])
+
+    # --- what somebody likes
+
+    def mark(self, session: str, run_id: str, picture: int, mark: int) -> None:
+        """Note that a session likes a picture of a run (1), dislikes it (-1), or neither (0)."""
+        with self._write() as file:
+            file.execute(
+                "INSERT OR REPLACE INTO marks VALUES (?, ?, ?, ?)", [session, run_id, picture, mark]
+            )
+
+    def marks(self, session: str) -> dict[str, dict[int, int]]:
+        """Return a session's marks other than 0: run to picture to mark, in a fixed order."""
+        query = "SELECT * FROM marks WHERE session = ? AND mark != 0 ORDER BY run, picture"
+        marks: dict[str, dict[int, int]] = {}
+        for row in self.rows(query, [session]):
+            marks.setdefault(row["run"], {})[row["picture"]] = row["mark"]
+        return marks
 
     # --- uploads
 

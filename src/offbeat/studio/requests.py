@@ -121,6 +121,9 @@ class ExploreJob(_Job):
     """Less of these."""
     unlike: Annotated[list[PictureRef], Field(max_length=64)] = []
     """Unlike these pictures: together they are one cluster to keep away from."""
+    taste: Annotated[str, StringConstraints(pattern=r"^(marks|[0-9a-f]{8,64})$")] | None = None
+    """``marks``: of the pictures that pass, choose by what this session likes and dislikes. A job
+    shows it as the digest of these marks, so that it can be drawn again by the same ones."""
     start: ConceptRef | None = None
     """Go on from this state of a run of the same subject, space and checkpoint."""
     preview_every: Annotated[int, Field(ge=0, le=1000)] = 5
@@ -280,6 +283,14 @@ class RunChange(_Strict):
     favourite: bool | None = None
     shared: bool | None = None
     """Whether every session of this server sees it."""
+
+
+class Mark(_Strict):
+    """What this session thinks of a picture of a run."""
+
+    index: Index
+    mark: Annotated[int, Field(ge=-1, le=1)]
+    """1 likes it, -1 dislikes it, 0 neither."""
 
 
 class Failure(BaseModel):

@@ -229,6 +229,16 @@ async def change(
     return _changed(studio, session, name)
 
 
+@router.put("/runs/{name}/mark")
+async def mark(name: Name, given: requests.Mark, studio: TheStudio, session: Session) -> Found:
+    """Like or dislike a picture of a run: what ``taste: marks`` learns from."""
+    row = _seen(studio, session, name)
+    if given.index >= row["num_images"]:
+        raise NotThere(f"no picture {given.index} in run {name}")
+    studio.database.mark(session, name, given.index, given.mark)
+    return {"run": name, **given.model_dump()}
+
+
 @router.delete("/runs/{name}")
 async def discard(name: Name, studio: TheStudio, session: Session) -> Found:
     """Put a run into the trash; it can be restored."""

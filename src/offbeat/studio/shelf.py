@@ -109,7 +109,7 @@ def detail(folder: Path, row: Row, session: str, database: Database) -> dict[str
         "summary": summary,
         "warnings": summary.get("warnings", []),
         "settings": request,
-        "pictures": list(_pictures(run, names, summary, row)),
+        "pictures": list(_pictures(run, names, summary, row, database.marks(session).get(run, {}))),
         "concepts": _concepts(names, summary, row),
         "steps": _steps(run, names),
         "files": [
@@ -138,7 +138,11 @@ def visible(row: Row | None, session: str) -> bool:
 
 
 def _pictures(
-    run: str, names: list[str], summary: Mapping[str, Any], row: Row
+    run: str,
+    names: list[str],
+    summary: Mapping[str, Any],
+    row: Row,
+    marks: Mapping[int, int],
 ) -> Iterator[dict[str, Any]]:
     readings = summary.get("images") or []
     concepts = summary.get("concepts") or []
@@ -167,6 +171,7 @@ def _pictures(
             "caption": caption,
             **{name: reading.get(name) for name in ("distance", "quantile", "axes")},
             "verdict": verdict,
+            "mark": marks.get(picture["index"], 0) if picture["kind"] == "images" else None,
         }
 
 

@@ -63,6 +63,7 @@ export const resume = (id) => send("POST", `/jobs/${id}/resume`);
 export const runs = (given = {}, signal = undefined) => send("GET", `/runs${query(given)}`, { signal });
 export const run = (id) => send("GET", `/runs/${id}`);
 export const change = (id, body) => send("PATCH", `/runs/${id}`, { body });
+export const mark = (id, body) => send("PUT", `/runs/${id}/mark`, { body });
 export const remove = (id) => send("DELETE", `/runs/${id}`);
 export const restore = (id) => send("POST", `/runs/${id}/restore`);
 export const map = (id) => send("GET", `/runs/${id}/map`);

@@ -117,6 +117,25 @@ export async function trash(run) {
 
 const can = (verb) => state.about.methods.some((one) => one.verbs.includes(verb));
 
+/** Two buttons that say what one thinks of a picture; a second press takes it back. */
+function opinion(run, picture) {
+  const press = (mark, text) => {
+    const one = button(text, () =>
+      busy(one, trouble, async () => {
+        picture.mark = picture.mark === mark ? 0 : mark;
+        await api.mark(run.id, { index: picture.index, mark: picture.mark });
+        paint();
+      }),
+    );
+    return { one, mark };
+  };
+  const both = [press(1, "★ Like"), press(-1, "Dislike")];
+  const paint = () => both.forEach(({ one, mark }) => one.setAttribute("aria-pressed", String(picture.mark === mark)));
+  const trouble = h("div", {});
+  paint();
+  return [...both.map(({ one }) => one), trouble];
+}
+
 /** Buttons for one picture; `done` closes what they stand in. */
 export function pictureActions(run, picture, done, { picked, repick }) {
   const away = (work) => () => {
@@ -129,6 +148,7 @@ export function pictureActions(run, picture, done, { picked, repick }) {
   return h(
     "div",
     { class: "row wrap" },
+    ...(whole && picture.kind === "images" ? opinion(run, picture) : []),
     button(
       picked.has(keyOf(picture)) ? "No longer picked" : "Pick",
       away(() => repick(picture)),
