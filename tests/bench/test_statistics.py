@@ -4,10 +4,14 @@ import math
 
 import pytest
 import scipy.stats
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from offbeat.bench.statistics import interval, sign_flip_p, verdict
+from offbeat.bench.results import decide, judged
+from offbeat.bench.spec import Claim, Table, Way
+from offbeat.bench.statistics import interval, sign_flip_p, smallest_effect
+from offbeat.core.rng import stream
 
 numbers = st.floats(-100, 100, allow_nan=False).map(lambda x: round(x, 3))
 
@@ -33,19 +37,65 @@ def test_many_pairs_are_sampled_and_come_close():
     assert sign_flip_p(values) == pytest.approx(scipy.stats.ttest_1samp(values, 0).pvalue, abs=0.02)
 
 
+def judge(gaps, within=None, equal=None):
+    """Return the verdict on one claim of a page that has no other."""
+    claim = Claim(says="", way="a", reading="r", over="b", within=within, equal=equal)
+    ways = {name: Way(name=name, label=name) for name in "ab"}
+    table = Table(name="", title="", program="", source="", ways=ways)
+    first, other = ({str(at): gap * times for at, gap in enumerate(gaps)} for times in (1, 0))
+    outcome = judged(claim, table, {("a", "r"): first, ("b", "r"): other})
+    return decide([{"claims": [outcome]}])[0][0]["verdict"]
+
+
 @given(st.lists(numbers, min_size=6, max_size=9))
 @settings(max_examples=30, deadline=None)
 def test_a_claim_and_its_opposite_are_never_both_seen(values):
-    one, other = verdict(values), verdict([-value for value in values])
-    assert {one, other} in ({"undecided"}, {"as in the paper", "not"})
+    both = {judge(values), judge([-value for value in values])}
+    assert both in ({"undecided"}, {"as in the paper", "not as in the paper"})
 
 
 def test_verdicts():
-    assert verdict([0.1, 0.2, 0.1, 0.3, 0.2, 0.1]) == "as in the paper"
-    assert verdict([-0.1, -0.2, -0.1, -0.3, -0.2, -0.1]) == "not"
-    assert verdict([9.0] * 5) == "undecided"  # five pairs can show nothing
+    assert judge([0.1, 0.2, 0.1, 0.3, 0.2, 0.1]) == "as in the paper"
+    assert judge([-0.1, -0.2, -0.1, -0.3, -0.2, -0.1]) == "not as in the paper"
+    assert judge([9.0] * 5) == "undecided"  # five pairs can show nothing
     worse = [-0.02, -0.01, -0.03, 0.0, -0.02, -0.01]
-    assert verdict(worse) != "as in the paper"
-    assert verdict(worse, within=0.1) == "as in the paper"
-    assert verdict(worse, within=0.001) == "undecided"
-    assert verdict([0.0] * 8) == "undecided"
+    assert judge(worse) != "as in the paper"
+    assert judge(worse, within=0.1) == "as in the paper"
+    assert judge(worse, within=0.001) == "undecided"
+    assert judge(worse, equal=0.1) == "equal within the margin"
+    assert judge(worse, equal=0.02) == "undecided"
+    assert judge([0.0] * 8) == "undecided"
+
+
+def test_many_claims_are_corrected_together():
+    gaps = [1.0] * 6  # p = 0.031 alone
+    table = {"claims": [dict(says=str(at), of="ours", equal=None, pairs=6, mean_tested=1.0,
+                             p=sign_flip_p(gaps)) for at in range(2)]}  # fmt: skip
+    (one, other), (alone,) = decide([table, {"claims": table["claims"][:1]}])
+    assert one["p_corrected"] == pytest.approx(3 * 0.03125)
+    assert {one["verdict"], other["verdict"], alone["verdict"]} == {"undecided"}
+
+
+@pytest.mark.parametrize("num", [8, 24])
+def test_no_difference_is_decided_at_most_at_the_level(num):
+    noise = torch.randn(400, num, generator=stream(0, "null"), dtype=torch.float64)
+    verdicts = [judge(row) for row in noise.tolist()]
+    assert sum(v != "undecided" for v in verdicts) / 400 <= 0.05 + 2 * 0.011
+    # a difference that lies just at the margin is not called none
+    at_margin = [judge(row, equal=1.0) for row in (noise + 1.0).tolist()]
+    assert sum(v != "undecided" for v in at_margin) / 400 <= 0.05 + 2 * 0.011
+
+
+@pytest.mark.parametrize("num", [6, 10, 24])
+def test_the_smallest_effect_is_found_with_its_power(num):
+    noise = torch.randn(400, num, generator=stream(1, "planted"), dtype=torch.float64)
+    verdicts = [judge(row) for row in (noise + smallest_effect(num)).tolist()]
+    power = sum(v == "as in the paper" for v in verdicts) / 400
+    assert 0.8 - 0.06 < power < 0.8 + 0.06
+
+
+def test_the_smallest_effect_is_near_that_of_the_t_test_where_pairs_are_many():
+    num = 30
+    t = sum(scipy.stats.t.ppf(share, num - 1) for share in (0.8, 0.975))
+    assert smallest_effect(num) == pytest.approx(t / num**0.5, rel=0.08)
+    assert smallest_effect(5) == float("inf")

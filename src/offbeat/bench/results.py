@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,15 +13,23 @@ import torch
 
 from offbeat.bench.cells import Cell, TableRun
 from offbeat.bench.spec import Claim, Table
-from offbeat.bench.statistics import interval, sign_flip_p, verdict
+from offbeat.bench.statistics import (
+    effect_size,
+    equivalence_p,
+    interval,
+    sign_flip_p,
+    smallest_effect,
+    verdict,
+)
 from offbeat.files.disk import json_bytes, write_atomic
 from offbeat.files.labels import versions
 from offbeat.files.pictures import read_picture
 from offbeat.files.png import to_pil
+from offbeat.metrics.common import holm
 from offbeat.runs.sheet import contact_sheet, png_of
 
 Values = Mapping[tuple[str, str], Mapping[str, float]]
-"""Way and reading to item to its mean over seeds."""
+"""Way and reading to unit to its value: an item's mean over seeds, or one run's."""
 
 RESULTS = "results.json"
 SHEET = "sheet.png"
@@ -40,7 +49,7 @@ def finish(job: TableRun) -> None:
 
 def summary(table: Table, rows: Sequence[tuple[Cell, Mapping[str, Any]]]) -> dict[str, Any]:
     """Return what a report shows of a table; the same cells give the same bytes."""
-    values = by_item(rows)
+    values = by_unit(rows, table.unit)
     ways = []
     for way in table.ways.values():
         own = [found for cell, found in rows if cell.way.name == way.name]
@@ -63,6 +72,7 @@ def summary(table: Table, rows: Sequence[tuple[Cell, Mapping[str, Any]]]) -> dic
         )
     return {
         "name": table.name,
+        "unit": table.unit,
         "title": table.title,
         "about": table.about,
         "source": table.source,
@@ -72,13 +82,14 @@ def summary(table: Table, rows: Sequence[tuple[Cell, Mapping[str, Any]]]) -> dic
     }
 
 
-def by_item(rows: Sequence[tuple[Cell, Mapping[str, Any]]]) -> Values:
-    """Return the mean of every reading over seeds, by way and item, for paired tests."""
+def by_unit(rows: Sequence[tuple[Cell, Mapping[str, Any]]], unit: str = "item") -> Values:
+    """Return every reading by way and unit, for paired tests; an item's is its mean over seeds."""
     lists: dict[tuple[str, str], dict[str, list[float]]] = {}
     for cell, found in rows:
         for reading, value in found["readings"].items():
             place = lists.setdefault((cell.way.name, reading), {})
-            place.setdefault(cell.item.name, []).append(value)
+            name = cell.item.name if unit == "item" else f"{cell.item.name} {cell.seed}"
+            place.setdefault(name, []).append(value)
     return {
         place: {item: statistics.fmean(numbers) for item, numbers in items.items()}
         for place, items in lists.items()
@@ -91,34 +102,65 @@ def _described(values: Sequence[float]) -> dict[str, Any]:
 
 
 def judged(claim: Claim, table: Table, values: Values) -> dict[str, Any]:
-    """Return a claim with its difference, interval, test, wins and verdict.
+    """Return a claim with its difference, interval, effect, test and wins.
 
-    The items that both rows have are paired; a difference is positive in the paper's favour.
+    The units that both rows have are paired; a difference is positive in the paper's favour.
     """
     first = values.get((claim.way, claim.reading), {})
     other = values.get((claim.over or claim.way, claim.over_reading or claim.reading), {})
     sign = 1 if claim.direction == "higher" else -1
     gaps = [sign * (first[item] - other[item]) for item in first if item in other]
-    found: dict[str, Any] = {
+    outcome: dict[str, Any] = {
         "says": claim.says,
+        "of": claim.of,
         "way": table.ways[claim.way].label,
         "over": table.ways[claim.over or claim.way].label,
         "reading": table.readings.get(claim.reading, claim.reading),
         "within": claim.within,
+        "equal": claim.equal,
         "pairs": len(gaps),
-        "verdict": verdict(gaps, within=claim.within),
     }
     if gaps:
         low, high = interval(gaps)
         moved = [gap + (claim.within or 0.0) for gap in gaps]
-        found |= {
+        outcome |= {
             "difference": statistics.fmean(gaps),
             "low": low,
             "high": high,
-            "p": sign_flip_p(moved),
+            "effect": _finite(effect_size(gaps)),
+            "smallest_effect": _finite(smallest_effect(len(gaps))),
+            "mean_tested": statistics.fmean(moved),
+            "p": sign_flip_p(moved) if claim.equal is None else equivalence_p(gaps, claim.equal),
             "wins": sum(gap > 0 for gap in moved),
         }
-    return found
+    return outcome
+
+
+def _finite(value: float) -> float | None:
+    return value if math.isfinite(value) else None
+
+
+def decide(tables: Sequence[Mapping[str, Any]]) -> list[list[dict[str, Any]]]:
+    """Return the claims of each table with verdicts, corrected by Holm over all of them."""
+    tested = [claim for table in tables for claim in table["claims"] if claim["pairs"]]
+    corrected = dict(zip(map(id, tested), holm([c["p"] for c in tested]), strict=True))
+    return [
+        [
+            {
+                **claim,
+                "p_corrected": corrected.get(id(claim)),
+                "verdict": verdict(
+                    claim.get("mean_tested", 0.0),
+                    corrected.get(id(claim), 1.0),
+                    claim["pairs"],
+                    of_paper=claim["of"] == "paper",
+                    equal=claim["equal"] is not None,
+                ),
+            }
+            for claim in table["claims"]
+        ]
+        for table in tables
+    ]
 
 
 def sheet(job: TableRun, rows: Sequence[tuple[Cell, Mapping[str, Any]]]) -> bytes | None:
@@ -151,12 +193,16 @@ def page(folders: Sequence[Path], sheets: str) -> str:
         folders: Where each table's ``results.json`` is, in the order of the page.
         sheets: Path of the folder of sheets, as the page links to it.
     """
-    found = [(folder, json.loads((folder / RESULTS).read_text())) for folder in folders]
-    parts = [HEAD, _verdicts([one for _, one in found])]
-    for folder, one in found:
+    tables = [json.loads((folder / RESULTS).read_text()) for folder in folders]
+    for table, claims in zip(tables, decide(tables), strict=True):
+        table["claims"] = claims
+    parts = [HEAD, _verdicts(tables)]
+    for folder, table in zip(folders, tables, strict=True):
         sheet = f"{sheets}/{folder.name}.png" if (folder / SHEET).exists() else ""
-        parts.append(_section(one, sheet))
-    used = {f"{one['backbone']} (`{one['fingerprint']}`)": one["versions"] for _, one in found}
+        parts.append(_section(table, sheet))
+    used = {
+        f"{table['backbone']} (`{table['fingerprint']}`)": table["versions"] for table in tables
+    }
     for checkpoint, numbers in used.items():
         with_what = ", ".join(f"{name} {number}" for name, number in numbers.items())
         parts.append(f"Checkpoint: {checkpoint}; {with_what}.")
@@ -166,20 +212,29 @@ def page(folders: Sequence[Path], sheets: str) -> str:
 HEAD = """# Results: the papers' claims, re-run
 
 This page is written by `offbeat bench papers`; nobody edits it. Each table is one YAML file in
-`src/offbeat/bench/tables/`. Entries are means over items with 95 % bootstrap intervals. A claim
-pairs two rows item by item (mean over seeds): difference in the paper's favour with its interval,
-two-sided test of flipped signs, and how many items go the paper's way. *As in the paper* and *not*:
-p below 5 %; *undecided* otherwise. *Kept within x* tests whether it is at most x worse. Evaluations
-count every pass of a sample through a denoiser or a prior, learning included, per picture; seconds
-are the median per picture, on a machine that may be busy."""
+`src/offbeat/bench/tables/`. Entries are means with 95 % bootstrap intervals. A claim pairs two rows
+item by item (mean over seeds) or, where the table says so, run by run (each seed of each item). It
+shows the difference in the claim's favour with its interval, the effect size (mean over standard
+deviation of the differences), the smallest effect that so many pairs find with 80 % power, the p
+value of a two-sided test of flipped signs after Holm's correction for all claims of this page, and
+how many pairs go the claim's way. Verdicts below 5 %: *as in the paper* or *not as in the paper*
+for a paper's claim, *holds* or *does not hold* for one of ours or a check; *undecided* otherwise.
+*Kept within x* tests whether it is at most x worse; *equal within x* tests whether both differ by
+less than x (two one-sided tests). Evaluations count every pass of a sample through a denoiser or a
+prior, learning included, per picture; seconds are the median per picture, on a machine that may be
+busy."""
 
 
-def _verdicts(found: Sequence[Mapping[str, Any]]) -> str:
-    lines = ["| claim | table | verdict |", "| --- | --- | --- |"]
-    for one in found:
-        link = f"[{one['title']}](#{_anchor(one['title'])})"
-        lines += [f"| {c['says']} | {link} | **{c['verdict']}** |" for c in one["claims"]]
-    return "\n".join(lines)
+def _verdicts(tables: Sequence[Mapping[str, Any]]) -> str:
+    lines = ["| claim | whose | table | verdict |", "| --- | --- | --- | --- |"]
+    for table in tables:
+        link = f"[{table['title']}](#{_anchor(table['title'])})"
+        lines += [
+            f"| {c['says']} | {c['of']} | {link} | **{c['verdict']}** |" for c in table["claims"]
+        ]
+    claims = [claim for table in tables for claim in table["claims"]]
+    decided = sum(claim["verdict"] != "undecided" for claim in claims)
+    return "\n".join([*lines, "", f"Decided: {decided} of {len(claims)}."])
 
 
 def _anchor(title: str) -> str:
@@ -197,8 +252,10 @@ def _section(one: Mapping[str, Any], sheet: str) -> str:
         spent = f"{way['evaluations']:,.0f} | {way['seconds']:.2g}"
         lines.append(f"| {way['label']} | {' | '.join(cells)} | {spent} |")
     if one["claims"]:
-        lines += ["", "| claim | difference | p | its way | verdict |"]
-        lines.append("| --- | --- | --- | --- | --- |")
+        pairs = "item" if one["unit"] == "item" else "run"
+        lines += ["", f"| claim, {pairs} by {pairs} | difference | effect (smallest found) | p | "
+                  "its way | verdict |"]  # fmt: skip
+        lines.append("| --- | --- | --- | --- | --- | --- |")
         lines += [_claim(claim) for claim in one["claims"]]
     if sheet:
         lines += ["", f"![{one['title']}]({sheet})"]
@@ -212,13 +269,22 @@ def _entry(found: Mapping[str, Any] | None) -> str:
 
 
 def _claim(claim: Mapping[str, Any]) -> str:
-    kept = "" if claim["within"] is None else f" (kept within {_number(claim['within'])})"
+    says = claim["says"]
+    for name, words in (("within", "kept within"), ("equal", "equal within")):
+        if claim[name] is not None:
+            says += f" ({words} {_number(claim[name])})"
     if not claim["pairs"]:
-        return f"| {claim['says']}{kept} | | | | {claim['verdict']} |"
+        return f"| {says} | | | | | {claim['verdict']} |"
     gap = f"{_number(claim['difference'])} ({_number(claim['low'])} to {_number(claim['high'])})"
+    effect, smallest = (
+        "all alike" if claim[name] is None else _number(claim[name])
+        for name in ("effect", "smallest_effect")
+    )
+    if claim["smallest_effect"] is None:
+        smallest = "too few pairs"
     wins = f"{claim['wins']} of {claim['pairs']}"
-    p = f"{claim['p']:.3f}" if claim["p"] >= 0.001 else "< 0.001"
-    return f"| {claim['says']}{kept} | {gap} | {p} | {wins} | **{claim['verdict']}** |"
+    p = f"{claim['p_corrected']:.3f}" if claim["p_corrected"] >= 0.001 else "< 0.001"
+    return f"| {says} | {gap} | {effect} ({smallest}) | {p} | {wins} | **{claim['verdict']}** |"
 
 
 def _number(value: float) -> str:

@@ -18,6 +18,8 @@ from offbeat.errors import ConfigError
 
 TABLES = Path(__file__).parent / "tables"
 DIRECTIONS = ("higher", "lower")
+CLAIMANTS = ("paper", "ours", "check")
+UNITS = ("item", "run")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +66,10 @@ class Claim:
     direction: str = "higher"
     within: float | None = None
     """At most so much worse counts as kept; None asks for better."""
+    equal: float | None = None
+    """The claim is that the two differ by less than this, the smallest effect that matters."""
+    of: str = "paper"
+    """Whose claim it is: ``paper``, ``ours``, or ``check`` of what a row rests on."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +84,9 @@ class Table:
     about: str = ""
     backbone: str = "pocket"
     seeds: int = 1
+    unit: str = "item"
+    """What a test pairs: ``item``, mean over its seeds, which speaks of further items; or ``run``,
+    each seed of each item, which speaks of further seeds of these items."""
     items: Any = ()
     """A list, or what the program makes them of, such as ``{pairs: 30}``."""
     looks: tuple[int, ...] = ()
@@ -143,7 +152,13 @@ def _table(name: str, raw: dict[str, Any]) -> Table:
         },
         name,
     )
+    if table.unit not in UNITS:
+        raise ValueError(f"unit: expected one of {UNITS}, got {table.unit!r}")
     for claim in claims:
+        if claim.of not in CLAIMANTS:
+            raise ValueError(f"claims: `of` must be one of {CLAIMANTS}: {claim.of!r}")
+        if claim.within is not None and claim.equal is not None:
+            raise ValueError(f"claims: expected `within` or `equal`, got both: {claim.says!r}")
         if claim.direction not in DIRECTIONS:
             raise ValueError(f"claims: direction must be one of {DIRECTIONS}: {claim.direction!r}")
         if kept is None:

@@ -140,3 +140,18 @@ def summarise(
         checkpoint=checkpoint,
         note=note,
     )
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Return p values corrected for all of them together.
+
+    Source: Holm, A simple sequentially rejective multiple test procedure (1979).
+
+    >>> holm([0.01, 0.04, 0.03])
+    [0.03, 0.06, 0.06]
+    """
+    corrected, worst = [0.0] * len(p_values), 0.0
+    for rank, at in enumerate(sorted(range(len(p_values)), key=lambda at: p_values[at])):
+        worst = max(worst, min(1.0, p_values[at] * (len(p_values) - rank)))
+        corrected[at] = worst
+    return corrected

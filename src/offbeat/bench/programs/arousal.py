@@ -17,7 +17,7 @@ from offbeat.bench.spec import Way
 from offbeat.metrics.arousal import fit_arousal
 
 FARTHEST = 3.0
-"""Times the ordinary distance at which a stand-in stops growing."""
+"""Seen novelty at which a stand-in stops growing."""
 
 
 class Arousal(Explore):
@@ -25,45 +25,42 @@ class Arousal(Explore):
 
     def cell(self, way: Way, item: Item, seed: int) -> Outcome:
         """Search, judge pictures along the way, and return the curve."""
-        found = super().cell(way, item, seed)
+        outcome = super().cell(way, item, seed)
         steps = self.table.looks if way.looks is None else way.looks
         last = int(self.table.options["num_steps"])
-        ordinary = self.baseline(item.value).ordinary_distance
         start = self.valid(self.lab.ordinary(item.value), item.value)
-        points = [(0, ordinary, start)]
-        points += [(step, *self._at(found.readings, f"@{step}")) for step in steps]
-        points.append((last, *self._at(found.readings, "")))
-        curve = [(step, d, stand_in(d / ordinary, valid)) for step, d, valid in points]
-        top = max(curve, key=lambda point: (point[2], -point[0]))
-        fitted = fit_arousal([d for _, d, _ in curve], [rating for _, _, rating in curve]).peak
+        points = [(0, 1.0, start)]
+        points += [(step, *self._at(outcome.readings, f"@{step}")) for step in steps]
+        points.append((last, *self._at(outcome.readings, "")))
+        curve = [(step, seen, stand_in(seen, valid)) for step, seen, valid in points]
+        fitted = fit_arousal([seen for _, seen, _ in curve], [rating for *_, rating in curve]).peak
         readings = {
             "start": curve[0][2],
-            "peak": top[2],
+            "middle": curve[len(curve) // 2][2],
             "end": curve[-1][2],
-            "peak step": float(top[0]),
-            "distance at peak": top[1],
             "fitted peak": float("nan") if fitted is None else fitted,
-            "valid": found.readings["valid"],
+            "valid": outcome.readings["valid"],
         }
-        return replace(found, readings=readings, extra={"curve": curve})
+        return replace(outcome, readings=readings, extra={"curve": curve})
 
     @staticmethod
     def _at(readings: Mapping[str, float], where: str) -> tuple[float, float]:
-        return readings[f"distance{where}"], readings[f"valid{where}"]
+        return readings[f"seen{where}"], readings[f"valid{where}"]
 
 
-def stand_in(times: float, valid: float) -> float:
+def stand_in(seen: float, valid: float) -> float:
     """Return a stand-in rating, 0 to 5; it replaces the rating of a person.
 
     1 is the ordinary picture and 0 no longer the subject, as in the paper's study; between them it
-    grows with the distance up to three times the ordinary.
+    grows with seen novelty up to three times the ordinary. The search drives the distance of
+    embeddings, which is no part of it.
 
     Args:
-        times: Distance over that of ordinary samples, 0 or more.
+        seen: Seen novelty; 1 is just another ordinary picture.
         valid: Share of pictures that are still the subject, 0 to 1.
 
     >>> stand_in(1.0, 1.0), stand_in(3.0, 1.0), stand_in(9.0, 0.5)
     (1.0, 5.0, 2.5)
     """
-    grown = min(max(times - 1, 0.0) / (FARTHEST - 1), 1.0)
+    grown = min(max(seen - 1, 0.0) / (FARTHEST - 1), 1.0)
     return valid * (1 + 4 * grown)

@@ -24,12 +24,14 @@ from offbeat.core.rng import streams
 from offbeat.core.templates import fill
 from offbeat.files.cache import cached
 from offbeat.files.labels import versions
-from offbeat.judges.choose import choose_judge
+from offbeat.judges.choose import choose_judge, own_reader
+from offbeat.methods.low_probability.choosing import Eye
 from offbeat.methods.low_probability.config import LowProbabilityConfig
 from offbeat.methods.low_probability.method import LowProbability
 from offbeat.methods.settings import config_of, make_method
 from offbeat.metrics.fusion import vendi_score
 from offbeat.metrics.novelty import nearest_distance
+from offbeat.metrics.seen import eye_of
 from offbeat.protocols import CalibratedJudge, ChecksSubject, ReadsClasses
 from offbeat.types import Concept, Evaluations, Request, Step
 
@@ -55,6 +57,7 @@ class Explore:
         """Of the baseline and of the prior, for every way alike."""
         self._baselines: dict[str, Baseline] = {}
         self._judges: dict[str, CalibratedJudge] = {}
+        self._eyes: dict[str, Eye] = {}
 
     def items(self) -> list[Item]:
         """Return the subjects."""
@@ -152,7 +155,11 @@ class Explore:
         ordinary = self.lab.ordinary(request.subject, checkpoint=way.backbone)
         seen = self.lab.embeds(images)
         far = nearest_distance(seen, self.lab.embeds(ordinary))
-        own = {"valid": self.valid(images, request.subject), "novelty": float(far.mean())}
+        own = {
+            "valid": self.valid(images, request.subject),
+            "novelty": float(far.mean()),
+            "seen": self.seen(images, request.subject),
+        }
         if len(images) > 1:
             own["diversity"] = vendi_score(seen)
         return Outcome(
@@ -171,6 +178,15 @@ class Explore:
         verdicts = self._judge(subject).still_a(images, subject)
         answered = [verdict for verdict in verdicts if verdict.answer != "unknown"]
         return sum(v.passed for v in answered) / len(answered) if answered else float("nan")
+
+    def seen(self, images: Tensor, subject: str) -> float:
+        """Return the median seen novelty of pictures beside ordinary ones."""
+        if subject not in self._eyes:
+            encoder = eye_of(own_reader(self._judge(subject), self.lab.backbone))
+            self._eyes[subject] = Eye(
+                encoder, encoder.image_embeds(list(self.lab.ordinary(subject)))
+            )
+        return float(self._eyes[subject].novelty(images).median())
 
     @torch.no_grad()
     def in_prior(self, concept: Concept, request: Request) -> dict[str, float]:
@@ -255,6 +271,7 @@ class _Looks:
         num = program.table.num_images
         images = draw(program.lab.backbone, concept, seed=request.seed, num=num)
         readings["valid"] = program.valid(images, request.subject)
+        readings["seen"] = program.seen(images, request.subject)
         self.readings |= {f"{name}@{step}": value for name, value in readings.items()}
         self.seconds += time.perf_counter() - started
         self.evaluations += spent.total - before
