@@ -6,7 +6,9 @@ from PIL import Image
 
 from offbeat.errors import ConfigError
 from offbeat.files.preferences import Preferences
+from offbeat.studio.arguments import Translation
 from offbeat.studio.database import Database
+from offbeat.studio.requests import ExploreJob
 from offbeat.studio.taste import keep_taste, taste_file
 
 
@@ -72,3 +74,14 @@ def test_a_session_marks_pictures_that_it_sees_and_its_marks_are_its_own(explore
     assert "at least 20" in told.json()["error"]
     missing = client.post("/api/v1/jobs", json={**wish, "taste": "0123456789abcdef"})
     assert missing.status_code == 404
+
+
+def test_a_job_names_the_marks_of_its_time_and_chooses_among_candidates(studio_app):
+    folder = studio_app.state.studio.folder
+    digest = "0123456789abcdef0123456789abcdef"
+    (folder / "tastes").mkdir(exist_ok=True)
+    (folder / taste_file(digest)).touch()
+    request = ExploreJob(verb="explore", subject="handbag", taste=digest)
+    session = "nobody"
+    call, arguments = Translation(studio_app.state.studio.arguments, session).call(request)
+    assert (call, arguments["taste"], arguments["candidates"]) == ("explore", taste_file(digest), 3)

@@ -267,7 +267,8 @@ def _explore(work: Translation, request: requests.ExploreJob) -> Call:
         raise ConfigError(f"config: {', '.join(sorted(twice))} has a field of its own")
     names = ("novelty", "reach", "num_steps", "space", "num_trials", "preview_every")
     arguments |= {name: getattr(request, name) for name in names}
-    arguments |= {"directions": 1, "candidates": 1}  # the room shows the way of one search
+    # the room shows the way of one search; a taste chooses among candidates
+    arguments |= {"directions": 1, "candidates": 1 if request.taste is None else 3}
     if request.novelty is not None and request.reach is not None:
         raise ConfigError("novelty, reach: expected one of them, got both")
     arguments["avoid"] = [_avoided(work, one) for one in request.avoid]

@@ -87,13 +87,17 @@ export function explore() {
     },
   });
 
+  const taste = h("input", { type: "checkbox" });
+  const tasteField = h("label", { class: "row" }, taste, "Choose by what I like and dislike");
+  let tasteKept = null; // of a run that is shown again: the likes of then
+
   const form = h(
     "form",
     { class: "controls", "aria-label": "What to explore" },
     h("div", { class: "hero-field" }, h("label", { class: "lead", for: "explore-word" }, "Explore"), subject, tastes),
     novelty.el,
     h("div", { class: "go" }, submit, trouble),
-    h("section", { class: "stack", "aria-label": "Steering" }, steerList(), drop),
+    h("section", { class: "stack", "aria-label": "Steering" }, steerList(), drop, tasteField),
     h(
       "details",
       {},
@@ -114,6 +118,9 @@ export function explore() {
       ),
     ),
   );
+  taste.addEventListener("change", () => {
+    tasteKept = null;
+  });
   subject.id = "explore-word";
   subject.removeAttribute("aria-label");
 
@@ -134,6 +141,7 @@ export function explore() {
     if (space.value) body.space = space.value;
     const config = settings.read();
     if (Object.keys(config).length) body.config = config;
+    if (taste.checked && !body.method) body.taste = tasteKept ?? "marks";
     if (steering.avoid.length) body.avoid = steering.avoid.map((one) => one.ref);
     if (steering.unlike.length) body.unlike = steering.unlike.map((one) => one.ref);
     return body;
@@ -166,6 +174,8 @@ export function explore() {
     trials.value = String(body.num_trials ?? 1);
     judge.value = body.judge ?? "auto";
     space.value = body.space ?? "";
+    tasteKept = body.taste ?? null;
+    taste.checked = tasteKept !== null;
     suggest();
     summed();
     settings.write(body.config);
