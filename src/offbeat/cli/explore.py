@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,12 +13,10 @@ from offbeat.cli.output import at_work, folder_name, settings_of, show_result
 
 Space = Literal["subject", "adjective", "lora", "token+lora", "direct"]
 
-ASK, FIND, FAR, ABLATE = (
-    "What to draw",
-    "How to search",
-    "How far, and away from what",
-    "Ablations of the paper",
-)
+ask = partial(typer.Option, rich_help_panel="What to draw")
+search = partial(typer.Option, rich_help_panel="How to search")
+distance = partial(typer.Option, rich_help_panel="How far, and away from what")
+ablation = partial(typer.Option, rich_help_panel="Ablations of the paper")
 
 
 @shared.placing
@@ -35,151 +34,125 @@ def explore(
     ] = "low-probability",
     novelty: Annotated[
         float | None,
-        typer.Option(
+        distance(
             help="How many times as different as another ordinary picture they are to look, to an "
             "encoder that the search does not use; 1 is just another one. **2** if neither this, "
-            "`--quantile`, `--reach` nor `--steps` is given. Below 1 it is read as `--quantile`.",
-            rich_help_panel=FAR,
+            "`--quantile`, `--reach` nor `--steps` is given. Below 1 it is read as `--quantile`."
         ),
     ] = None,
     quantile: Annotated[
         float | None,
-        typer.Option(
+        distance(
             help="Instead: hold the distance that contains this share of a Gaussian fitted to "
-            "ordinary samples, inside (0, 1).",
-            rich_help_panel=FAR,
+            "ordinary samples, inside (0, 1)."
         ),
     ] = None,
     reach: Annotated[
         float | None,
-        typer.Option(
+        distance(
             help="Instead: hold this many times the distance of an ordinary embedding. 1 is "
-            "ordinary; 2 is farther than any quantile can express.",
-            rich_help_panel=FAR,
+            "ordinary; 2 is farther than any quantile can express."
         ),
     ] = None,
     steps: Annotated[
         int | None,
-        typer.Option(
+        distance(
             min=1,
             help="Optimizer steps at most; by default 200 with a distance. Without a distance the "
             "search moves away as published, limited only by the anchor and the judge.",
-            rich_help_panel=FAR,
         ),
     ] = None,
     avoid: Annotated[
         list[str] | None,
-        typer.Option(
+        distance(
             metavar="RUN[:STEP]",
             help="Keep away from what that run drew, or drew at one of its kept steps. Repeatable.",
-            rich_help_panel=FAR,
         ),
     ] = None,
     unlike: Annotated[
         list[Path] | None,
-        typer.Option(
-            metavar="FOLDER",
-            help="Keep away from your own pictures. Repeatable.",
-            rich_help_panel=FAR,
-        ),
+        distance(metavar="FOLDER", help="Keep away from your own pictures. Repeatable."),
     ] = None,
     taste: Annotated[
         Path | None,
-        typer.Option(
+        search(
             metavar="FILE",
             help="Choose what fits these preferences: a file of `offbeat study taste`.",
-            rich_help_panel=FIND,
         ),
     ] = None,
     num_images: Annotated[
         int,
-        typer.Option(
-            "--num-images", "-n", min=1, help="Pictures of each direction.", rich_help_panel=ASK
-        ),
+        ask("--num-images", "-n", min=1, help="Pictures of each direction."),
     ] = 8,
     template: Annotated[
         str | None,
-        typer.Option(
-            help="Prompt with `{subject}`; by default the checkpoint's own.",
-            rich_help_panel=ASK,
-        ),
+        ask(help="Prompt with `{subject}`; by default the checkpoint's own."),
     ] = None,
-    seed: Annotated[
-        int, typer.Option(min=0, help="Same seed, same pictures.", rich_help_panel=ASK)
-    ] = 0,
+    seed: Annotated[int, ask(min=0, help="Same seed, same pictures.")] = 0,
     directions: Annotated[
         int | None,
-        typer.Option(
+        search(
             min=1,
             help="Searches that keep away from each other, each with pictures of its own; by "
             "default 4.",
-            rich_help_panel=FIND,
         ),
     ] = None,
     candidates: Annotated[
         int,
-        typer.Option(
+        search(
             min=1,
             help="Draw this many times as many pictures, and show those that the judge passes and "
             "that differ most; 1 shows all.",
-            rich_help_panel=FIND,
         ),
     ] = 3,
     trials: Annotated[
         int,
-        typer.Option(
+        search(
             min=1,
             help="Searches for each direction; the best is kept, by validity, then by novelty.",
-            rich_help_panel=FIND,
         ),
     ] = 1,
     space: Annotated[
         Space | None,
-        typer.Option(
+        search(
             help="What is learned: the subject's token, the token of `creative` before it, LoRA "
-            "factors of the prior, token and factors (the default), or the embedding itself.",
-            rich_help_panel=FIND,
+            "factors of the prior, token and factors (the default), or the embedding itself."
         ),
     ] = None,
     judge: Annotated[
         str,
-        typer.Option(
+        search(
             metavar="JUDGE",
             help="Who checks that the pictures still show the subject: `auto`, `none`, `clip`, "
             "`classifier`, a vision-language model (`offbeat list judges`), a model's folder or "
             "hub id, or a server's model as `api:MODEL@ADDRESS`.",
-            rich_help_panel=FIND,
         ),
     ] = "auto",
     density: Annotated[
         Literal["gaussian", "kde"] | None,
-        typer.Option(help="Model of the ordinary; by default `gaussian`.", rich_help_panel=FIND),
+        search(help="Model of the ordinary; by default `gaussian`."),
     ] = None,
     baseline: Annotated[
         int | None,
-        typer.Option(min=2, help="Ordinary samples to fit; by default 5000.", rich_help_panel=FIND),
+        search(min=2, help="Ordinary samples to fit; by default 5000."),
     ] = None,
     components: Annotated[
         int | None,
-        typer.Option(
+        search(
             "--axes",
             "--components",
             min=1,
             help="PCA axes that distances are measured in; by default those that hold 80 % of the "
             "variance (8 for kde). The paper takes 50.",
-            rich_help_panel=FIND,
         ),
     ] = None,
     anchor: Annotated[
         bool,
-        typer.Option("--anchor/--no-anchor", help="Pull back to the text.", rich_help_panel=ABLATE),
+        ablation("--anchor/--no-anchor", help="Pull back to the text."),
     ] = True,
     rule: Annotated[
         Literal["alternate", "sum"] | None,
-        typer.Option(
-            help="One loss in each step (`alternate`, the default), or their sum.",
-            rich_help_panel=ABLATE,
-        ),
+        ablation(help="One loss in each step (`alternate`, the default), or their sum."),
     ] = None,
     settings: shared.Settings = None,
     backbone: shared.FittingCheckpoint = None,

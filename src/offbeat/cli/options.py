@@ -50,21 +50,17 @@ def anywhere() -> Placement:
     return Placement()
 
 
-_PANEL = "Where and how it runs"
+placed = functools.partial(typer.Option, rich_help_panel="Where and how it runs")
 Variant = Annotated[
     str | None,
-    typer.Option(
+    placed(
         help="Which weights of a folder that holds several, e.g. `fp16` for "
-        "`model.fp16.safetensors`.",
-        rich_help_panel=_PANEL,
+        "`model.fp16.safetensors`."
     ),
 ]
 Prior = Annotated[
     str | None,
-    typer.Option(
-        help="Folder or hub id of an unCLIP prior, where the checkpoint names a decoder alone.",
-        rich_help_panel=_PANEL,
-    ),
+    placed(help="Folder or hub id of an unCLIP prior, where the checkpoint names a decoder alone."),
 ]
 
 
@@ -80,62 +76,51 @@ def with_prior(decoder: str | None, prior: str | None) -> str | None:
 def _options(
     device: Annotated[
         str,
-        typer.Option(
+        placed(
             help="`cpu`, `cuda`, `cuda:1`, `mps`, `xpu`; `auto` is the first accelerator of "
-            "these, and the CPU for the checkpoints that come with Offbeat.",
-            rich_help_panel=_PANEL,
+            "these, and the CPU for the checkpoints that come with Offbeat."
         ),
     ] = "auto",
     dtype: Annotated[
         Literal["auto", "float32", "bfloat16", "float16"],
-        typer.Option(
+        placed(
             help="Type of the weights; the last two take half the memory. `auto` is bfloat16 on "
-            "CUDA, float32 elsewhere and for the checkpoints that come with Offbeat.",
-            rich_help_panel=_PANEL,
+            "CUDA, float32 elsewhere and for the checkpoints that come with Offbeat."
         ),
     ] = "auto",
     offload: Annotated[
         Literal["none", "model", "sequential"],
-        typer.Option(
+        placed(
             help="Keep on the device only the model that runs, or only its current layer: less "
-            "memory, and slower.",
-            rich_help_panel=_PANEL,
+            "memory, and slower."
         ),
     ] = "none",
     vae_slicing: Annotated[
         bool,
-        typer.Option("--vae-slicing", help="Decode pictures one by one.", rich_help_panel=_PANEL),
+        placed("--vae-slicing", help="Decode pictures one by one."),
     ] = False,
     vae_tiling: Annotated[
         bool,
-        typer.Option(
-            "--vae-tiling", help="Decode large pictures in tiles.", rich_help_panel=_PANEL
-        ),
+        placed("--vae-tiling", help="Decode large pictures in tiles."),
     ] = False,
     attention: Annotated[
         str | None,
-        typer.Option(
-            help="Attention backend of diffusers for transformers, e.g. `flash`.",
-            rich_help_panel=_PANEL,
-        ),
+        placed(help="Attention backend of diffusers for transformers, e.g. `flash`."),
     ] = None,
     compile: Annotated[
         bool,
-        typer.Option("--compile", help="Compile the denoiser first.", rich_help_panel=_PANEL),
+        placed("--compile", help="Compile the denoiser first."),
     ] = False,
     variant: Variant = None,
     prior: Prior = None,
     check_memory: Annotated[
         bool,
-        typer.Option(
+        placed(
             "--check-memory/--no-check-memory",
             help="Refuse a checkpoint that does not fit before it is loaded.",
-            rich_help_panel=_PANEL,
         ),
     ] = True,
-    offline: Annotated[
-        bool, typer.Option("--offline", help="Use no network.", rich_help_panel=_PANEL)
-    ] = False,
+    offline: Annotated[bool, placed("--offline", help="Use no network.")] = False,
 ) -> None:
     """Take what ``Placement`` takes, and whether to stay offline: the one list of these options."""
 
