@@ -91,8 +91,8 @@ def sweep(
         made = place()
         placement = None if made == Placement() else made
         if dry_run:
-            told = try_first(plan, workers=workers, threads=threads, placement=placement)
-            for name, value in told.items():
+            costs = try_first(plan, workers=workers, threads=threads, placement=placement)
+            for name, value in costs.items():
                 typer.echo(printable(f"{name.replace('_', ' ')}: {value}"))
             return
         progress = ProgressLine()

@@ -62,7 +62,7 @@ def of_files(
         UnsafeWeightsError: If it is a pickle.
     """
     data = [_inside(path, _read(path)) for path in paths]
-    abouts = [_about(one) for one in data]
+    abouts = [_about(part) for part in data]
     for path, one, about in zip(paths, data, abouts, strict=True):
         if about and "export" not in about and not holds_factors(one):
             if len(paths) > 1:
@@ -74,8 +74,8 @@ def of_files(
         "digest": digest_of(b"".join(data)),
     }
     weights = [read_weights(one, str(p)) for one, p in zip(data, paths, strict=True)]
-    about = next((dict(one.about) for one in weights if one.about), {})
-    prints = {one.about["fingerprint"] for one in weights if one.about}
+    about = next((dict(weight.about) for weight in weights if weight.about), {})
+    prints = {weight.about["fingerprint"] for weight in weights if weight.about}
     if len(prints) > 1:
         raise ConfigError(f"source: the files were learned on different checkpoints: {prints}")
     if model is None and not about:
@@ -108,8 +108,8 @@ def _concept(
     for one in found:
         for name, parts in one.tokens.items():
             width = next(iter(parts.values())).shape[-1]
-            own = layout or [("", width, 1.0)]  # an encoder that nobody named
-            tokens[name] = join_rows(name, parts, own)
+            layers = layout or [("", width, 1.0)]  # an encoder that nobody named
+            tokens[name] = join_rows(name, parts, layers)
         lora |= one.lora
     whole = not about or (set(about["tokens"]) == set(tokens) and about["lora"] == bool(lora))
     if not whole and word is None:

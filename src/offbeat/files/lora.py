@@ -148,12 +148,12 @@ def _peft_scales(header: Mapping[str, str], file: str) -> Any:
     if text is None:
         return lambda layer: 1.0
     try:
-        told = {name.rpartition(".")[2]: value for name, value in parse_json(text).items()}
-        alphas, ranks = told.get("alpha_pattern") or {}, told.get("rank_pattern") or {}
-        alpha, rank = float(told.get("lora_alpha", 1)), float(told.get("r", 1))
+        scales = {name.rpartition(".")[2]: value for name, value in parse_json(text).items()}
+        alphas, ranks = scales.get("alpha_pattern") or {}, scales.get("rank_pattern") or {}
+        alpha, rank = float(scales.get("lora_alpha", 1)), float(scales.get("r", 1))
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise CorruptRunError(f"{file}: its LoRA settings are damaged ({error})") from error
-    if told.get("use_dora"):
+    if scales.get("use_dora"):
         raise ShapeError(f"{file}: is a DoRA, which cannot be used; give a plain LoRA")
 
     def scale(layer: str) -> float:

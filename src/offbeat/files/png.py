@@ -140,7 +140,7 @@ def parse_infotext(text: str) -> dict[str, str]:
         if line.startswith(NEGATIVE):
             place, line = "Negative prompt", line.removeprefix(NEGATIVE).strip()
         parts[place].append(line)
-    fields = {name: "\n".join(told).strip() for name, told in parts.items()}
+    fields = {name: "\n".join(texts).strip() for name, texts in parts.items()}
     return {**fields, **{name: _unquoted(value) for name, value in settings}}
 
 

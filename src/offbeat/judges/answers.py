@@ -140,15 +140,15 @@ def yes_no_ids(tokenizer: Any) -> tuple[list[int], list[int]]:
     Raises:
         CheckpointError: If the tokenizer has no single token for one of the two.
     """
-    found = []
+    pairs = []
     for word in ("yes", "no"):
         texts = [f.format(w) for w in (word, word.title(), word.upper()) for f in _SPELLINGS]
         ids = [tokenizer(text, add_special_tokens=False).input_ids for text in texts]
         single = {row[0] for row in ids if len(row) == 1} - {tokenizer.unk_token_id}
         if not single:
             raise CheckpointError(f"tokenizer: expected a single token for {word!r}, found none")
-        found.append(sorted(single))
-    return found[0], found[1]
+        pairs.append(sorted(single))
+    return pairs[0], pairs[1]
 
 
 def _checked(subject: str) -> str:

@@ -198,12 +198,12 @@ def _vision(weights: dict[str, Tensor], where: Path) -> Any:
 def _text(weights: dict[str, Tensor], where: Path) -> Any:
     from transformers import BlipTextConfig, BlipTextModel
 
-    given = _med_config(where / CONFIG)
+    values = _med_config(where / CONFIG)
     cross = weights.get("encoder.layer.0.crossattention.self.key.weight")
     if cross is None:
         raise CheckpointError(f"{where}: expected a text encoder that looks at pictures, got none")
     config = BlipTextConfig(
-        **{name: given[name] for name in _CONFIGURED if name in given},
+        **{name: values[name] for name in _CONFIGURED if name in values},
         encoder_hidden_size=cross.shape[1],
         bos_token_id=None,  # it writes nothing: none of these is used
         eos_token_id=None,

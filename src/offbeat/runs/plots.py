@@ -282,10 +282,10 @@ def _distance_panel(
 def _judge_panel(axes: Any, rows: Sequence[Row]) -> None:
     """Draw the probability of yes, a dot for each yes and a cross for each no."""
     _bare(axes)
-    asked = [(row["step"], row["verdict"]) for row in rows if row.get("verdict")]
-    verdicts = [(step, said) for step, said in asked if said.get("answer") != "unknown"]
+    answered = [(row["step"], row["verdict"]) for row in rows if row.get("verdict")]
+    verdicts = [(step, said) for step, said in answered if said.get("answer") != "unknown"]
     name = verdicts[0][1].get("judge", "") if verdicts else "was not asked"
-    if asked and not verdicts:
+    if answered and not verdicts:
         name = "gave no answer"
     _title(
         axes, "Still the subject?", f"probability of yes, {_short(name, 60)}" if verdicts else name

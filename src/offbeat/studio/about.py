@@ -93,7 +93,7 @@ class Catalogue:
         """Return what ``GET /about`` answers."""
         return {
             "version": versions()["offbeat"],
-            "backbones": [self._backbone(one) for one in self.checkpoints.values()],
+            "backbones": [self._backbone(checkpoint) for checkpoint in self.checkpoints.values()],
             "methods": [self._method(name) for name in self.methods if self.verbs_of(name)],
             "judges": list(JUDGES),
             "formats": list(FORMATS),

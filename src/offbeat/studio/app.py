@@ -83,12 +83,14 @@ def say_errors(app: FastAPI) -> None:
 
     @app.exception_handler(RequestValidationError)
     async def invalid(request: Request, error: RequestValidationError) -> JSONResponse:
-        found = [
-            {"where": [str(part) for part in one["loc"]], "what": str(one["msg"])[:300]}
-            for one in error.errors()[:20]
+        problems = [
+            {"where": [str(part) for part in problem["loc"]], "what": str(problem["msg"])[:300]}
+            for problem in error.errors()[:20]
         ]
-        text = "; ".join(f"{'.'.join(one['where'][1:])}: {one['what']}" for one in found[:3])
-        return failure(422, "invalid", text or "the request cannot be read", fields=found)
+        text = "; ".join(
+            f"{'.'.join(problem['where'][1:])}: {problem['what']}" for problem in problems[:3]
+        )
+        return failure(422, "invalid", text or "the request cannot be read", fields=problems)
 
     @app.exception_handler(OffbeatError)
     async def refused(request: Request, error: OffbeatError) -> JSONResponse:

@@ -385,7 +385,7 @@ def _generate(work: Translation, request: requests.GenerateJob) -> Call:
 
 def _render(work: Translation, request: requests.RenderJob) -> Call:
     return "render", {
-        "args": [[work.concept(one) for one in request.sources]],
+        "args": [[work.concept(source) for source in request.sources]],
         "prompt": request.prompt,
         "num_images": request.num_images,
     }

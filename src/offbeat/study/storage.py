@@ -310,10 +310,10 @@ class Storage:
             rows: dict[int, list[Answer]] = {}
             for answer in session.scalars(select(Answer).order_by(Answer.rater, Answer.turn)):
                 rows.setdefault(answer.rater, []).append(answer)
-            found = session.scalars(
+            selected = session.scalars(
                 select(Rater).where(Rater.kind == kind).order_by(Rater.number)
             ).all()
-            return [_read(rater, rows.get(rater.id, [])) for rater in found]
+            return [_read(rater, rows.get(rater.id, [])) for rater in selected]
 
     def forget(self, number: int) -> None:
         """Delete one rater and all that the rater answered.

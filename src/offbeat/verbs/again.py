@@ -196,14 +196,14 @@ def _drawn(
     for row in rows or ():
         check_whole("rows", row, 0, MAX_COUNT)
     concept = _concept_of(path, how["concept"], run)
-    told = {name: how[name] for name in ("negative_prompt", "decoding") if name in how}
+    drawing = {name: how[name] for name in ("negative_prompt", "decoding") if name in how}
     settings: dict[str, Any] = {
         "seed": recipe["seed"],
         "num": how["num"],
         "purpose": how["purpose"],
         "rows": how.get("rows"),
         "observe": observe,
-        **told,
+        **drawing,
     }
     # mixtures, and methods that draw a subject themselves, draw what is ordinary as they draw
     alone = "sources" in recipe or recipe.get("layout") == "drawn"
@@ -226,7 +226,7 @@ def _concept_of(path: Path, digest: str, run: Path) -> Concept:
         return of_bytes({CONCEPT_FILE: inside}, path)
     try:
         folder = RunFolder.open(run)
-        found: list[dict[str, bytes]] = [
+        contents: list[dict[str, bytes]] = [
             {
                 name: folder.read(where + name)
                 for name in (CONCEPT_FILE, LORA_FILE)
@@ -239,7 +239,7 @@ def _concept_of(path: Path, digest: str, run: Path) -> Concept:
             f"{path.name}: its LoRA factors are too large to be kept inside the picture; they are "
             f"in its run folder: pass that with --run ({error})"
         ) from error
-    for files in found:
+    for files in contents:
         if digest_of(b"".join(files[name] for name in sorted(files))) == digest:
             return of_bytes(files, path)
     raise StoreError(

@@ -214,11 +214,11 @@ class Search:
 
     def _initial_row(self) -> Tensor:
         """Return what the token starts from, ``[E]``."""
-        own = self.config.initial_word
-        if own is None and not self.parents:
+        start = self.config.initial_word
+        if start is None and not self.parents:
             parts = [self.backbone.token_embed(word) * w for word, w in self._shares()]
             return torch.stack(parts).sum(dim=0)
-        return self.backbone.token_embed(own or self.request.subject).clone()
+        return self.backbone.token_embed(start or self.request.subject).clone()
 
     def _shares(self) -> list[tuple[str, float]]:
         return list(zip(self.words, self.weights, strict=True))
