@@ -264,7 +264,7 @@ def check_value(name: str, value: Any, hint: Any, rule: Rule) -> None:
             raise ConfigError(f"{name}: expected one of {known}, got {value!r}")
         return
     for kind, expected, fits in _KINDS:
-        if kind in [get_origin(one) or one for one in kinds]:
+        if kind in [get_origin(member) or member for member in kinds]:
             if not fits(value):
                 raise ConfigError(f"{name}: expected {expected}, got {value!r}")
             if kind in (int, float):
@@ -289,7 +289,7 @@ _KINDS: tuple[tuple[type, str, Any], ...] = (
     (
         tuple,
         "a list of texts",
-        lambda value: isinstance(value, tuple) and all(isinstance(one, str) for one in value),
+        lambda value: isinstance(value, tuple) and all(isinstance(text, str) for text in value),
     ),
 )
 """Each type of a setting, in words, and its test."""

@@ -218,7 +218,9 @@ class SharedEncoder:
         if fresh:
             embeds = self._encoder.image_embeds(fresh)
             # the picture is kept, too: another could get its id
-            self._read |= {id(one): (one, row) for one, row in zip(fresh, embeds, strict=True)}
+            self._read |= {
+                id(picture): (picture, row) for picture, row in zip(fresh, embeds, strict=True)
+            }
         return torch.stack([self._read[id(image)][1] for image in images])
 
     def text_embeds(self, texts: Sequence[str]) -> Tensor:

@@ -266,7 +266,7 @@ def _from_json(answer: str) -> dict[str, Any]:
         except (ValueError, RecursionError):
             continue
         if isinstance(value, Mapping):
-            numbers = {str(key).strip().lower(): one for key, one in value.items()}
+            numbers = {str(key).strip().lower(): number for key, number in value.items()}
             if numbers.keys() & CRITERIA.keys():
                 return numbers
     return {}

@@ -271,9 +271,9 @@ def _explore(work: Translation, request: requests.ExploreJob) -> Call:
     arguments |= {"directions": 1, "candidates": 1 if request.taste is None else 3}
     if request.novelty is not None and request.reach is not None:
         raise ConfigError("novelty, reach: expected one of them, got both")
-    arguments["avoid"] = [_avoided(work, one) for one in request.avoid]
+    arguments["avoid"] = [_avoided(work, avoided) for avoided in request.avoid]
     if request.unlike:
-        arguments["unlike"] = [[work.picture(one, "unlike") for one in request.unlike]]
+        arguments["unlike"] = [[work.picture(picture, "unlike") for picture in request.unlike]]
     if request.taste is not None:
         arguments["taste"] = work.taste(request.taste)
     if request.start is not None:

@@ -54,7 +54,7 @@ def continued(folder: Path, row: Row, wish: requests.Continue) -> Any:
     if wish.region is not None:
         step = _nearest(folder, wish.region)
     if step is not None and kept:
-        step = max((one for one in kept if one <= step), default=kept[0])
+        step = max((number for number in kept if number <= step), default=kept[0])
     if step is None and row["state"] != "finished":
         step = kept[-1] if kept else None
         if step is None:
@@ -69,7 +69,9 @@ def continued(folder: Path, row: Row, wish: requests.Continue) -> Any:
     try:
         return TypeAdapter(requests.JobRequest).validate_python(request)
     except ValidationError as error:
-        said = "; ".join(f"{one['loc'][-1]}: {one['msg']}" for one in error.errors()[:3])
+        said = "; ".join(
+            f"{problem['loc'][-1]}: {problem['msg']}" for problem in error.errors()[:3]
+        )
         raise ConfigError(f"changes: {said}") from error
 
 

@@ -110,7 +110,7 @@ def jobs(
     state: Annotated[str, Query(max_length=100, description="One or more, by commas.")] = "",
 ) -> Found:
     """This session's jobs, newest first."""
-    wanted = [one for one in state.split(",") if one] or list(STATES)
+    wanted = [name for name in state.split(",") if name] or list(STATES)
     if unknown := set(wanted) - set(STATES):
         raise ConfigError(f"state: expected some of {', '.join(STATES)}, got {sorted(unknown)}")
     rows = studio.database.jobs(session, wanted)

@@ -82,7 +82,10 @@ class Sketches:
             return lambda: concept_of(path)
 
         if isinstance(request, requests.MixtureSketch):
-            weights = {checked_word(one.word or "a picture/"): one.share for one in request.sources}
+            weights = {
+                checked_word(source.word or "a picture/"): source.share
+                for source in request.sources
+            }
             concept: Callable[[], Any] = lambda: mixture(weights, backbone=model)  # noqa: E731
         elif isinstance(request, requests.DreamSketch):
             concept = find(request)

@@ -89,7 +89,7 @@ class Worker:
         self._check(name)
         if "avoid" in arguments:
             arguments["avoid"] = [
-                one if isinstance(one, str) else Region(**one) for one in arguments["avoid"]
+                part if isinstance(part, str) else Region(**part) for part in arguments["avoid"]
             ]
         model = self.model(source)
 

@@ -133,7 +133,7 @@ def joined(concepts: Sequence[Concept], prompt: str | None) -> Concept:
 
 
 def _title(prompt: str, learned: Sequence[Learned]) -> str:
-    for number, one in enumerate(learned, start=1):
+    for number, part in enumerate(learned, start=1):
         place = "{concept}" if number == 1 else f"{{concept{number}}}"
-        prompt = prompt.replace(place, f"[{one.concept.subject}]")
+        prompt = prompt.replace(place, f"[{part.concept.subject}]")
     return prompt

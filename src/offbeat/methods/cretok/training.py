@@ -53,9 +53,9 @@ class Training:
         """Return the embeddings of all restrictive prompts: nothing in them is learned."""
         template, parts = self.config.restrictive_template, []
         prompts = [
-            with_articles(template, first=one, second=other)
+            with_articles(template, first=first, second=second)
             for pair in self.pairs
-            for one, other in (pair, pair[::-1])
+            for first, second in (pair, pair[::-1])
         ]
         for start in range(0, len(prompts), ENCODE_BATCH):
             text = self.backbone.encode_text(prompts[start : start + ENCODE_BATCH])
@@ -127,8 +127,8 @@ class Training:
     def _initial(self) -> dict[str, Any]:
         """Return the cosine of every pair before training, in both orders."""
         return {
-            f"{one} + {other}": [round(value, 4) for value in row]
-            for (one, other), row in zip(self.pairs, self.initial.tolist(), strict=True)
+            f"{first} + {second}": [round(value, 4) for value in row]
+            for (first, second), row in zip(self.pairs, self.initial.tolist(), strict=True)
         }
 
     def _warnings(self) -> list[str]:

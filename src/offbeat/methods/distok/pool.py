@@ -53,7 +53,7 @@ class ConceptPool:
     def sides(self, pairs: Sequence[tuple[int, int]], name: str) -> tuple[Tensor, Tensor]:
         """Return the ``tokens`` or ``text_embeds`` of both sides of pairs of entries."""
         rows: Tensor = getattr(self, name)
-        return rows[[one for one, _ in pairs]], rows[[other for _, other in pairs]]
+        return rows[[first for first, _ in pairs]], rows[[second for _, second in pairs]]
 
     def snapshot(self) -> dict[str, Tensor]:
         """Return a copy of the novel entries."""
@@ -157,9 +157,9 @@ def training_pairs(
     held_out = vocab.evaluation_pairs(words, min(30, math.comb(len(words), 2) // 4))
     barred = {frozenset(pair) for pair in (*held_out, vocab.UNSEEN_PAIR)}
     pairs = [
-        (one, other)
-        for one, other in itertools.combinations(range(len(words)), 2)
-        if frozenset((words[one], words[other])) not in barred
+        (first, second)
+        for first, second in itertools.combinations(range(len(words)), 2)
+        if frozenset((words[first], words[second])) not in barred
     ]
     if not pairs:
         raise VocabularyError(f"vocabulary: no pair to train on among {', '.join(words)}")
@@ -203,8 +203,8 @@ def draw_mixtures(
     shares = torch.zeros(num, num_classes)
     chance = torch.rand(num, 2, generator=noise, dtype=torch.float64)
     for row, (which, share) in zip(shares, chance.tolist(), strict=True):
-        one, other = pairs[int(which * len(pairs))]
-        row[one], row[other] = share, 1 - share
+        first, second = pairs[int(which * len(pairs))]
+        row[first], row[second] = share, 1 - share
     return shares
 
 

@@ -35,14 +35,14 @@ class FrozenTexts:
     def fill_table(self, pairs: Sequence[tuple[int, int]]) -> None:
         """Encode the restrictive prompts of pairs of known words, in both orders."""
         prompts = [
-            self._restrictive(self.words[one], self.words[other])
+            self._restrictive(self.words[first], self.words[second])
             for pair in pairs
-            for one, other in (pair, pair[::-1])
+            for first, second in (pair, pair[::-1])
         ]
         self.table = self.encode(prompts).view(len(pairs), 2, -1)
         self.rows = torch.full((len(self.words), len(self.words)), -1)
-        for row, (one, other) in enumerate(pairs):
-            self.rows[one, other] = self.rows[other, one] = row
+        for row, (first, second) in enumerate(pairs):
+            self.rows[first, second] = self.rows[second, first] = row
 
     @torch.no_grad()
     def encode(self, prompts: Sequence[str], tokens: Mapping[str, Tensor] | None = None) -> Tensor:
@@ -81,9 +81,9 @@ class FrozenTexts:
                 if entry >= len(self.words)
             }
             prompts = [
-                self._restrictive(self._word(one), self._word(other))
+                self._restrictive(self._word(first), self._word(second))
                 for index in missing
-                for one, other in (pairs[index], pairs[index][::-1])
+                for first, second in (pairs[index], pairs[index][::-1])
             ]
             texts[missing] = self.encode(prompts, named).view(len(missing), 2, -1)
         return texts
