@@ -17,7 +17,7 @@ from torch import Tensor
 from offbeat.core import vocab
 from offbeat.core.rng import stream
 from offbeat.methods.conceptlab.config import NAME, ConceptLabConfig
-from offbeat.methods.conceptlab.search import Search  # which needs the loss above
+from offbeat.methods.conceptlab.search import Search
 from offbeat.methods.optimizing import run_to_end
 from offbeat.methods.settings import Method
 from offbeat.protocols import PriorBackbone
@@ -113,5 +113,5 @@ class ConceptLab(Method[ConceptLabConfig]):
         self, backbone: PriorBackbone, request: Request, on_step: OnStep, resume: Any, **goal: Any
     ) -> Concept:
         search = Search(self.config, backbone, request, **goal)
-        run_to_end(search, lambda: search.index >= self.config.num_steps, on_step, resume)
+        run_to_end(search, on_step, resume)
         return search.concept()

@@ -123,6 +123,11 @@ class Search:
         self.waiting = [negatives[at] for at in order.tolist()] if config.gradual_negatives else []
         self.index = 0
 
+    @property
+    def ended(self) -> bool:
+        """Whether the last step is done."""
+        return self.index >= self.config.num_steps
+
     def advance(self) -> Step:
         """Take one optimizer step, after a new negative when it is time for one."""
         started = time.perf_counter()

@@ -6,7 +6,7 @@ prompts are a table that is encoded once; a stop where the loss is flat.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -16,14 +16,14 @@ from offbeat.core.templates import fill
 from offbeat.errors import FingerprintError
 from offbeat.methods.cretok.config import NAME, WORD, CreTokConfig
 from offbeat.methods.cretok.prompts import listed
-from offbeat.methods.cretok.training import Training  # which needs the loss above
-from offbeat.methods.optimizing import run_to_end
-from offbeat.methods.settings import Method, check_trained
+from offbeat.methods.cretok.training import Training
+from offbeat.methods.optimizing import TrainsOnce
+from offbeat.methods.settings import check_trained
 from offbeat.protocols import ReadsClasses, TextBackbone
 from offbeat.types import Concept, OnStep, Request, Trained, ignore_step
 
 
-class CreTok(Method[CreTokConfig]):
+class CreTok(TrainsOnce[CreTokConfig]):
     """The token: ``train`` it once on a checkpoint, ``fuse`` any words with it."""
 
     name = NAME
@@ -31,29 +31,11 @@ class CreTok(Method[CreTokConfig]):
     needs = TextBackbone
     verbs = frozenset({"fuse", "train"})
 
-    def train(
-        self,
-        backbone: TextBackbone,
-        vocabulary: Sequence[str],
-        *,
-        seed: int = 0,
-        judge: ReadsClasses | None = None,
-        on_step: OnStep = ignore_step,
-        resume: Mapping[str, Any] | None = None,
-    ) -> Trained:
-        """Return the token; ``seed`` alone decides every draw. No picture is drawn.
-
-        Args:
-            backbone: Frozen; only its text encoder is used.
-            vocabulary: Words that pairs are made of.
-            seed: Of the training pairs and their order.
-            judge: Not asked.
-            on_step: Told each step; ``Step.snapshot`` is what ``resume`` takes.
-            resume: State to go on from.
-        """
-        training = Training(self.config, backbone, vocab.check_words(vocabulary), seed)
-        run_to_end(training, lambda: bool(training.stopped), on_step, resume)
-        return training.trained()
+    def new_training(
+        self, backbone: TextBackbone, words: tuple[str, ...], seed: int, judge: ReadsClasses | None
+    ) -> Training:
+        """Return the training of the token; it draws no picture and asks no judge."""
+        return Training(self.config, backbone, words, seed)
 
     def fuse(
         self,

@@ -73,6 +73,11 @@ class Training:
             return float(self.initial.flatten().quantile(cfg.theta_quantile))
         return PUBLISHED_THETA if cfg.theta is None else cfg.theta
 
+    @property
+    def ended(self) -> bool:
+        """Whether the last step is done."""
+        return bool(self.stopped)
+
     def advance(self) -> Step:
         """Take one update: one prompt through the text encoder, and back."""
         cfg, started = self.config, time.perf_counter()

@@ -6,21 +6,19 @@ follow the shares of a mixture; consistency of known classes; an alarm for a dec
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
-from offbeat.core import vocab
 from offbeat.core.rng import stream
 from offbeat.methods.distok.config import NAME, DisTokConfig
 from offbeat.methods.distok.space import Space, describe, distribution_of, draw_latent
-from offbeat.methods.distok.training import Training  # which needs the losses above
-from offbeat.methods.optimizing import run_to_end
-from offbeat.methods.settings import Method
+from offbeat.methods.distok.training import Training
+from offbeat.methods.optimizing import TrainsOnce
 from offbeat.protocols import ReadsClasses, TextBackbone
 from offbeat.types import Concept, OnStep, Request, Trained, ignore_step
 
 
-class DisTok(Method[DisTokConfig]):
+class DisTok(TrainsOnce[DisTokConfig]):
     """The space: ``train`` it once on a checkpoint, then ``fuse`` and ``dream`` in it."""
 
     name = NAME
@@ -29,29 +27,14 @@ class DisTok(Method[DisTokConfig]):
     verbs = frozenset({"fuse", "sweep", "grid", "dream", "train"})
     takes_weights = True
 
-    def train(
-        self,
-        backbone: TextBackbone,
-        vocabulary: Sequence[str],
-        *,
-        seed: int = 0,
-        judge: ReadsClasses | None = None,
-        on_step: OnStep = ignore_step,
-        resume: Mapping[str, Any] | None = None,
-    ) -> Trained:
-        """Return the space; ``seed`` alone decides every draw.
+    def new_training(
+        self, backbone: TextBackbone, words: tuple[str, ...], seed: int, judge: ReadsClasses | None
+    ) -> Training:
+        """Return the training of the space.
 
-        Args:
-            backbone: Frozen.
-            vocabulary: The known words, K.
-            seed: Of the networks, the draws and the pictures that the judge reads.
-            judge: Reads what decoded tokens draw; None leaves class distribution estimation out.
-            on_step: Told each step; ``Step.snapshot`` is what ``resume`` takes.
-            resume: State to go on from.
+        The judge reads what decoded tokens draw; None leaves class distribution estimation out.
         """
-        training = Training(self.config, backbone, vocab.check_words(vocabulary), seed, judge)
-        run_to_end(training, lambda: training.index >= self.config.num_steps, on_step, resume)
-        return training.trained()
+        return Training(self.config, backbone, words, seed, judge)
 
     def fuse(
         self,

@@ -79,6 +79,11 @@ class Training:
 
     # --- an update ------------------------------------------------------------------------
 
+    @property
+    def ended(self) -> bool:
+        """Whether the last step is done."""
+        return self.index >= self.config.num_steps
+
     def advance(self) -> Step:
         """Take one update; read new entries for the pool and watch when it is time to."""
         cfg, started = self.config, time.perf_counter()
