@@ -9,6 +9,7 @@ from offbeat.errors import OffbeatError as OffbeatError
 from offbeat.methods.low_probability.config import LowProbabilityConfig as LowProbabilityConfig
 from offbeat.runs.result import Run as Run
 from offbeat.runs.result import load_run as load_run
+from offbeat.scale.archive import archive as archive
 from offbeat.scale.sweep import run_plan as run_plan
 from offbeat.types import Concept as Concept
 from offbeat.types import Request as Request

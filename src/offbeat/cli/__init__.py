@@ -9,6 +9,7 @@ import typer
 
 from offbeat.cli import (
     again,
+    archive,
     bench,
     doctor,
     dream,
@@ -45,6 +46,7 @@ app.command("generate")(generate.generate)
 app.command("render")(render.render)
 app.command("train")(train.train)
 app.command("sweep")(sweep.sweep)
+app.command("archive")(archive.archive)
 app.command("score")(score.score)
 app.command("show")(show.show)
 app.command("again")(again.again)

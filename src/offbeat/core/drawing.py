@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from offbeat.core.parts import calls
 from offbeat.core.rng import stream, streams
 from offbeat.core.templates import fill
 from offbeat.errors import CapabilityError, PromptError
@@ -234,11 +236,19 @@ def draw_embeds(
             **settings,
         )
 
-        def decode(start: int, noise: list[torch.Generator]) -> Tensor:
+        def decode(start: int, noise: list[torch.Generator]) -> dict[str, Any]:
             chunk = image_embeds[start : start + len(noise)].to(backbone.device)
-            return backbone.decode_embeds(chunk, generator=noise, **(decoding or {}), **steering)
+            return {"image_embeds": chunk, "generator": noise, **(decoding or {}), **steering}
 
-        images = _in_chunks(decode, seed, numbers, purpose, observe, stage)
+        images = _in_chunks(
+            partial(calls, backbone, "decode_embeds"),
+            decode,
+            seed,
+            numbers,
+            purpose,
+            observe,
+            stage,
+        )
     return image_embeds, images
 
 
@@ -264,27 +274,38 @@ def _draw_text(
         text = backbone.encode_text([concept.prompt(template)], tokens=concept.token_embeds)
         negative = backbone.encode_text([negative_prompt]) if negative_prompt else None
 
-        def drawn(start: int, noise: list[torch.Generator]) -> Tensor:
-            return backbone.draw_text(text, generator=noise, negative=negative, **(decoding or {}))
+        def drawn(start: int, noise: list[torch.Generator]) -> dict[str, Any]:
+            return {"text": text, "generator": noise, "negative": negative, **(decoding or {})}
+
+        def here(arguments: Iterable[Mapping[str, Any]]) -> Iterator[Tensor]:
+            return (backbone.draw_text(**one).cpu() for one in arguments)
 
         numbers = range(num) if rows is None else rows
-        return _in_chunks(drawn, seed, numbers, purpose, observe, stage)
+        # only this process has the factors in place
+        made = here if concept.lora else partial(calls, backbone, "draw_text")
+        return _in_chunks(made, drawn, seed, numbers, purpose, observe, stage)
 
 
 def _in_chunks(
-    drawn: Callable[[int, list[torch.Generator]], Tensor],
+    made: Callable[[Iterable[Mapping[str, Any]]], Iterator[Tensor]],
+    arguments: Callable[[int, list[torch.Generator]], Mapping[str, Any]],
     seed: int,
     numbers: Sequence[int],
     purpose: str,
     observe: Observe,
     stage: str,
 ) -> Tensor:
-    """Return the images of these numbers; ``drawn`` is given a place in them and its streams."""
-    parts = []
-    for start in range(0, len(numbers), DRAW_BATCH):
-        chunk = numbers[start : start + DRAW_BATCH]
-        parts.append(drawn(start, [stream(seed, purpose, "decoder", row) for row in chunk]).cpu())
-        observe(stage, start + len(chunk), len(numbers), {})
+    """Return the images of these numbers; ``arguments`` is given a place in them and streams."""
+    parts: list[Tensor] = []
+    starts = range(0, len(numbers), DRAW_BATCH)
+    chunks = ((start, numbers[start : start + DRAW_BATCH]) for start in starts)
+    asked = (
+        arguments(start, [stream(seed, purpose, "decoder", row) for row in chunk])
+        for start, chunk in chunks
+    )
+    for part in made(asked):
+        parts.append(part)
+        observe(stage, min(len(parts) * DRAW_BATCH, len(numbers)), len(numbers), {})
     return torch.cat(parts)
 
 

@@ -244,6 +244,70 @@ def lines_over_steps(series: Mapping[str, Sequence[tuple[int, float, float]]]) -
     return _png(figure)
 
 
+def heat_map(
+    values: torch.Tensor,
+    ranges: Sequence[tuple[float, float]],
+    *,
+    labels: Sequence[str],
+    title: str,
+) -> bytes:
+    """Draw a quality over two axes, as PNG.
+
+    Args:
+        values: ``[rows, columns]``, the lowest row first; NaN where there is nothing.
+        ranges: Of the axis across and of the axis up.
+        labels: Of these.
+        title: At the head.
+    """
+    figure = _figure(6.4, 5.6)
+    axes = figure.add_axes((0.13, 0.11, 0.68, 0.78))
+    _bare(axes)
+    axes.grid(visible=False)
+    extent = (*ranges[0], *ranges[1])
+    shown = axes.imshow(
+        values.tolist(), origin="lower", extent=extent, aspect="auto", cmap="YlGn", vmin=0
+    )
+    bar = figure.colorbar(shown, cax=figure.add_axes((0.85, 0.11, 0.03, 0.78)))
+    bar.ax.tick_params(colors=GREY, labelsize=8, length=0)
+    bar.outline.set_visible(False)
+    axes.set_xlabel(labels[0], color=GREY, fontsize=9)
+    axes.set_ylabel(labels[1], color=GREY, fontsize=9)
+    figure.text(0.03, 0.945, _short(title, 60), color=INK, fontsize=13, **_BOLD, **_PLAIN)
+    return _png(figure)
+
+
+def panels(
+    readings: Mapping[str, tuple[str, Mapping[str, Sequence[Sequence[float]]]]], *, across: str
+) -> bytes:
+    """Draw readings that grow with the work, one panel each, as PNG.
+
+    Args:
+        readings: Title to its unit and to label to the curves of equal length of several seeds,
+            each beginning at 1: their mean is a line, from the least to the most a band.
+        across: What the horizontal axis counts.
+    """
+    figure = _figure(8.2, 3.1 * len(readings))
+    grid = figure.add_gridspec(
+        len(readings), 1, hspace=0.42, left=0.09, right=0.76, top=0.93, bottom=0.1
+    )
+    colours = (RED, "#2f6fa8", GREEN, "#c98a1b", INK)
+    for cell, (title, (unit, series)) in zip(grid, readings.items(), strict=True):
+        panel = figure.add_subplot(cell)
+        _bare(panel)
+        _title(panel, title, unit)
+        for colour, (label, several) in zip(colours, series.items(), strict=False):
+            curves = torch.tensor(several, dtype=torch.float64)
+            steps = list(range(1, curves.shape[1] + 1))
+            low, high = curves.min(dim=0).values.tolist(), curves.max(dim=0).values.tolist()
+            panel.fill_between(steps, low, high, color=colour, alpha=0.18, linewidth=0)
+            middle = curves.mean(dim=0).tolist()
+            panel.plot(steps, middle, color=colour, linewidth=1.6, label=label)
+        panel.set_ylim(bottom=0)
+    panel.set_xlabel(across, color=GREY, fontsize=9)
+    figure.axes[0].legend(loc="upper left", bbox_to_anchor=(1.02, 1.0), frameon=False, fontsize=8.5)
+    return _png(figure)
+
+
 def _line_panel(
     axes: Any, rows: Sequence[Row], raw: str, probed: str, title: str, unit: str
 ) -> None:

@@ -107,6 +107,56 @@ def triangle_sheet(
     return canvas
 
 
+def place_sheet(
+    pictures: Sequence[Image.Image],
+    places: Sequence[tuple[float, float]],
+    *,
+    cells: int,
+    labels: Sequence[str],
+    captions: Sequence[str] = (),
+    title: str = "",
+) -> Image.Image:
+    """Lay pictures out at their places, with what each axis is at its edge.
+
+    Args:
+        pictures: One for each place.
+        places: From 0 to 1 across and up, the middle of each picture.
+        cells: Pictures that would fill a side.
+        labels: Of the axis across and of the axis up.
+        captions: A few letters on each picture.
+        title: Above everything.
+
+    Raises:
+        ConfigError: If there is no picture, or not one for each place.
+    """
+    from PIL import Image, ImageDraw
+
+    if not pictures or len(pictures) != len(places):
+        raise ConfigError(f"pictures: expected one a place, got {len(pictures)} of {len(places)}")
+    sheet = _Sheet(max(96, min(_cell(pictures[0].size), 1600 // cells)), cells)
+    side, top = cells * (sheet.cell + 4), sheet.margin + 2 * sheet.label
+    left = sheet.margin + sheet.label
+    size = (left + side + sheet.margin, top + side + sheet.label + sheet.margin)
+    canvas = Image.new("RGB", size, PAPER)
+    draw = ImageDraw.Draw(canvas)
+    draw.text((left, sheet.margin), _line(title), INK, font=sheet.large, anchor="lt")
+    draw.rectangle((left - 2, top - 2, left + side + 1, top + side + 1), outline="#d9dcdf")
+    half = sheet.cell // 2
+    for number, (picture, (across, up)) in enumerate(zip(pictures, places, strict=True)):
+        x, y = left + round(across * side) - half, top + round((1 - up) * side) - half
+        canvas.paste(_fit(picture, sheet.cell), (x, y))
+        if captions:
+            draw.text((x + 4, y + 3), captions[number], GREY, font=sheet.small, anchor="lt")
+    at = (left + side // 2, top + side + sheet.label)
+    draw.text(at, _line(labels[0]), GREY, font=sheet.small, anchor="ms")
+    upright = Image.new("RGB", (side, sheet.label), PAPER)
+    ImageDraw.Draw(upright).text(
+        (side // 2, 2), _line(labels[1]), GREY, font=sheet.small, anchor="mt"
+    )
+    canvas.paste(upright.rotate(90, expand=True), (sheet.margin // 2, top))
+    return canvas
+
+
 def png_of(picture: Image.Image) -> bytes:
     """Return a picture as PNG."""
     file = io.BytesIO()

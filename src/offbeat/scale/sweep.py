@@ -15,9 +15,9 @@ from offbeat.checkpoints.placement import Placement
 from offbeat.errors import BusyError, StoreError
 from offbeat.files.disk import FolderLock, json_bytes
 from offbeat.runs.folder import REQUEST
+from offbeat.scale.engine import open_engine
 from offbeat.scale.local import LocalEngine
 from offbeat.scale.plan import VERBS, Plan, Task, read_plan
-from offbeat.scale.ray import RayEngine
 from offbeat.scale.report import write_report
 from offbeat.scale.store import Results, Store, facts_of
 from offbeat.scale.worker import Engine, LostFolderError, Outcome, Worker
@@ -132,27 +132,18 @@ def run_plan(
         MissingExtraError: If Ray is asked for and not installed.
     """
     tasks = read_plan(plan, placement)
-    engine = engine_of(tasks, workers=workers, threads=threads, ray=ray)
+    corners = [tasks.task(number) for number in _corners(tasks)]
+    engine = open_engine(
+        workers,
+        threads=threads,
+        ray=ray,
+        sources=[(task.verb, dict(task.arguments)) for task in corners],
+        placement=placement,
+    )
     try:
         return execute(tasks, engine, out, resume=resume, observe=observe)
     finally:
         engine.close()
-
-
-def engine_of(
-    plan: Plan, *, workers: int | None = None, threads: int = 1, ray: str | None = None
-) -> Engine:
-    """Return the workers of a plan: processes of this machine, or actors of a Ray cluster."""
-    if ray is None:
-        return LocalEngine(workers, threads=threads)
-    sources = [plan.task(number) for number in _corners(plan)]
-    return RayEngine(
-        ray,
-        workers,
-        threads=threads,
-        sources=[(task.verb, dict(task.arguments)) for task in sources],
-        placement=plan.placement,
-    )
 
 
 def _corners(plan: Plan) -> list[int]:

@@ -80,6 +80,8 @@ class Worker:
     def __init__(self, name: str, threads: int) -> None:
         self.name, self.threads = name, threads
         self.kept = Kept()
+        self.memory: dict[Any, Any] = {}
+        """What a job keeps from one item to the next."""
 
     def do(self, job: Job, number: int, item: Any) -> Outcome:
         """Do one item; whatever goes wrong is told, not raised."""
@@ -102,6 +104,23 @@ class Worker:
             worker=self.name,
             loads=self.kept.loads,
         )
+
+
+class InlineEngine:
+    """No other process: the caller's own, with as many threads as it has."""
+
+    num_workers = 1
+
+    def __init__(self, threads: int | None = None) -> None:
+        self._worker = Worker("this process", threads or torch.get_num_threads())
+
+    def run(self, job: Job, items: Iterable[Any]) -> Iterator[Outcome]:
+        """Do items one after the other."""
+        return (self._worker.do(job, number, item) for number, item in enumerate(items))
+
+    def close(self) -> None:
+        """Forget what was loaded."""
+        self._worker = Worker("this process", self._worker.threads)
 
 
 def is_fatal(problem: BaseException) -> bool:

@@ -30,6 +30,7 @@ from offbeat.types import Concept, Observe, Request, Trained, ignore
 from offbeat.verbs import mix
 from offbeat.verbs.evolve import evolve
 from offbeat.verbs.session import Session, Task, in_prompt
+from offbeat.verbs.walk import blend, names_concept, walk
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -61,7 +62,8 @@ def fuse(
 
     Args:
         weights: Words, or words with weights, e.g. ``{"pig": 0.55, "sheep": 0.25, "snake": 0.2}``;
-            weights are scaled to sum to 1. Some methods take picture files, e.g. ``"cat.png"``.
+            weights are scaled to sum to 1. Learned tokens, as ``render`` names them, are mixed as
+            they are, whatever the method. Some methods take picture files, e.g. ``"cat.png"``.
         num_images: Pictures, 1 or more; picture i of every word shares its noise.
         method: A name from ``registry.names("method")`` that fuses.
         config: Settings of the method by name.
@@ -83,6 +85,11 @@ def fuse(
         OffbeatError: Each other kind of bad input has its own, see ``offbeat.errors``.
     """
     point = vocab.shares(_pairs_of(weights))
+    if all(names_concept(name) for name, _ in point):  # learned ones, as elites of an archive
+        return blend(
+            point, num_images=num_images, prompt=prompt, seed=seed, backbone=backbone,
+            device=device, out=out, observe=observe,
+        )  # fmt: skip
     task = Task(method=method, config=config, trained=trained, prompt=prompt,
                 num_images=num_images, seed=seed, judge=judge)  # fmt: skip
     session = Session(backbone, device, out=out, resume=resume, observe=observe)
@@ -116,7 +123,8 @@ def sweep(
     """Draw the path from one word to another: ``num`` concepts, the ends included.
 
     Args:
-        first: The start; some methods take a picture's file.
+        first: The start; some methods take a picture's file. Two learned tokens, as ``render``
+            names them, are walked between, whatever the method.
         second: The end.
         num: Concepts, or frames, 2 or more.
         num_images: Pictures of each; those of one row share their noise.
@@ -133,6 +141,11 @@ def sweep(
         observe: See ``fuse``.
     """
     check_whole("num", num, 2)
+    if names_concept(first) and names_concept(second):
+        return walk(
+            first, second, num=num, num_images=num_images, prompt=prompt, seed=seed,
+            backbone=backbone, device=device, out=out, observe=observe,
+        )  # fmt: skip
     task = Task(method=method, config=config, trained=trained, prompt=prompt,
                 num_images=num_images, seed=seed, judge=judge)  # fmt: skip
     session = Session(backbone, device, out=out, resume=resume, observe=observe)

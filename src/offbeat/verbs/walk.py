@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -11,6 +13,7 @@ from offbeat.core.checks import check_whole
 from offbeat.errors import ConfigError
 from offbeat.files.png import to_pil
 from offbeat.protocols import TextBackbone
+from offbeat.runs.folder import REQUEST
 from offbeat.runs.images import png_files, sheet
 from offbeat.runs.result import Run, Source, concept_files, costed
 from offbeat.types import PLACEHOLDER, Concept, Observe, ignore
@@ -77,13 +80,94 @@ def walk(
             "method": "walk",
         }
     )
+    return _written(
+        session,
+        concepts,
+        [{"share": share} for share in shares],
+        title=f"From {names[0]} to {names[1]}",
+        in_words=f"{num} concepts on the straight line between two learned tokens.",
+        captions=[f"{share:.2f}" for share in shares],
+    )
+
+
+@costed
+def blend(
+    sources: Sequence[tuple[Source, float]],
+    *,
+    num_images: int = 8,
+    prompt: str | None = None,
+    seed: int = 0,
+    backbone: str | Path | TextBackbone | None = None,
+    device: Where = "auto",
+    out: str | Path | None = None,
+    observe: Observe = ignore,
+) -> Run:
+    """Draw the weighted mean of learned tokens: what ``fuse`` makes of concepts.
+
+    Args:
+        sources: As of ``walk``, each with its share; shares sum to 1.
+        num_images: Pictures.
+        prompt: See ``walk``, and so are all that follow.
+        seed: See ``walk``.
+        backbone: See ``walk``.
+        device: See ``walk``.
+        out: See ``walk``.
+        observe: See ``walk``.
+    """
+    check_numbers(num_images=num_images, seed=seed)
+    check_template(prompt)
+    session = Session(backbone, device, out=out, observe=observe)
+    ends = session.load_learned([source for source, _ in sources])
+    concept, total = ends[0].concept, sources[0][1]
+    for end, (_, share) in zip(ends[1:], sources[1:], strict=True):
+        total += share
+        concept = between(concept, end.concept, share / total)
+    session.open(
+        {
+            "verb": "fuse",
+            "layout": "blend",
+            "subject": " + ".join(end.concept.subject for end in ends),
+            "learned": dict(ends[0].origin),
+            "beside": [dict(end.origin) for end in ends[1:]],
+            "shares": [share for _, share in sources],
+            "num_images": num_images,
+            "prompt": prompt,
+            "seed": seed,
+            "method": "blend",
+        }
+    )
+    told = f"The weighted mean of {len(ends)} learned tokens."
+    facts = [{"shares": [share for _, share in sources]}]
+    title = session.request["subject"]
+    return _written(session, [in_prompt(concept, prompt)], facts, title=title, in_words=told)
+
+
+def names_concept(source: object) -> bool:
+    """Return whether a text names a run, one concept of a run, or a concept's file."""
+    folder, _, index = str(source).rpartition(":")
+    path = Path(folder if folder and index.isdigit() else str(source))
+    return (path / REQUEST).is_file() or (path.suffix == ".safetensors" and path.is_file())
+
+
+def _written(
+    session: Session,
+    concepts: Sequence[Concept],
+    rows: Sequence[dict[str, Any]],
+    *,
+    title: str,
+    in_words: str,
+    captions: Sequence[str] = (),
+) -> Run:
+    """Draw concepts and write them; a sheet has a column for each, or one row of a single one."""
+    num_images, model = session.request["num_images"], session.backbone
     pictures = to_pil(torch.cat([session.draw(concept) for concept in concepts]))
     files = concept_files(concepts, model)
     for index, concept in enumerate(concepts):
         start = index * num_images
         part = pictures[start : start + num_images]
         files |= png_files("images", part, session.request, concept, model, start=start)
-    title = f"From {names[0]} to {names[1]}"
+    lines = [("", pictures[row::num_images]) for row in range(num_images)]
+    lines = lines if len(concepts) > 1 else [("", pictures)]
     return session.write(
         concepts,
         pictures,
@@ -91,18 +175,12 @@ def walk(
         summary={
             "subject": session.request["subject"],
             "prompt": concepts[0].template,
-            "seed": seed,
-            "concepts": [{"share": share} for share in shares],
+            "seed": session.request["seed"],
+            "concepts": list(rows),
             "warnings": [],
-            "in_words": f"{num} concepts on the straight line between two learned tokens.",
+            "in_words": in_words,
         },
-        views={
-            "contact.png": lambda: sheet(
-                [("", pictures[row::num_images]) for row in range(num_images)],
-                title=title,
-                captions=[f"{share:.2f}" for share in shares],
-            )
-        },
+        views={"contact.png": lambda: sheet(lines, title=title, captions=captions)},
         title=title,
     )
 

@@ -17,6 +17,7 @@ from offbeat.backbones.drawn import explorable
 from offbeat.core.baseline import Baseline
 from offbeat.core.density import Support
 from offbeat.core.drawing import ordinary_prompt
+from offbeat.core.parts import calls
 from offbeat.core.rng import streams
 from offbeat.core.templates import fill
 from offbeat.core.vocab import DEFAULT_LABELS
@@ -65,13 +66,23 @@ class LowProbability(Method[LowProbabilityConfig]):
             settings = {"negative": backbone.encode_text([""]), **cfg.sampling(backbone)}
 
             def draw(purpose: str, total: int) -> Tensor:
-                parts = []
-                for start in range(0, total, BASELINE_BATCH):
-                    num = min(BASELINE_BATCH, total - start)
-                    noise = streams(0, purpose, num=num, start=start)
-                    part = backbone.sample_prior(text, generator=noise, num_samples=num, **settings)
-                    parts.append(part.cpu())
-                    on_sample(start + num, total)
+                parts: list[Tensor] = []
+                sizes = {
+                    start: min(BASELINE_BATCH, total - start)
+                    for start in range(0, total, BASELINE_BATCH)
+                }
+                asked = (
+                    {
+                        "text": text,
+                        "generator": streams(0, purpose, num=num, start=start),
+                        "num_samples": num,
+                        **settings,
+                    }
+                    for start, num in sizes.items()
+                )
+                for part in calls(backbone, "sample_prior", asked):
+                    parts.append(part)
+                    on_sample(sum(map(len, parts)), total)
                 return torch.cat(parts)
 
             samples, held_out = (
