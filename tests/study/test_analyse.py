@@ -9,7 +9,8 @@ from statsmodels.stats.multitest import multipletests
 from studies import make, planned
 
 from offbeat.errors import ConfigError
-from offbeat.study.analyse import analyse, holm
+from offbeat.metrics.common import holm
+from offbeat.study.analyse import analyse
 from offbeat.study.metrics import stand_in
 from offbeat.study.report import write_report
 from offbeat.study.simulate import Crowd, power, raters_needed, simulate

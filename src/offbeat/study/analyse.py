@@ -21,6 +21,7 @@ from statsmodels.stats.proportion import proportion_confint
 
 from offbeat.errors import ConfigError
 from offbeat.metrics.agreement import krippendorff_alpha
+from offbeat.metrics.common import holm
 from offbeat.study import choice
 from offbeat.study.answers import (
     Row,
@@ -425,20 +426,3 @@ def _with_holm(design: Design, comparisons: Sequence[Comparison]) -> tuple[Compa
             verdict = "undecided"
         decided.append(Comparison(**{**_fields(each), "p_holm": p, "verdict": verdict}))
     return tuple(decided)
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Return p values corrected for all of them together.
-
-    The library's function collects garbage on each call, which takes seconds in a simulation.
-
-    Source: Holm, A simple sequentially rejective multiple test procedure (1979).
-
-    >>> holm([0.01, 0.04, 0.03])
-    [0.03, 0.06, 0.06]
-    """
-    order = np.argsort(p_values)
-    scaled = np.asarray(p_values)[order] * np.arange(len(order), 0, -1)
-    corrected = np.empty(len(order))
-    corrected[order] = np.minimum(np.maximum.accumulate(scaled), 1.0)
-    return [float(p) for p in corrected]

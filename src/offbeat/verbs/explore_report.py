@@ -370,7 +370,7 @@ def _named(away: str | Region | tuple[str, ...]) -> str:
 
 _ENDS = {
     "held": "the distance was reached and held",
-    "farthest": "the search went as far as --set max_reach allows",
+    "farthest": "it went as far as --set max_reach allows, or the judge passed nothing farther",
     "judge": "the judge no longer saw the subject, and the last state that passed is kept",
     "steps": "the steps ran out; give more with --steps",
 }
