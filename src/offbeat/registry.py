@@ -94,6 +94,7 @@ BUILT_IN: dict[Kind, dict[str, str]] = {
         "recall": "offbeat.metrics.diversity:Recall",
         "rubric": "offbeat.metrics.rubric:Rubric",
         "seen_novelty": "offbeat.metrics.seen:SeenNovelty",
+        "taste": "offbeat.metrics.taste:TasteMetric",
         "validity": "offbeat.metrics.judged:Validity",
         "vendi": "offbeat.metrics.diversity:Vendi",
         "vqascore": "offbeat.metrics.judged:VqaScore",

@@ -17,6 +17,7 @@ from offbeat.errors import (
     RangeError,
     ShapeError,
 )
+from offbeat.files.preferences import Preferences
 from offbeat.protocols import Metric
 from offbeat.types import Verdict
 
@@ -59,6 +60,15 @@ def of(build, text=None):
     return lambda kind, pocket, folder: (kind.load(build(folder / "weights")), text)
 
 
+def taste(kind, pocket, folder):
+    """Brighter is better, in 30 pairs."""
+    images = noise(30, 128, 128, seed=5) * torch.linspace(0.2, 1, 30)[:, None, None, None]
+    winners, losers = torch.arange(1, 30), torch.arange(29)
+    winners, losers = torch.cat([winners, winners]), torch.cat([losers, torch.zeros(29).long()])
+    Preferences(images, winners, losers).save(folder / "taste.safetensors")
+    return kind.load(folder / "taste.safetensors"), None
+
+
 CASES = {
     "aesthetic_v1": of(lambda folder: tiny_metrics.build_aesthetic(folder, 1)),
     "aesthetic_v2": of(lambda folder: tiny_metrics.build_aesthetic(folder, 2)),
@@ -84,6 +94,7 @@ CASES = {
     "precision": on_pocket(),
     "recall": on_pocket(),
     "rubric": asking("a fox"),
+    "taste": taste,
     "validity": asking("fox"),
     "vendi": on_pocket(),
     "vqascore": asking("a fox"),

@@ -27,6 +27,7 @@ from offbeat import registry
 from offbeat.core.checks import check_range
 from offbeat.core.modes import in_own_modes
 from offbeat.errors import ConfigError
+from offbeat.metrics.base import open_metric
 from offbeat.protocols import Takes, TextBackbone
 from offbeat.types import Trained
 
@@ -363,8 +364,7 @@ def with_metric(method: Any, backbone: TextBackbone) -> Any:
     wanted = getattr(method, "wants_metric", None)
     if wanted is None:
         return method
-    metric = registry.find("metric", wanted)
-    return method.with_metric(metric.load(backbone=backbone, device=str(backbone.device)))
+    return method.with_metric(open_metric(wanted, backbone))
 
 
 def make_method(name: str, backbone: TextBackbone, settings: dict[str, Any] | None) -> Any:

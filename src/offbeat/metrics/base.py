@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor
 
+from offbeat import registry
 from offbeat.metrics.common import pictures, summarise
-from offbeat.protocols import Need
+from offbeat.protocols import Metric, Need
 from offbeat.types import Better, Scores
 
 
@@ -67,3 +69,17 @@ class BaseMetric(ABC):
         references: Sequence[Tensor] | Tensor | None,
     ) -> Tensor:
         """Return a value for each picture, ``[B]``, or one of all, ``[1]``."""
+
+
+def open_metric(text: str, backbone: Any) -> Metric:
+    """Load a metric that a setting names: ``NAME``, or ``NAME=SOURCE`` with a file, folder or id.
+
+    Raises:
+        UnknownNameError: If there is no such metric.
+        OffbeatError: If its source holds none.
+    """
+    name, _, source = text.partition("=")
+    metric: Metric = registry.find("metric", name).load(
+        source or None, backbone=backbone, device=str(backbone.device)
+    )
+    return metric

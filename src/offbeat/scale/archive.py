@@ -102,7 +102,8 @@ def archive(
         sigma: How far from the subject proposals begin, in standard deviations of known tokens.
         runs: Explorations of the subject whose tokens and LoRA factors are directions, too.
         num_axes: Axes of the token that are searched in.
-        quality: ``validity`` by the judge, or any metric of ``offbeat list metrics``.
+        quality: ``validity`` by the judge, or any metric of ``offbeat list metrics``, such as
+            ``taste=FILE``.
         judge: As of ``explore``.
         num_images: Pictures that are looked at of each concept.
         num_inference_steps: Of these; None is the checkpoint's own.

@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from offbeat import registry
 from offbeat.checkpoints.open import check_needs, loaded
 from offbeat.checkpoints.placement import Where
 from offbeat.core.drawing import draw, plain_concept_of
@@ -19,6 +18,7 @@ from offbeat.core.rng import stream
 from offbeat.core.templates import fill
 from offbeat.errors import ConfigError
 from offbeat.judges.choose import choose_judge, own_reader
+from offbeat.metrics.base import open_metric
 from offbeat.metrics.seen import eye_of
 from offbeat.protocols import CalibratedJudge, ChecksSubject, EncodesImage, TextBackbone
 from offbeat.runs.result import learned_of
@@ -71,8 +71,7 @@ class Eyes:
         self.eye = eye_of(own_reader(self.judge, backbone))
         self.metric = None
         if look.quality != VALIDITY:
-            kind = registry.find("metric", look.quality)
-            self.metric = kind.load(backbone=backbone, device=str(backbone.device))
+            self.metric = open_metric(look.quality, backbone)
         self.readers = [self._reader(axis) for axis in look.axes if axis != LEARNED]
         if isinstance(self.judge, CalibratedJudge):
             plain = plain_concept_of(look.subject, backbone, look.prompt)
