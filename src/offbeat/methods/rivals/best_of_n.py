@@ -40,7 +40,7 @@ class BestOfNConfig(Settings):
     num: int = setting(8, 1, 10_000, help="n: candidates for each picture.")
     metric: str = setting(
         OWN,
-        help="own: most unusual of the candidates, or best balanced; or any metric, such as taste=FILE.",
+        help="own: most unusual or best balanced; or any metric, such as taste=FILE.",
     )
     phrase: str = setting("{subject}", help="What is drawn of a subject.")
     mixture: str = setting(MIXTURE, help="What is drawn of a pair, with {first} and {second}.")
