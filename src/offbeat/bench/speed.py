@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from offbeat.backbones.unclip.adapter import UnclipBackbone
-from offbeat.bench import speed_conceptlab, speed_cretok, speed_distok, speed_paint
+from offbeat.bench import speed_conceptlab, speed_cretok, speed_distok, speed_paint, speed_sweep
 from offbeat.bench.ratio import SCALE, Ratio, pair
 from offbeat.checkpoints.known.unclip import CHECKPOINTS
 from offbeat.core.drawing import ordinary_prompt
@@ -33,6 +33,7 @@ def report(*, runs: int, threads: int) -> str:
         speed_distok.ratios,
         speed_conceptlab.ratios,
         speed_paint.ratios,
+        speed_sweep.ratios,
     )
     found = measure(runs=runs, threads=threads) + measure_steps(parts, runs=runs)
     return f"{table(found)}\n{speed_paint.memory()}"
