@@ -1,6 +1,8 @@
 """A table is computed once, the same each time, and says what its cells say."""
 
 import json
+import os
+from pathlib import Path
 
 import pytest
 import torch
@@ -12,7 +14,7 @@ from offbeat.bench.cells import Item
 from offbeat.bench.lab import Outcome
 from offbeat.bench.spec import bundled, read_table
 from offbeat.cli import app
-from offbeat.errors import ConfigError
+from offbeat.errors import ConfigError, OffbeatError
 
 SMALL = """
 title: Small
@@ -92,6 +94,25 @@ def test_parts_make_the_whole(counting, tmp_path):
     assert {item for _, item, _ in Counting.asked} == {"1", "3", "5"}
     assert papers.run([str(counting)], tmp_path / "out", part=(0, 2), tell=str)
     assert len(Counting.asked) == 18
+
+
+def test_workers_make_the_same_cells_and_a_failing_item_costs_no_other(tmp_path, monkeypatch):
+    file = tmp_path / "counting.yaml"
+    program = f"program: {Path(__file__).stem}:"
+    file.write_text(COUNTING.replace(f"program: {__name__}:", program))
+    monkeypatch.setenv(
+        "PYTHONPATH", f"{Path(__file__).parent}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+    )
+    papers.run([str(file)], tmp_path / "alone", tell=str)
+    papers.run([str(file)], tmp_path / "shared", workers=2, tell=str)
+    for cell in (tmp_path / "alone").rglob("*-*.json"):
+        other = tmp_path / "shared" / cell.relative_to(tmp_path / "alone")
+        assert json.loads(other.read_text())["readings"] == json.loads(cell.read_text())["readings"]
+    failing = file.read_text().replace("items: 6", "items: 7")
+    file.write_text(failing)
+    (tmp_path / "shared" / "counting" / "low" / "6-0.json").mkdir(parents=True)  # cannot be written
+    with pytest.raises(OffbeatError, match="1 of 7 items failed"):
+        papers.run([str(file)], tmp_path / "shared", workers=2, tell=str)
 
 
 def test_verdicts_follow_from_the_cells(counting, tmp_path):

@@ -88,8 +88,18 @@ class TableRun:
                     ):
                         yield Cell(way, item, seed)
 
-    def compute(self, part: tuple[int, int], tell: Callable[[str], None]) -> bool:
-        """Compute the missing cells of a part; return whether the whole table is complete."""
+    @property
+    def num_items(self) -> int:
+        """How many items there are."""
+        return len({cell.item.name for cell in self.cells()})
+
+    def is_complete(self) -> bool:
+        """Return whether every cell is there."""
+        keys = {name: self._digest(way) for name, way in self.table.ways.items()}
+        return all(self.kept(cell, keys[cell.way.name]) is not None for cell in self.cells())
+
+    def compute(self, part: tuple[int, int], tell: Callable[[str], None]) -> None:
+        """Compute the missing cells of a part."""
         index, count = part
         keys = {name: self._digest(way) for name, way in self.table.ways.items()}
         cells = list(self.cells())
@@ -101,7 +111,6 @@ class TableRun:
                 found = self._made(cell, keys[cell.way.name])
                 tell(f"{self.table.name} {number + 1}/{len(cells)} {cell.way.name} "
                      f"{cell.item.name} {cell.seed}: {found['seconds_all']:.1f} s")  # fmt: skip
-        return all(self.kept(cell, keys[cell.way.name]) is not None for cell in cells)
 
     def kept(self, cell: Cell, key: str) -> dict[str, Any] | None:
         """Return a saved cell of the same inputs, or None."""

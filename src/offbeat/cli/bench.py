@@ -32,6 +32,12 @@ def papers(
         typer.Option(help="Another checkpoint than the tables name."),
     ] = None,
     part: Annotated[str, typer.Option(help="I/N: this process does items I of N.")] = "0/1",
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="Processes that share the items. [default: this one]")
+    ] = None,
+    ray: Annotated[
+        str | None, typer.Option(metavar="ADDRESS", help="Workers of a Ray cluster, or auto.")
+    ] = None,
     threads: Threads = 1,
     report: Annotated[
         Path | None,
@@ -48,6 +54,8 @@ def papers(
             quick=quick,
             threads=threads,
             part=module.part_of(part),
+            workers=workers,
+            ray=ray,
             backbone=backbone,
             tell=typer.echo,
         )
