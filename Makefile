@@ -46,7 +46,7 @@ bench: $(VENV)/.installed
 	$(BIN)/offbeat bench speed
 
 tables: $(VENV)/.installed
-	$(BIN)/offbeat bench papers --out out/papers --report docs/results.md
+	$(BIN)/offbeat bench papers --workers $$(nproc) --out out/papers --report docs/results.md
 
 # what methods learn once for pocket: made anew when its weights change, for it fits no others
 pocket: $(VENV)/.installed
