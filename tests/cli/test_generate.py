@@ -60,9 +60,15 @@ def test_too_long_a_prompt_and_a_folder_of_nothing_are_refused(tmp_path, tiny_sd
     assert not out.exists()
 
 
-def test_a_search_says_that_it_needs_a_prior(tmp_path, tiny_sd_folder):
-    arguments = ["explore", "pig", "--backbone", str(tiny_sd_folder), "--out", str(tmp_path / "r")]
-    result = RUNNER.invoke(cli.app, arguments)
-    assert result.exit_code == 2
-    assert "`sample_prior`" in result.stderr
-    assert not (tmp_path / "r").exists()
+def test_a_checkpoint_without_a_prior_is_searched_by_its_pictures(tmp_path, tiny_sd_folder):
+    out = tmp_path / "run"
+    small = {"num_drawn": 12, "num_components": 2, "num_probes": 2, "population": 4, "reach": 2}
+    arguments = [
+        "explore", "pig", "--backbone", tiny_sd_folder, "--out", out, "--steps", 1,
+        "--judge", "none", "--num-images", 1, "--directions", 1, "--candidates", 1,
+    ]  # fmt: skip
+    arguments += [part for name, value in small.items() for part in ("--set", f"{name}={value}")]
+    result = RUNNER.invoke(cli.app, [str(part) for part in arguments])
+    assert result.exit_code == 0, result.output
+    assert (out / "concept.safetensors").exists()
+    assert (out / "images" / "0000.png").exists()

@@ -16,7 +16,6 @@ SMALL = {
 }  # fmt: skip
 
 
-@pytest.mark.slow
 def test_a_split_exploration_is_the_same_run(tmp_path, monkeypatch):
     source = str(tiny.build(tmp_path / "tiny", "2.2"))
     monkeypatch.setenv("OFFBEAT_CACHE", str(tmp_path / "one"))
