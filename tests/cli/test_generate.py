@@ -62,9 +62,10 @@ def test_too_long_a_prompt_and_a_folder_of_nothing_are_refused(tmp_path, tiny_sd
 
 def test_a_checkpoint_without_a_prior_is_searched_by_its_pictures(tmp_path, tiny_sd_folder):
     out = tmp_path / "run"
-    small = {"num_drawn": 12, "num_components": 2, "num_probes": 2, "population": 4, "reach": 2}
+    small = {"num_drawn": 12, "num_probes": 2, "population": 4}
     arguments = [
-        "explore", "pig", "--backbone", tiny_sd_folder, "--out", out, "--steps", 1,
+        "explore", "pig", "--backbone", tiny_sd_folder, "--out", out,
+        "--steps", 1, "--axes", 2, "--reach", 2,
         "--judge", "none", "--num-images", 1, "--directions", 1, "--candidates", 1,
     ]  # fmt: skip
     arguments += [part for name, value in small.items() for part in ("--set", f"{name}={value}")]
