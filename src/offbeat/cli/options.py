@@ -128,7 +128,9 @@ def _options(
 def placing(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command the options of a placement in the place of its argument ``place``."""
     parameters = inspect.signature(command, eval_str=True).parameters
-    options = inspect.signature(_options, eval_str=True).parameters
+    options = dict(inspect.signature(_options, eval_str=True).parameters)
+    if "backbone" not in parameters:  # a prior is named beside a decoder
+        del options["prior"]
     taken: list[inspect.Parameter] = []
     for name, parameter in parameters.items():
         taken += options.values() if name == "place" else [parameter]
@@ -136,7 +138,8 @@ def placing(command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def run(**given: Any) -> None:
         placement = {name: given.pop(name) for name in options}
-        given["backbone"] = with_prior(given["backbone"], placement.pop("prior"))
+        if "prior" in placement:
+            given["backbone"] = with_prior(given["backbone"], placement.pop("prior"))
         if placement.pop("offline"):
             from offbeat.checkpoints.hub import go_offline
 
