@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 
@@ -37,8 +38,13 @@ def allowed_file(folder: Path, name: str) -> Path | None:
 
 
 def allowed_names(folder: Path) -> list[str]:
-    """Return the files of a run that may be asked for, sorted."""
-    if not folder.is_dir():
-        return []
-    names = (path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
+    """Return the files of a run that may be asked for, sorted.
+
+    A running job removes folders of its own meanwhile; ``os.walk`` passes over what is gone.
+    """
+    names = (
+        (Path(where) / name).relative_to(folder).as_posix()
+        for where, _, files in os.walk(folder)
+        for name in files
+    )
     return sorted(name for name in names if ALLOWED.fullmatch(name))
