@@ -105,8 +105,7 @@ def _share(
     """Let workers compute the items of all tables."""
     items = [
         (name, index, count)
-        for name, job in jobs.items()
-        for count in (job.num_items,)
+        for name, count in ((name, job.num_items) for name, job in jobs.items())
         for index in range(count)
         if index % part[1] == part[0]
     ]

@@ -11,6 +11,7 @@ from offbeat.bench.ratio import Ratio
 from offbeat.scale.sweep import run_plan
 
 NUM_TASKS, NUM_IMAGES = 24, 8
+MAX_RUNS = 2
 PLAN = {
     "verb": "generate",
     "set": {"prompt": "a picture of a handbag", "num_images": NUM_IMAGES, "backbone": "pocket"},
@@ -23,10 +24,10 @@ def ratios(backbone: object, runs: int) -> list[Ratio]:
 
     Args:
         backbone: Not used: each worker loads its own.
-        runs: Counted runs of each side.
+        runs: Counted runs of each side, ``MAX_RUNS`` at most: each takes a minute.
     """
     times: dict[int, list[float]] = {1: [], 2: []}
-    for _ in range(runs):
+    for _ in range(min(runs, MAX_RUNS)):
         for workers, seconds in times.items():
             seconds.append(_seconds(workers))
     what = f"a sweep of {NUM_TASKS} runs of {NUM_IMAGES} pictures on two workers; plain: on one"

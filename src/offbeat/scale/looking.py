@@ -24,8 +24,8 @@ from offbeat.protocols import CalibratedJudge, ChecksSubject, EncodesImage, Text
 from offbeat.runs.result import learned_of
 from offbeat.scale.space import ConceptSpace
 from offbeat.scale.worker import Worker
+from offbeat.verbs.explore_draw import NUM_CALIBRATION
 
-NUM_CALIBRATION = 16
 LEARNED, BETWEEN, PRESENCE = "learned", "..", "with:"
 """Kinds of axes: what pictures differ most in, ``round..spiky``, ``with:bird``."""
 VALIDITY = "validity"

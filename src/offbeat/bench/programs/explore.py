@@ -186,7 +186,7 @@ class Explore:
             self._eyes[subject] = Eye(
                 encoder, encoder.image_embeds(list(self.lab.ordinary(subject)))
             )
-        return float(self._eyes[subject].novelty(images).median())
+        return float(self._eyes[subject].novelty(images).quantile(0.5))
 
     @torch.no_grad()
     def in_prior(self, concept: Concept, request: Request) -> dict[str, float]:

@@ -82,9 +82,10 @@ class Seen:
         features = eye_of(own_reader(ground.judge, backbone)).image_embeds(list(shown))
         plain = PlainEye().image_embeds(list(shown))
         readings |= {
-            "novelty": float(seen_novelty(features, ground.features).median()),
+            # the mean of the middle two: ``Tensor.median`` takes the lower of them
+            "novelty": float(seen_novelty(features, ground.features).quantile(0.5)),
             "novelty by colours and edges": float(
-                seen_novelty(plain, ground.plain_features).median()
+                seen_novelty(plain, ground.plain_features).quantile(0.5)
             ),
             "variety": variety(features, ground.features[:NUM_REFERENCES]),
             "still it": self._share(ground.judge.still_a(shown, subject)),

@@ -24,7 +24,6 @@ from offbeat.methods.settings import check_trained
 from offbeat.protocols import TextBackbone
 from offbeat.types import PLACEHOLDER, Concept, Request, Trained
 
-NETWORKS = ("encoder", "decoder")
 MAX_ENTROPY = math.log(5)
 """Mixtures of more than about five classes look alike: a warning from here on, in nats."""
 MAX_CAUCHY = 10.0
