@@ -53,8 +53,10 @@ def test_the_best_of_each_place_is_kept(whole):
 
     best = {}
     for quality, place in seen:
-        best[cell(place)] = max(quality, best.get(cell(place), -1.0))
+        if quality >= 0.5:  # less than half of the pictures pass: not kept anywhere
+            best[cell(place)] = max(quality, best.get(cell(place), -1.0))
     kept = {elite["cell"]: elite["quality"] for elite in whole.summary["elites"]}
+    assert len(best) < len({cell(place) for _, place in seen})  # some places hold nothing valid
     assert kept == pytest.approx(best)
     assert whole.summary["coverage"] == pytest.approx(len(best) / 9)
     assert whole.summary["qd_score"] == pytest.approx(sum(best.values()))

@@ -35,7 +35,14 @@ from offbeat.runs.plots import heat_map, panels
 from offbeat.runs.result import Run, concept_files, costed
 from offbeat.runs.sheet import place_sheet, png_of
 from offbeat.runs.trained import find_trained
-from offbeat.scale.looking import Descriptors, Eyes, Look, check_axes, points_to_learn
+from offbeat.scale.looking import (
+    VALIDITY,
+    Descriptors,
+    Eyes,
+    Look,
+    check_axes,
+    points_to_learn,
+)
 from offbeat.scale.space import ConceptSpace
 from offbeat.scale.worker import Engine, InlineEngine, in_order
 from offbeat.types import Observe, ignore
@@ -58,6 +65,9 @@ CHUNK = 4
 PLACES = ("backbone", "device")
 """Of a look: the run folder says these in its own way."""
 KINDS = ("grid", "cvt")
+MIN_VALIDITY = 0.5
+"""Below it, less than half of a concept's pictures pass: others may come from it, but it is not
+shown, and its place counts as empty."""
 
 
 @costed
@@ -190,7 +200,13 @@ class Search:
         elites, scheduler = scheduler_of(asked, descriptors, self.eyes.space, session.backbone)
         self._replay_or_see(scheduler, elites, descriptors)
         data = elites.data(return_type="dict")
-        order = sorted(range(len(data["index"])), key=lambda at: int(data["index"][at]))
+        kept = [at for at, value in enumerate(data["objective"]) if self._is_kept(value)]
+        if not kept:
+            raise ConfigError(
+                f"archive: the judge took none of {asked['evaluations']} concepts for a "
+                f"{self.look.subject}; lower sigma, or name another judge or quality"
+            )
+        order = sorted(kept, key=lambda at: int(data["index"][at]))
         solutions = torch.tensor(data["solution"], dtype=torch.float64)[order]
         concepts = [self.eyes.space.concept(point) for point in solutions]
         seeds = torch.tensor(data["picture_seed"]).long().flatten()[order].tolist()
@@ -226,6 +242,10 @@ class Search:
             views=self._views(elites, descriptors, rows, pictures),
             title=f"An archive of {self.look.subject}",
         )
+
+    def _is_kept(self, quality: float) -> bool:
+        """Return whether a concept is shown; a metric's number is no share that passed."""
+        return self.look.quality != VALIDITY or quality >= MIN_VALIDITY
 
     def _steps(self) -> int:
         own = int(self.session.backbone.card["num_inference_steps"])
@@ -282,16 +302,15 @@ class Search:
                     session.folder.append_trace({"generation": len(rows), **row})
             scheduler.tell(row["quality"], row["places"], picture_seed=seeds)
             count += len(points)
-            stats = elites.stats
-            told = {"coverage": float(stats.coverage), "qd_score": float(stats.qd_score)}
+            values = [float(v) for v in elites.data("objective") if self._is_kept(v)]
+            told = {"coverage": len(values) / int(elites.cells), "qd_score": sum(values)}
             rows.append({"generation": len(rows), **row, **told, "evaluations": count})
             session.observe("concepts", min(count, total), total, told)
 
     def _summary(
         self, elites: Any, descriptors: Descriptors, rows: Sequence[dict[str, Any]]
     ) -> dict[str, Any]:
-        stats, asked = elites.stats, self.session.request
-        seen = int(self.session.recorder.rows[-1]["evaluations"])
+        asked, last = self.session.request, self.session.recorder.rows[-1]
         best = max(rows, key=lambda row: float(row["quality"]))
         return {
             "subject": self.look.subject,
@@ -302,14 +321,13 @@ class Search:
             "axes": list(descriptors.axes),
             "ranges": [list(ends) for ends in descriptors.ranges],
             "cells": int(elites.cells),
-            "evaluations": seen,
-            "coverage": float(stats.coverage),
-            "qd_score": float(stats.qd_score),
+            **{name: last[name] for name in ("evaluations", "coverage", "qd_score")},
             "best": rows.index(best),
             "elites": list(rows),
             "warnings": [],
-            "in_words": f"{len(rows)} of {elites.cells} places of the map are filled, by {seen} "
-            f"concepts. Mean quality of those kept: {stats.qd_score / max(1, len(rows)):.2f}.",
+            "in_words": f"{len(rows)} of {elites.cells} places of the map are filled, by "
+            f"{last['evaluations']} concepts. Mean quality of those kept: "
+            f"{last['qd_score'] / len(rows):.2f}.",
         }
 
     def _views(
@@ -337,7 +355,7 @@ class Search:
 
         def heat() -> bytes:
             return heat_map(
-                quality_map(elites, descriptors.ranges), descriptors.ranges,
+                quality_map(elites, rows, descriptors.ranges), descriptors.ranges,
                 labels=labels, title=f"{title}: {self.look.quality}",
             )  # fmt: skip
 
@@ -376,13 +394,16 @@ def place_of(elites: Any, cell: int, ranges: Sequence[tuple[float, float]]) -> t
     return (column + 0.5) / wide, (row + 0.5) / high
 
 
-def quality_map(elites: Any, ranges: Sequence[tuple[float, float]], size: int = 160) -> Tensor:
+def quality_map(
+    elites: Any,
+    rows: Sequence[dict[str, Any]],
+    ranges: Sequence[tuple[float, float]],
+    size: int = 160,
+) -> Tensor:
     """Return the quality at each point of the map, ``[size, size]``; NaN where nothing is kept."""
     across, up = (torch.linspace(*ends, size, dtype=torch.float64) for ends in ranges)
     grid = torch.cartesian_prod(up, across).flip(1)
-    data = elites.data(return_type="dict")
-    pairs = zip(data["index"], data["objective"], strict=True)
-    kept = {int(index): float(quality) for index, quality in pairs}
+    kept = {int(row["cell"]): float(row["quality"]) for row in rows}
     cells = elites.index_of(grid.numpy()).tolist()
     return torch.tensor([kept.get(cell, float("nan")) for cell in cells]).view(size, size)
 
