@@ -88,8 +88,8 @@ def explore(
             (seen novelty), above 1; below 1 it is read as ``quantile``.
         quantile: Instead: the chi-square quantile of the distance to hold, inside (0, 1).
         reach: Instead: this many times the distance of an ordinary embedding, above 0.
-        num_steps: Optimizer steps at most. Without one of these three the search moves away
-            without a limit, as published.
+        num_steps: Steps at most; None is 200, or 40 generations of CMA-ES. Steps without one of
+            the three above let the search move away without a limit, as published.
         space: ``subject``, ``adjective``, ``lora``, ``token+lora`` or ``direct``.
         num_images: Pictures of each direction, 1 or more.
         seed: Same seed, same pictures.
@@ -464,7 +464,7 @@ class Exploration:
                 on_step=on_step,
                 resume=state,
             ),
-            total=plan.config.num_steps,
+            total=plan.config.on(self.backbone).steps,
             method=NAME,
             on_kept=self._on_kept(number),
         )

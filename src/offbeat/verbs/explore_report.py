@@ -104,7 +104,8 @@ class Outcome:
         for trial in self.kept:
             label = f"Direction {trial.direction + 1}" if len(self.kept) > 1 else "Unusual"
             rows.append((f"{label}{_in_short(trial)}", to_pil(trial.chosen.images)))
-        note = "Under each: distance in ordinary ones, and the judge's answer. "
+        what = "times as far as" if self.eye is None else "times as different as another"
+        note = f"Under each: how many {what} ordinary ones, and the judge's answer. "
         single = len(self.kept) == 1
         return sheet(
             rows,

@@ -22,6 +22,9 @@ OPTIMIZERS = ("auto", "gradient", "cma-es")
 FEW_STEPS = 4
 """Denoising steps of pictures, at most, that a gradient passes where nothing is said."""
 
+GRADIENT_STEPS, EVOLUTION_STEPS = 200, 40
+"""Steps at most where nothing is said; one of cma-es draws two dozen pictures."""
+
 MANY = 1_000_000
 
 FIRST_REACH = 3.0
@@ -50,7 +53,9 @@ class LowProbabilityConfig(Settings):
         5.0, above=0, at_most=100, help="The dial widens to this reach at most."
     )
     space: str = setting("token+lora", choices=SPACES, help="What is learned.")
-    num_steps: int = setting(200, 1, MANY, help="Optimizer steps at most; the paper has 1,000.")
+    num_steps: int | None = setting(
+        None, 1, MANY, help="Steps at most; None: 200, or 40 of cma-es. The paper has 1,000."
+    )
     learning_rate: float | None = setting(
         None, 1e-12, 1, help="Of AdamW; None: 2e-4 for a seen novelty, else 1e-4 as published."
     )
@@ -178,6 +183,13 @@ class LowProbabilityConfig(Settings):
         if self.pass_share is not None:
             return self.pass_share
         return 0.5 if self.novelty is None else 7 / 8
+
+    @property
+    def steps(self) -> int:
+        """Steps at most."""
+        if self.num_steps is not None:
+            return self.num_steps
+        return EVOLUTION_STEPS if self.optimizer == "cma-es" else GRADIENT_STEPS
 
     @property
     def judged(self) -> int:

@@ -186,7 +186,7 @@ class Search:
         """
         cfg, dial = self.config, self.config.novelty
         held = self.holds >= (1 if dial is not None else cfg.num_holds)
-        if self.index >= cfg.num_steps:
+        if self.index >= cfg.steps:
             self.stopped = "steps"
         elif not held and self.index - self.looked < cfg.judge_every:
             return {"verdict": None, "seen": None}
