@@ -179,10 +179,11 @@ def test_the_last_verdict_stays_on_the_progress_line(monkeypatch, capsys):
 
 
 def test_help_states_the_library_s_default_of_steps():
-    from offbeat.methods.low_probability.config import LowProbabilityConfig
+    from offbeat.methods.low_probability.config import EVOLUTION_STEPS, LowProbabilityConfig
 
     text = " ".join(RUNNER.invoke(cli.app, ["explore", "--help"]).output.replace("│", " ").split())
-    assert f"{LowProbabilityConfig().num_steps} with a distance" in text
+    defaults = f"{LowProbabilityConfig().steps}, or {EVOLUTION_STEPS} generations"
+    assert defaults in text
     assert "a Gaussian fitted to ordinary samples" in text
 
 

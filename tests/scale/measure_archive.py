@@ -37,7 +37,6 @@ def main():
                   flush=True)  # fmt: skip
             if label == "archive" and seed == 0:
                 Path("docs/scale-gallery.png").write_bytes(run.files["contact.png"])
-                Path("docs/scale-map.png").write_bytes(run.files["map.png"])
     shown = {
         "Coverage": ("share of 36 cells", curves["coverage"]),
         "QD-score": ("sum of the qualities kept", curves["qd_score"]),

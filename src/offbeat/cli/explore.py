@@ -58,8 +58,8 @@ def explore(
         int | None,
         distance(
             min=1,
-            help="Optimizer steps at most; by default 200 with a distance. Without a distance the "
-            "search moves away as published, limited only by the anchor and the judge.",
+            help="Steps at most; by default 200, or 40 generations of cma-es. Given without a "
+            "distance, the search moves away as published, limited only by anchor and judge.",
         ),
     ] = None,
     avoid: Annotated[
