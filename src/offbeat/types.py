@@ -198,6 +198,9 @@ def ignore(stage: str, done: int, total: int, values: Mapping[str, Any]) -> None
 AfterStep = Callable[[int, Tensor], Tensor]
 """Given a step's number and the latents after it; returns those to go on with."""
 
+OnClean = Callable[[int, Tensor], None]
+"""Told a step's number and its estimate of the clean latents."""
+
 Sampler = Literal["own", "ddim"]
 """How latents are denoised: by the checkpoint's own scheduler, or by DDIM, which has an inverse."""
 

@@ -51,11 +51,17 @@ def test_it_is_the_scheduler_s_own_estimate_at_every_step(model, scheduler, pred
         return theirs[-1][1]
 
     backbone.scheduler.step = step
-    end = backbone.denoise(latents, text, generator=noise, **settings)
+    told = []
+    end = backbone.denoise(
+        latents, text, generator=noise, on_clean=lambda *seen: told.append(seen), **settings
+    )
     assert isinstance(backbone, DenoisingBackbone)
+    assert [number for number, _ in told] == list(range(STEPS))
+    assert len(theirs) == STEPS  # the network is not asked again
     for number, (before, output) in enumerate(theirs):
         ours = backbone.predict_clean(before, text, step=number, **settings)
-        torch.testing.assert_close(ours, output.pred_original_sample, rtol=1e-4, atol=1e-3)
+        for clean in (ours, told[number][1]):
+            torch.testing.assert_close(clean, output.pred_original_sample, rtol=1e-4, atol=1e-3)
     if scheduler == "euler":  # its last step leads to no noise: the estimate is the end itself
         torch.testing.assert_close(ours, end, rtol=1e-4, atol=1e-3)
     with pytest.raises(RangeError, match="step"):

@@ -37,18 +37,39 @@ def test_slerp_has_its_ends_and_keeps_the_length():
     torch.testing.assert_close(slerp(first, first, torch.full((3,), 0.4)), first)
 
 
-def test_factors_are_blended_by_their_product():
+def test_factors_are_blended_each_for_itself_or_by_their_product():
     first = {"x.lora_A.weight": random(2, 3, 5), "x.lora_B.weight": random(2, 7, 3, seed=2)}
     second = {
         "x.lora_A.weight": random(2, 3, 5, seed=3),
         "x.lora_B.weight": random(2, 7, 3, seed=4),
     }
-    found = blended_lora(first, second, torch.tensor([0.0, 0.3]))
+    shares = torch.tensor([0.0, 0.3])
+    published = blended_lora(first, second, shares)
+    for name, factor in published.items():
+        torch.testing.assert_close(factor[0], first[name][0])
+        torch.testing.assert_close(factor[1], 0.7 * first[name][1] + 0.3 * second[name][1])
+    ours = blended_lora(first, second, shares, blend="product")
     one, two, both = (
-        part["x.lora_B.weight"] @ part["x.lora_A.weight"] for part in (first, second, found)
+        part["x.lora_B.weight"] @ part["x.lora_A.weight"] for part in (first, second, ours)
     )
     torch.testing.assert_close(both[0], one[0])
     torch.testing.assert_close(both[1], 0.7 * one[1] + 0.3 * two[1])
+
+
+@pytest.mark.parametrize("adain", [False, True])
+def test_statistics_are_those_of_the_noise_that_is_denoised(pocket_sd, monkeypatch, adain):
+    method = DiffMorpher(replace(CONFIG, num_steps=0, num_inference_steps=2, adain=adain))
+    started, denoise = [], pocket_sd.denoise
+
+    def watched(latents, *args, **settings):
+        started.append(latents)
+        return denoise(latents, *args, **settings)
+
+    monkeypatch.setattr(pocket_sd, "denoise", watched)
+    method.mix(pocket_sd, PAIR, ["dog", "cat"])
+    first, middle, last = started[-1]  # the ends run in the same batch
+    halfway = (first.mean((1, 2)) + last.mean((1, 2))) / 2
+    assert torch.allclose(middle.mean((1, 2)), halfway, atol=1e-4) == adain
 
 
 @pytest.mark.parametrize("guided", [False, True])

@@ -248,24 +248,31 @@ def test_guidance_is_paid_for_inside_the_interval_alone(tiny_only):
     assert not torch.equal(drawn, ordinary(tiny_only))
 
 
-def test_adaptive_negatives_ask_in_their_window_and_avoid_the_answers(tiny_only, monkeypatch):
-    steered, encode = [], tiny_only.encode_text
-    monkeypatch.setattr(
-        tiny_only, "encode_text", lambda prompts, **more: steered.append(prompts)
-        or encode(prompts, **more),
-    )  # fmt: skip
-    config = AdaptiveNegativesConfig(
-        query_from=0.25, query_until=0.75, num_inference_steps=4, keep_after=False
-    )
+WINDOW = {"query_from": 0.25, "query_until": 0.75, "num_inference_steps": 4}
+
+
+@pytest.mark.parametrize(("acts_from", "looks"), [("next", 0), ("same", 2)])
+def test_adaptive_negatives_ask_in_their_window_and_avoid_the_answers(
+    tiny_only, monkeypatch, acts_from, looks
+):
+    steered, denoise = [], tiny_only.denoise
+
+    def watched(*args, negative, **settings):
+        steered.append(negative)
+        return denoise(*args, negative=negative, **settings)
+
+    monkeypatch.setattr(tiny_only, "denoise", watched)
+    config = AdaptiveNegativesConfig(**WINDOW, acts_from=acts_from, keep_after=False)
     judge, told = ScriptedJudge(["backpack", "tent", "backpack", "handbag"]), []
     with counted(tiny_only) as spent:
         drawn = AdaptiveNegatives(config).draw(tiny_only, REQUEST, judge=judge, on_step=told.append)
     assert judge.asked == [("handbag", 1)] * 4  # steps 1 and 2, two pictures
     assert told[0].values["negatives"] == [["backpack"], ["tent"]]
-    assert spent.denoiser == 2 * 2 * (4 + 2)  # pictures, halves of guidance, steps and looks
-    assert ["backpack", "tent"] in steered
-    plain = ordinary(tiny_only, num_inference_steps=4)
-    assert not torch.allclose(drawn, plain, atol=1e-3)
+    assert spent.denoiser == 2 * 2 * (4 + looks)  # pictures, halves of guidance, steps and looks
+    acting = [negative is not None for negative in steered]
+    assert acting == [False, acts_from == "same", True, acts_from == "next"]
+    plain = ordinary(tiny_only, "a picture of a creative handbag", num_inference_steps=4)
+    assert not torch.allclose(drawn, plain, rtol=0, atol=5e-5)
     judge = ScriptedJudge(["handbag"] * 4)  # the subject itself is never avoided
     same(AdaptiveNegatives(config).draw(tiny_only, REQUEST, judge=judge), plain)
 
@@ -277,6 +284,19 @@ def test_negatives_stay_after_the_window_unless_told_otherwise(tiny_only):
         return AdaptiveNegatives(config).draw(tiny_only, REQUEST, judge=judge)
 
     assert not torch.equal(drawn(), drawn(keep_after=False))
+
+
+def test_negatives_that_no_longer_fit_are_left_out(tiny_only):
+    words = [f"word number {index} of many" for index in range(40)]
+    config = AdaptiveNegativesConfig(num_inference_steps=40)
+    told = []
+    request = replace(REQUEST, num_images=1)
+    AdaptiveNegatives(config).draw(
+        tiny_only, request, judge=ScriptedJudge(words), on_step=told.append
+    )
+    kept = told[0].values["negatives"][0]
+    assert 3 < len(kept) < 40
+    assert kept == words[: len(kept)]
 
 
 def test_no_negative_comes_twice_and_the_newest_stay():

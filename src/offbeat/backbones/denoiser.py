@@ -32,7 +32,7 @@ from offbeat.core.checks import check_range, check_shape
 from offbeat.core.rng import normal
 from offbeat.errors import ConfigError, ShapeError
 from offbeat.protocols import Generators
-from offbeat.types import AfterStep, Sampler, TextEmbeds
+from offbeat.types import AfterStep, OnClean, Sampler, TextEmbeds
 
 Predict: TypeAlias = Callable[[Tensor, Tensor, int], Tensor]
 """Given latents, a timestep and its number: the network's prediction, guided, in float32."""
@@ -160,6 +160,7 @@ class Denoiser(Checkpoint, ReadsText):
         gradient_steps: int | None = None,
         model_input: AfterStep | None = None,
         after_step: AfterStep | None = None,
+        on_clean: OnClean | None = None,
         sampler: Sampler = "own",
     ) -> Tensor:
         """Return ``latents`` denoised, ``[B, C, h, w]``, float32, as diffusers' pipelines do it.
@@ -178,6 +179,7 @@ class Denoiser(Checkpoint, ReadsText):
             gradient_steps: Let the gradient pass the last so many steps only; None is all.
             model_input: May show the network other latents than the step then goes on from.
             after_step: May replace the latents after a step.
+            on_clean: Told each step's estimate of the clean latents, from the step's prediction.
             sampler: ``ddim`` walks the way of ``invert``, whatever the checkpoint's scheduler is.
 
         Raises:
@@ -213,6 +215,9 @@ class Denoiser(Checkpoint, ReadsText):
                     if hasattr(scheduler, "scale_model_input"):
                         shown = scheduler.scale_model_input(shown, timestep)
                     predicted = predict(shown, timestep, start + index)
+                    if on_clean is not None:
+                        place = copy.deepcopy(scheduler), every, latents, _always(predicted)
+                        on_clean(start + index, self._clean(*place, start + index))
                     latents = scheduler.step(predicted, timestep, latents, **extra).prev_sample
                     if after_step is not None:
                         latents = after_step(start + index, latents).to(latents)
@@ -411,3 +416,8 @@ class Denoiser(Checkpoint, ReadsText):
         scale = float(self._card["guidance_scale"]) if guidance_scale is None else guidance_scale
         check_range("guidance_scale", scale, 0, 1000)
         return scale
+
+
+def _always(prediction: Tensor) -> Predict:
+    """Return what predicts this, and asks no network."""
+    return lambda latents, timestep, step: prediction

@@ -17,7 +17,7 @@ from typing import Any, Protocol, TypeAlias, runtime_checkable
 import torch
 from torch import Tensor
 
-from offbeat.types import AfterStep, AttentionEdit, Sampler, TextEmbeds
+from offbeat.types import AfterStep, AttentionEdit, OnClean, Sampler, TextEmbeds
 
 Generators: TypeAlias = "torch.Generator | Sequence[torch.Generator]"
 """One stream for a whole batch, or one for each sample."""
@@ -192,14 +192,16 @@ class DenoisingBackbone(DrawingBackbone, Protocol):
         gradient_steps: int | None = None,
         model_input: AfterStep | None = None,
         after_step: AfterStep | None = None,
+        on_clean: OnClean | None = None,
         sampler: Sampler = "own",
     ) -> Tensor:
         """Return ``latents`` after the steps from ``start`` to before ``stop``, ``[B, C, h, w]``.
 
         ``gradient_steps`` lets the gradient pass the last so many steps only; None is all of them.
         ``model_input`` may show the network other latents than a step goes on from, ``after_step``
-        may replace the latents after it. ``sampler`` ``ddim`` walks the way that ``invert`` of
-        ``DenoisingBackbone`` found. The rest is as in ``draw_text``.
+        may replace the latents after it. ``on_clean`` is told each step's estimate of the clean
+        latents, for which the network is not asked again. ``sampler`` ``ddim`` walks the way that
+        ``invert`` of ``DenoisingBackbone`` found. The rest is as in ``draw_text``.
         """
         ...
 

@@ -2,10 +2,9 @@
 
 Each picture gets LoRA factors of its own and is inverted under them. Between the two, factors,
 noise and text are interpolated; attention in the U-Net's last half takes keys and values from both.
-Source: Zhang et al., DiffMorpher, arXiv:2312.07409, written from an account of it; its code, which
-is not free to use, was not read. Ours: factors are interpolated by their product; AdaIN is of the
-clean latents; steps are made equal by the distance of the autoencoder's latents, or any other that
-is given: LPIPS needs weights of its own.
+Source: Zhang et al., DiffMorpher, arXiv:2312.07409, written from an account of it and of its code,
+which is not free to use and was not read. Ours: steps are made equal by the distance of the
+autoencoder's latents, or any other that is given: LPIPS needs weights of its own.
 """
 
 from __future__ import annotations
@@ -57,7 +56,13 @@ class DiffMorpherConfig(Settings):
         0.0, 0, 1, help="beta: what a frame keeps of its own keys and values there, 0 to 1."
     )
     adain: bool = setting(
-        True, help="Whether channels of the latents take the mean and spread between both ends."
+        True,
+        help="Whether channels of the noise take the mean and spread between both ends.",
+    )
+    lora_blend: str = setting(
+        "factors",
+        choices=("factors", "product"),
+        help="How LoRA is interpolated: A and B each for itself, as published, or their product.",
     )
     reschedule: bool = setting(
         True, help="Whether a path is drawn twice, the second time in steps that look equal."
@@ -176,7 +181,6 @@ class DiffMorpher(MixesSources[DiffMorpherConfig]):
             )
         first, second = slice(count), slice(count, None)
         return Ends(
-            clean=(latents[first], latents[second]),
             noise=(way[0][first], way[0][second]),
             texts=(text[first], text[second]),
             lora=(lora_rows(lora, first), lora_rows(lora, second)),
@@ -185,6 +189,7 @@ class DiffMorpher(MixesSources[DiffMorpherConfig]):
             blended_steps=round(cfg.attention_share * cfg.num_inference_steps),
             own_attention=cfg.own_attention,
             adain=cfg.adain,
+            lora_blend=cfg.lora_blend,
         )
 
     @torch.no_grad()

@@ -63,23 +63,29 @@ def fit_lora(
     return {name: factor.detach() for name, factor in factors.items()}
 
 
-def blended_lora(first: Lora, second: Lora, shares: Tensor) -> dict[str, Tensor]:
-    """Return factors whose product is ``(1 - a) B0 A0 + a B1 A1``, one for each share.
+def blended_lora(
+    first: Lora, second: Lora, shares: Tensor, *, blend: str = "factors"
+) -> dict[str, Tensor]:
+    """Return factors between two pictures, one for each share.
 
-    The two lie side by side, so the rank doubles: mixing A and B themselves leaves cross terms.
+    ``factors``, the published way: A and B are interpolated each for itself, so that half way the
+    product has cross terms. ``product``, ours: the two lie side by side, so that the product is
+    ``(1 - a) B0 A0 + a B1 A1`` and the rank doubles.
 
     Args:
         first: Of one picture each, ``[B, r, in]`` and ``[B, out, r]``.
         second: The same.
         shares: The second's, 0 to 1, ``[B]``.
+        blend: ``factors`` or ``product``.
     """
     blended = {}
     for name, factor in first.items():
-        other = second[name]
-        if ".lora_A." in name:
+        other, share = second[name], shares.to(factor)[:, None, None]
+        if blend == "factors":
+            blended[name] = torch.lerp(factor, other, share)
+        elif ".lora_A." in name:
             blended[name] = torch.cat([factor, other], dim=1)
         else:
-            share = shares.to(factor)[:, None, None]
             blended[name] = torch.cat([(1 - share) * factor, share * other], dim=2)
     return blended
 
@@ -137,8 +143,8 @@ def adapted_statistics(latents: Tensor, first: Tensor, second: Tensor, shares: T
     """Return latents whose channels have the mean and spread between those of two others.
 
     Args:
-        latents: ``[B, C, h, w]``.
-        first: Clean latents of one end, of the same shape.
+        latents: Noise between two ends, ``[B, C, h, w]``.
+        first: Noise of one end, of the same shape.
         second: Of the other.
         shares: The second's, 0 to 1, ``[B]``.
 
@@ -184,8 +190,6 @@ def equal_steps(shares: Tensor, distances: Tensor) -> Tensor:
 class Ends:
     """Both pictures of N pairs, and how what is between them is drawn."""
 
-    clean: tuple[Tensor, Tensor]
-    """Latents of the pictures, ``[N, C, h, w]``."""
     noise: tuple[Tensor, Tensor]
     """Where their inversion leads, ``[N, C, h, w]``."""
     texts: tuple[TextEmbeds, TextEmbeds]
@@ -198,6 +202,8 @@ class Ends:
     own_attention: float
     """What a frame keeps of its own keys and values there, 0 to 1."""
     adain: bool
+    lora_blend: str
+    """``factors`` or ``product``."""
 
     @torch.no_grad()
     def draw(self, backbone: PaintingBackbone, rows: Tensor, shares: Tensor) -> Tensor:
@@ -212,20 +218,23 @@ class Ends:
         ends = torch.zeros(len(rows), 1), torch.ones(len(rows), 1)
         at = torch.cat([ends[0], shares, ends[1]], dim=1).flatten().to(backbone.device)
         pairs = rows.repeat_interleave(length).to(backbone.device)
-        lora = blended_lora(lora_rows(self.lora[0], pairs), lora_rows(self.lora[1], pairs), at)
+        factors = [lora_rows(lora, pairs) for lora in self.lora]
+        lora = blended_lora(*factors, at, blend=self.lora_blend)
         blend = BlendedAttention(at, length, until=self.blended_steps, own=self.own_attention)
         first, second = (text[pairs] for text in self.texts)
+        left, right = (noise[pairs] for noise in self.noise)
+        between = slerp(left, right, at)
+        if self.adain:
+            between = adapted_statistics(between, left, right, at)
         with backbone.adapted(lora), backbone.edit_attention(blend):
             latents = backbone.denoise(
-                slerp(self.noise[0][pairs], self.noise[1][pairs], at),
+                between,
                 blended_text(first, second, at),
                 generator=stream(0, "diffmorpher", "unused"),  # DDIM adds no noise
                 num_inference_steps=self.num_inference_steps,
                 guidance_scale=self.guidance_scale,
                 sampler="ddim",
             )
-        if self.adain:
-            latents = adapted_statistics(latents, self.clean[0][pairs], self.clean[1][pairs], at)
         frames = latents.unflatten(0, (-1, length))[:, 1:-1]  # [n, F, C, h, w]
         images = backbone.decode(frames.flatten(0, 1)).cpu()
         return images.view(len(rows), -1, *images.shape[1:])

@@ -2,9 +2,11 @@
 
 At each step the clean picture is estimated and shown to the judge; what it names joins the negative
 prompt, which is encoded anew, and the denoising goes on. Nothing is trained.
-Source: VLM-guided adaptive negative prompting, arXiv:2510.10715. Its published code leaves the
-noise level out of the estimate; ours is ``predict_clean`` of the backbone, which does not. An
-estimate asks the network once more, so every step with a question costs twice.
+Source: VLM-guided adaptive negative prompting, arXiv:2510.10715, and its official code, in whose
+order the estimate comes from the step's own prediction and a negative acts from the next step on.
+Not as there: the code leaves the noise level out of the estimate; the subject itself is never a
+negative. Ours, ``acts_from="same"``: the estimate is made first, by one more look of the network,
+and the negative acts in that very step.
 """
 
 from __future__ import annotations
@@ -17,7 +19,7 @@ from torch import Tensor
 
 from offbeat.core.checks import check_range
 from offbeat.core.templates import fill
-from offbeat.errors import ConfigError
+from offbeat.errors import ConfigError, PromptError
 from offbeat.methods.pictures import Drawing, DrawsSubject
 from offbeat.methods.rivals.denoising import Steering, StepByStep
 from offbeat.methods.settings import Settings, denoising_steps, guidance, setting
@@ -29,10 +31,17 @@ NAME = "adaptive-negatives"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AdaptiveNegativesConfig(Settings):
-    """When the judge is asked, and what its answers do."""
+    """When the judge is asked, and what its answers do; defaults as published."""
 
     method = NAME
 
+    phrase: str = setting("creative {subject}", help="What is drawn, with {subject}.")
+    acts_from: str = setting(
+        "next",
+        choices=("next", "same"),
+        help="Step from which a negative acts: the next, as published, or the one that shows it, "
+        "which costs one more evaluation.",
+    )
     query_from: float = setting(
         0.0, 0, 1, help="Share of the steps after which the judge is asked first, 0 to query_until."
     )
@@ -44,8 +53,8 @@ class AdaptiveNegativesConfig(Settings):
         1, 1, 1000, help="Likeliest answers taken from each look; more than 1 needs a classifier."
     )
     keep_after: bool = setting(True, help="Whether the negatives stay after the last question.")
-    max_negatives: int = setting(
-        12, 1, 1000, help="The newest so many stay, so that the negative prompt fits."
+    max_negatives: int | None = setting(
+        None, 1, 1000, help="The newest so many stay; None: all that fit in the negative prompt."
     )
     negative: str = setting(
         "{words}", help="The negative prompt, with {words}, which commas divide."
@@ -54,24 +63,27 @@ class AdaptiveNegativesConfig(Settings):
     guidance_scale: float | None = guidance()
 
     def check(self) -> None:
-        """Raise if questions end before they begin, or the negative prompt lacks its place."""
+        """Raise if questions end before they begin, or a prompt lacks its place."""
         check_range("query_from", self.query_from, 0, self.query_until)
         fill(self.negative, words="")
+        fill(self.phrase, subject="")
 
     def asks(self, step: int, num_inference_steps: int) -> bool:
-        """Return whether the judge is asked before a step."""
+        """Return whether the judge is asked at a step."""
         first = round(self.query_from * num_inference_steps)
         inside = first <= step < round(self.query_until * num_inference_steps)
         return inside and (step - first) % self.query_every == 0
 
 
-def joined(known: tuple[str, ...], answers: list[str], subject: str, most: int) -> tuple[str, ...]:
+def joined(
+    known: tuple[str, ...], answers: list[str], subject: str, most: int | None = None
+) -> tuple[str, ...]:
     """Return the negatives with the new answers: none twice, never the subject, the newest few."""
     negatives = list(known)
     for answer in map(str.strip, answers):
         if answer and answer != subject and answer not in negatives:
             negatives.append(answer)
-    return tuple(negatives[-most:])
+    return tuple(negatives if most is None else negatives[-most:])
 
 
 class AdaptiveNegatives(DrawsSubject[AdaptiveNegativesConfig]):
@@ -95,31 +107,49 @@ class AdaptiveNegatives(DrawsSubject[AdaptiveNegativesConfig]):
             what = "reads classes" if cfg.num_answers > 1 else "names what it sees"
             raise ConfigError(f"judge: {NAME} needs one that {what}; choose it with --judge")
         subject = drawing.request.subject
-        text = drawing.encode(subject)
+        text = backbone.encode_text([drawing.prompt(cfg.phrase, subject=subject)])
         denoising = StepByStep.of(drawing, cfg.num_inference_steps)
         negatives: list[tuple[str, ...]] = [()] * drawing.num
         until = round(cfg.query_until * denoising.num_inference_steps)
 
-        def steer(step: int, latents: Tensor) -> Steering:
+        def look(step: int, clean: Tensor) -> None:
             if cfg.asks(step, denoising.num_inference_steps):
+                for row, image in enumerate(backbone.decode(clean).cpu()):
+                    answers = self._answers(judge, image, subject)
+                    words = joined(negatives[row], answers, subject, cfg.max_negatives)
+                    negatives[row] = self._fitting(backbone, words)
+
+        def steer(step: int, latents: Tensor) -> Steering:
+            negative = self._encoded(backbone, negatives)
+            if cfg.acts_from == "same" and cfg.asks(step, denoising.num_inference_steps):
                 clean = backbone.predict_clean(
                     latents,
                     text,
                     step=step,
-                    negative=self._encoded(backbone, negatives),
+                    negative=negative,
                     guidance_scale=cfg.guidance_scale,
                     **denoising.settings,
                 )
-                for row, image in enumerate(backbone.decode(clean).cpu()):
-                    answers = self._answers(judge, image, subject)
-                    negatives[row] = joined(negatives[row], answers, subject, cfg.max_negatives)
-            avoids = cfg.keep_after or step < until
-            negative = self._encoded(backbone, negatives) if avoids else None
-            return Steering(text, negative, cfg.guidance_scale)
+                look(step, clean)
+                negative = self._encoded(backbone, negatives)
+            last = until if cfg.acts_from == "next" else until - 1
+            avoids = cfg.keep_after or step <= last
+            return Steering(text, negative if avoids else None, cfg.guidance_scale)
 
-        images = denoising.draw(steer)
+        images = denoising.draw(steer, on_clean=look if cfg.acts_from == "next" else None)
         drawing.report({"first": drawing.start, "negatives": [list(words) for words in negatives]})
         return images
+
+    def _fitting(self, backbone: Any, words: tuple[str, ...]) -> tuple[str, ...]:
+        """Return the first words of a negative prompt that is not too long."""
+        while words:
+            try:
+                self._encoded(backbone, [words])
+            except PromptError:
+                words = words[:-1]
+            else:
+                break
+        return words
 
     def _encoded(self, backbone: Any, negatives: list[tuple[str, ...]]) -> TextEmbeds | None:
         """Return each picture's negative prompt; None while there is nothing to avoid."""

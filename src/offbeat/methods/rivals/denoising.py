@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from offbeat.methods.pictures import Drawing
-from offbeat.types import TextEmbeds
+from offbeat.types import OnClean, TextEmbeds
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,11 +43,14 @@ class StepByStep:
         )
 
     @torch.no_grad()
-    def draw(self, steer: Callable[[int, Tensor], Steering]) -> Tensor:
+    def draw(
+        self, steer: Callable[[int, Tensor], Steering], *, on_clean: OnClean | None = None
+    ) -> Tensor:
         """Return pictures, ``[N, 3, H, W]``, 0 to 1, on the CPU.
 
         Args:
             steer: Given a step's number and the latents before it; returns what steers it.
+            on_clean: Told each step's estimate of the clean latents, before the next is steered.
         """
         backbone, noise = self.drawing.backbone, self.drawing.noise.image
         latents = backbone.init_latents(noise, **self.settings)
@@ -61,6 +64,7 @@ class StepByStep:
                 guidance_scale=steering.guidance_scale,
                 start=step,
                 stop=step + 1,
+                on_clean=on_clean,
                 **self.settings,
             )
         images: Tensor = backbone.decode(latents)
