@@ -10,7 +10,7 @@ OffbeatError
  |- ImageError             (ValueError)         a picture that cannot be read or is too large
  |- CapabilityError        (TypeError)          the backbone lacks what the method needs
  |- UnknownNameError       (LookupError)        no such method, backbone or judge
- |- DoesNotFitError        (MemoryError)        a checkpoint that is larger than the memory
+ |- DoesNotFitError        (MemoryError)        more memory is needed than there is
  |- MissingExtraError      (ImportError)        an optional dependency is absent
  |- CheckpointError        (OSError)            a folder that is no usable checkpoint
  |   '- UnsafeWeightsError                      pickled weights, which are never loaded
@@ -82,7 +82,7 @@ class UnknownNameError(OffbeatError, LookupError):
 
 
 class DoesNotFitError(OffbeatError, MemoryError):
-    """A checkpoint needs more memory than there is; found before it is loaded."""
+    """More memory is needed than there is, to load a checkpoint or by its work."""
 
 
 class MissingExtraError(OffbeatError, ImportError):

@@ -304,6 +304,19 @@ def test_half_types_and_more_samples_cost_hardly_more_operations(in_type):
             assert count < 1.3 * plain, (dtype, num)
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_change_of_lora_too_small_for_a_half_type_counts(in_type, dtype):
+    """Factors stay float32: a step of an optimizer is smaller than the numbers of a half type."""
+    backbone = in_type[dtype]
+    text = backbone.encode_text(PROMPTS[:1])
+    lora = {name: factor.to(dtype).float() for name, factor in random_lora(backbone).items()}
+    moved = {name: factor * (1 + torch.finfo(dtype).eps / 4) for name, factor in lora.items()}
+    assert all(torch.equal(moved[name].to(dtype).float(), lora[name]) for name in lora)
+    drawn = [backbone.sample_prior(text, generator=stream(1), lora=one) for one in (lora, moved)]
+    assert not torch.equal(*drawn)
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_a_step_of_a_search_moves_little_and_waits_for_nothing(tiny_folder, dtype):
     """However many layers and steps: learned tensors are moved together, noise too."""

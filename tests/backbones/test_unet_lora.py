@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from offbeat.backbones.stable_diffusion.adapter import StableDiffusionBackbone
 from offbeat.core.rng import stream, streams
 from offbeat.errors import ShapeError
 from offbeat.protocols import PaintingBackbone
@@ -69,6 +70,20 @@ def test_it_is_what_adding_to_the_weights_gives(tiny_sd):
         for layer, weight in kept.items():
             layer.weight.copy_(weight)
     torch.testing.assert_close(found, merged, rtol=0, atol=1e-4)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_change_too_small_for_a_half_type_counts(tiny_sd_folder, dtype):
+    half = StableDiffusionBackbone.load(tiny_sd_folder, dtype=dtype)
+    lora = {name: value.to(dtype).float() for name, value in factors(half, 2).items()}
+    moved = {name: value * (1 + torch.finfo(dtype).eps / 4) for name, value in lora.items()}
+    assert all(torch.equal(moved[name].to(dtype).float(), lora[name]) for name in lora)
+    drawn = []
+    for one in (lora, moved):
+        with half.adapted(one):
+            drawn.append(draw(half))
+    assert not torch.equal(*drawn)
 
 
 def test_hooks_are_gone_after_an_error(tiny_sd):

@@ -5,12 +5,15 @@ import torch
 
 import offbeat
 from offbeat.core.modes import own_modes
+from offbeat.errors import ConfigError, DoesNotFitError
 from offbeat.methods.conceptlab.config import ConceptLabConfig
 from offbeat.methods.conceptlab.method import ConceptLab
 from offbeat.methods.cretok.config import CreTokConfig
 from offbeat.methods.cretok.method import CreTok
 from offbeat.methods.low_probability.config import LowProbabilityConfig
 from offbeat.methods.low_probability.method import LowProbability
+from offbeat.methods.mixing.diffmorpher import DiffMorpher
+from offbeat.methods.pictures import Drawing
 from offbeat.types import Request
 
 MODES = {
@@ -58,6 +61,70 @@ def test_a_checkpoint_loaded_in_any_mode_can_be_searched(pocket, mode):
     with MODES[mode]():
         again = offbeat.load_backbone("pocket", device="cpu")
     assert torch.equal(searched(again), searched(pocket))
+
+
+def test_products_on_cuda_are_tf32_inside_alone():
+    products = torch.backends.cuda.matmul
+    before = products.fp32_precision
+    try:
+        for outside in ("none", "ieee", "tf32"):
+            products.allow_tf32 = outside == "tf32"
+            products.fp32_precision = outside
+            with own_modes():
+                with own_modes():
+                    assert products.fp32_precision == "tf32"
+                assert products.allow_tf32  # what torch.compile reads agrees
+                assert torch.backends.mkldnn.matmul.fp32_precision == "none"  # the CPU stays exact
+            assert products.fp32_precision == outside
+            assert products.allow_tf32 == (outside == "tf32")
+    finally:
+        products.allow_tf32, products.fp32_precision = False, before
+
+
+@pytest.mark.parametrize("on_the_way", ["there", "back"])
+def test_memory_that_runs_out_says_what_takes_less(pocket, monkeypatch, on_the_way):
+    def run_out(*args, **kwargs):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB.\nMore lines")
+
+    if on_the_way == "back":
+        monkeypatch.setattr(torch.Tensor, "backward", run_out)
+    else:
+        monkeypatch.setattr(pocket.fast_prior, "sample", run_out)
+    with pytest.raises(DoesNotFitError, match=r"allocate 2 GiB\. What takes less: --dtype bf"):
+        searched(pocket)
+
+
+@pytest.fixture(scope="module")
+def halves():
+    return {name: offbeat.load_backbone(name, device="cpu", dtype="float16")
+            for name in ("pocket", "pocket-sd")}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("name", "work"),
+    [
+        ("pocket", searched),
+        ("pocket", mixed),
+        ("pocket", trained),
+        ("pocket", lambda model: offbeat.explore("owl", backbone=model)),
+        ("pocket", lambda model: offbeat.fuse(["owl", "pig"], method="conceptlab", backbone=model)),
+        ("pocket", lambda model: offbeat.train("distok", backbone=model)),
+        ("pocket-sd", lambda model: offbeat.fuse(["owl", "pig"], method="diffmorpher",
+                                                 backbone=model)),
+        ("pocket-sd", lambda model: DiffMorpher().ends(
+            Drawing(method="", backbone=model, request=Request(subject="x"), start=0,
+                    on_step=lambda step: None, sources=("owl", "pig")))),
+    ],
+)  # fmt: skip
+def test_gradients_of_float16_are_refused(halves, tmp_path, monkeypatch, name, work):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ConfigError, match=r"float16 vanish.*--dtype bfloat16.*--dtype float32"):
+        work(halves[name])
+
+
+def test_a_search_without_gradients_may_run_in_float16(halves):
+    config = LowProbabilityConfig(space="subject", optimizer="cma-es")
+    assert config.on(halves["pocket"]).optimizer == "cma-es"
 
 
 def test_the_caller_s_modes_come_back():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from numbers import Real
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -58,6 +59,21 @@ def check_whole(name: str, value: object, low: int = 1, high: int | None = None)
     if not whole or value < low or (high is not None and value > high):  # type: ignore[operator]
         wanted = f"of at least {low}" if high is None else f"from {low} to {high}"
         raise ConfigError(f"{name}: expected a whole number {wanted}, got {value!r}")
+
+
+def check_gradients(method: str, backbone: Any) -> None:
+    """Raise if a method would follow gradients through weights of float16.
+
+    Small gradients are zero in it, and large ones infinite; bfloat16 has the range of float32.
+
+    Raises:
+        ConfigError: With the types that will do.
+    """
+    if getattr(backbone, "dtype", None) == torch.float16:
+        raise ConfigError(
+            f"dtype: {method} follows gradients, and those of float16 vanish or overflow; load "
+            f"{backbone.name} with --dtype bfloat16, which is as fast, or --dtype float32"
+        )
 
 
 def check_finite(name: str, tensor: Tensor, *, hint: str = "") -> None:

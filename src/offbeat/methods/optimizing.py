@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import torch
 
 from offbeat.core import vocab
+from offbeat.core.checks import check_gradients
 from offbeat.methods.settings import Config, Method
 from offbeat.protocols import ReadsClasses, TextBackbone
 from offbeat.types import OnStep, Step, Trained, ignore_step
@@ -58,6 +59,8 @@ def run_to_end(work: Resumable, on_step: OnStep, resume: Mapping[str, Any] | Non
 class TrainsOnce(Method[Config]):
     """A method that learns once for all concepts of a vocabulary."""
 
+    gradient_verbs = frozenset({"train"})
+
     def train(
         self,
         backbone: TextBackbone,
@@ -79,8 +82,10 @@ class TrainsOnce(Method[Config]):
             resume: State to go on from.
 
         Raises:
+            ConfigError: If the weights are float16.
             VocabularyError: If there are fewer than two words, or one is given twice.
         """
+        check_gradients(f"training {self.name}", backbone)
         training = self.new_training(backbone, vocab.check_words(vocabulary), seed, judge)
         run_to_end(training, on_step, resume)
         return training.trained()

@@ -190,6 +190,8 @@ class Method(Generic[Config]):
     """The protocol that a checkpoint must fulfil."""
     verbs: frozenset[str]
     """The commands that it serves: see ``VERBS``."""
+    gradient_verbs: frozenset[str] = frozenset()
+    """Those in which it follows gradients through the checkpoint, which float16 is refused for."""
     result: Literal["concept", "pictures"] = "concept"
     """What it finds: a concept that prompts can use, or pictures only."""
     takes_weights = False

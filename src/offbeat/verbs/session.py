@@ -17,7 +17,7 @@ from torch import Tensor
 
 from offbeat.checkpoints.open import check_needs, default_backbone, loaded, loaded_recorded
 from offbeat.checkpoints.placement import Where
-from offbeat.core.checks import check_whole
+from offbeat.core.checks import check_gradients, check_whole
 from offbeat.core.drawing import draw, plain_concept_of
 from offbeat.core.templates import check_text, fill
 from offbeat.errors import ConfigError, PromptError
@@ -180,7 +180,8 @@ class Session:
             cannot: What an error says of one that does not, e.g. ``does not paint``.
 
         Raises:
-            ConfigError: If it is of another kind, or a setting is unknown.
+            ConfigError: If it is of another kind, a setting is unknown, or it would follow
+                gradients through float16.
             CapabilityError: If the checkpoint lacks what it needs.
         """
         if settings is not None and not isinstance(settings, Mapping):
@@ -189,6 +190,8 @@ class Session:
         if verb not in verbs_of(method):
             raise ConfigError(f"method: {name} {cannot}; choose another method")
         check_needs(name, getattr(method, "needs", None), self.backbone)
+        if verb in getattr(method, "gradient_verbs", ()):
+            check_gradients(name, self.backbone)
         return with_metric(method, self.backbone)
 
     def open(self, asked: Mapping[str, Any]) -> bool:

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from offbeat.checkpoints.offload import uncompiled
+from offbeat.checkpoints.offload import runs_on, uncompiled
 from offbeat.core.checks import check_range
 from offbeat.errors import ShapeError
 
@@ -63,6 +63,8 @@ def init_lora(
 def lora_in(unet: Any, lora: Mapping[str, Tensor] | None) -> Iterator[None]:
     """Let ``unet`` compute with factors in this block, alpha = rank; None changes nothing.
 
+    What they add is computed in float32, and cast to the U-Net's type with what it is added to.
+
     Args:
         unet: Frozen.
         lora: A ``[r, in]`` and B ``[out, r]`` for all samples, or ``[B, r, in]`` and
@@ -86,26 +88,27 @@ def lora_in(unet: Any, lora: Mapping[str, Tensor] | None) -> Iterator[None]:
         )
     with ExitStack() as hooks:
         hooks.enter_context(uncompiled(unet))
+        device = runs_on(unet)
         for name, layer in layers.items():
             if lora_name(name, "A") in lora:
-                pair = lora[lora_name(name, "A")], lora[lora_name(name, "B")]
-                hooks.callback(layer.register_forward_hook(_added(name, *pair)).remove)
+                down, up = (
+                    lora[lora_name(name, which)].to(device, torch.float32) for which in ("A", "B")
+                )
+                hooks.callback(layer.register_forward_hook(_added(name, down, up)).remove)
         yield
 
 
 def _added(name: str, down: Tensor, up: Tensor) -> Any:
     def add(module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-        states = inputs[0]
-        a, b = down.to(states), up.to(states)
-        if a.ndim == 2:
-            return output + states @ a.T @ b.T
-        if states.ndim != 3 or len(states) % len(a):
-            raise ShapeError(
-                f"lora: expected factors of one sample, or of all {len(states)} of the batch, got "
-                f"{len(a)} in {name}"
-            )
-        times = len(states) // len(a)  # guidance doubles the batch: all unguided halves first
-        a, b = a.repeat(times, 1, 1), b.repeat(times, 1, 1)
-        return output + states @ a.transpose(1, 2) @ b.transpose(1, 2)
+        states, a, b = inputs[0].float(), down, up
+        if a.ndim == 3:
+            if states.ndim != 3 or len(states) % len(a):
+                raise ShapeError(
+                    f"lora: expected factors of one sample, or of all {len(states)} of the batch, "
+                    f"got {len(a)} in {name}"
+                )
+            times = len(states) // len(a)  # guidance doubles the batch: all unguided halves first
+            a, b = a.repeat(times, 1, 1), b.repeat(times, 1, 1)
+        return (output + states @ a.mT @ b.mT).to(output.dtype)
 
     return add

@@ -43,7 +43,7 @@ def lora_name(index: int, target: str, factor: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Factors:
-    """LoRA factors of all layers, moved to the prior's device and type once."""
+    """LoRA factors of all layers, float32 whatever the prior's type, moved to its device once."""
 
     inner: tuple[Tensor, Tensor]
     """Of queries, keys and values side by side: A ``[N, 3 r, C]``, B ``[N, 3 C, 3 r]``."""
@@ -144,8 +144,7 @@ class PriorPass:
         else:
             flat = linear(normed, weight, bias)
         if self.factors:
-            down, up = self.factors.inner
-            flat = flat + linear(linear(normed, down[index]), up[index])
+            flat = _adapted(flat, normed, self.factors.inner, index)
         heads = flat.unflatten(-1, (3, self.num_heads, -1)).permute(2, 0, 3, 1, 4)
         query, own = heads[0], heads[1:]
         key, value = (own if before is None else torch.cat([before, own], dim=3)).unbind(0)
@@ -155,8 +154,7 @@ class PriorPass:
         attended = attended.transpose(1, 2).flatten(2)
         hidden = hidden + block.attn1.to_out[0](attended)
         if self.factors:
-            down, up = self.factors.outer
-            hidden = hidden + linear(linear(attended, down[index]), up[index])
+            hidden = _adapted(hidden, attended, self.factors.outer, index)
         result: Tensor = hidden + block.ff(block.norm3(hidden))
         return result, own
 
@@ -230,8 +228,14 @@ def _fused(attention: Any) -> tuple[Tensor | None, Tensor | None]:
     return torch.cat([part.weight for part in parts]), bias
 
 
+def _adapted(output: Tensor, states: Tensor, pair: tuple[Tensor, Tensor], index: int) -> Tensor:
+    """Return a layer's output with what factors add to it, computed in float32 and cast once."""
+    down, up = pair
+    return (output + linear(linear(states.float(), down[index]), up[index])).to(output.dtype)
+
+
 def _factors(prior: Any, lora: Lora) -> Factors:
-    """Return all factors in a few tensors, moved and cast at once; absent ones are zero."""
+    """Return all factors in a few tensors, moved at once; absent ones are zero."""
     count = len(prior.transformer_blocks)
     rank = max(len(factor) for name, factor in lora.items() if ".lora_A." in name)
     like = prior.transformer_blocks[0].attn1.to_q.weight
@@ -249,8 +253,8 @@ def _factors(prior: Any, lora: Lora) -> Factors:
                     extra = rank - factor.shape[0 if which == "A" else 1]
                     factor = pad(factor, (0, 0, 0, extra) if which == "A" else (0, extra))
                 rows.append(factor)
-        together: Tensor = torch.stack(rows).unflatten(0, (count, 4)).to(like)
-        return together
+        together: Tensor = torch.stack(rows).unflatten(0, (count, 4))
+        return together.to(like.device, torch.float32)
 
     downs, ups = stacked("A"), stacked("B")
     # B of the three projections as blocks on a diagonal

@@ -15,6 +15,7 @@ from typing import Any
 from torch import Tensor
 
 from offbeat.core import vocab
+from offbeat.core.checks import check_gradients
 from offbeat.core.rng import stream
 from offbeat.methods.conceptlab.config import NAME, ConceptLabConfig
 from offbeat.methods.conceptlab.search import Search
@@ -30,7 +31,7 @@ class ConceptLab(Method[ConceptLabConfig]):
     name = NAME
     config_class = ConceptLabConfig
     needs = PriorBackbone
-    verbs = frozenset({"fuse", "sweep", "grid", "evolve", "dream"})
+    verbs = gradient_verbs = frozenset({"fuse", "sweep", "grid", "evolve", "dream"})
     takes_weights = True
 
     def fit(
@@ -112,6 +113,7 @@ class ConceptLab(Method[ConceptLabConfig]):
     def _search(
         self, backbone: PriorBackbone, request: Request, on_step: OnStep, resume: Any, **goal: Any
     ) -> Concept:
+        check_gradients(self.name, backbone)
         search = Search(self.config, backbone, request, **goal)
         run_to_end(search, on_step, resume)
         return search.concept()

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from offbeat.core.baseline import Baseline
+from offbeat.core.checks import check_gradients
 from offbeat.core.density import VISIBLE_SHARE, KernelDensity
 from offbeat.errors import ConfigError
 from offbeat.methods.low_probability.spaces import SPACES
@@ -221,7 +222,8 @@ class LowProbabilityConfig(Settings):
         """Return these settings with what suits a backbone in place of ``auto``.
 
         Raises:
-            ConfigError: If the optimizer, the space and the backbone do not go together.
+            ConfigError: If the optimizer, the space and the backbone do not go together, or a
+                search would follow gradients through float16.
         """
         drawn = hasattr(backbone, "reader")
         has_gradient = getattr(backbone, "has_gradient", True)
@@ -234,6 +236,8 @@ class LowProbabilityConfig(Settings):
             raise ConfigError(
                 f"optimizer: no gradient passes {backbone.name}; use 'cma-es', or 'auto'"
             )
+        if chosen == "gradient":
+            check_gradients(NAME, backbone)
         without_lora = chosen == "cma-es" or not getattr(backbone, "takes_lora", True)
         if without_lora and space == "token+lora":
             space = "subject"

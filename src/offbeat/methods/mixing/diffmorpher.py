@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from offbeat.core.checks import check_gradients
 from offbeat.errors import ConfigError
 from offbeat.methods.mixing.morphing import (
     Ends,
@@ -91,6 +92,7 @@ class DiffMorpher(MixesSources[DiffMorpherConfig]):
     needs = PaintingBackbone
     takes: Takes = (("word", "picture"), ("word", "picture"))
     takes_weights = True
+    gradient_verbs = MixesSources.verbs
 
     def __init__(
         self,
@@ -153,6 +155,7 @@ class DiffMorpher(MixesSources[DiffMorpherConfig]):
     def ends(self, drawing: Drawing) -> Ends:
         """Fit factors to both pictures of each pair, and invert them under these."""
         cfg, count, backbone = self.config, drawing.num, drawing.backbone
+        check_gradients(NAME, backbone)
         with torch.no_grad():
             both = torch.cat(drawing.parents()).to(backbone.device)
             prompts = cfg.prompts or [
