@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from offbeat.core.drawing import sample_concept
+from offbeat.core.drawing import draw, sample_concept
 from offbeat.core.functional import cosine
 from offbeat.core.rng import streams
 from offbeat.errors import ConfigError, PromptError, RangeError, ShapeError, VocabularyError
@@ -25,6 +25,7 @@ PLAIN = ("a picture of {article} {word}",)
 def config(**settings):
     quick = {"num_steps": 4, "learning_rate": 3e-3, "max_cosine": 0.9, "min_cosine": -0.5}
     quick |= {"templates": PLAIN, "judge_every": 0, "prior_num_inference_steps": 2}
+    quick |= {"picture_prompt": None, "num_inference_steps": None, "guidance_scale": None}
     return ConceptLabConfig(**{**quick, **settings})
 
 
@@ -149,7 +150,8 @@ def test_styles_and_the_text_space_run(pocket, space):
     judge = ScriptedJudge(answers=["flat", "bold"])
     concept = ConceptLab(style).fit(pocket, request, judge=judge, on_step=steps.append)
     assert judge.asked == [("art style", 1)] * 2
-    assert concept.prompt() == "a horse and a barn in the style of <offbeat>"
+    scene = "a painting of a horse and a barn in a valley in the style of <offbeat>"
+    assert concept.prompt() == scene
     assert negatives_of(concept) == ["retro", "flat", "bold"]
     assert steps[0].values["template"].endswith(" in the style of {word}")
 
@@ -195,12 +197,43 @@ def test_a_search_with_a_judge_goes_on_from_its_snapshot(pocket):
 def test_a_card_speaks_for_its_checkpoint_and_is_overruled():
     card = {"methods": {"conceptlab": {"max_cosine": 0.6, "templates": [PLAIN[0]]}}}
     own = ConceptLabConfig.for_card(card, max_cosine=0.5)
-    assert (own.max_cosine, own.min_cosine, own.templates) == (0.5, 0.2, PLAIN)
+    assert (own.max_cosine, own.min_cosine, own.templates) == (0.5, None, PLAIN)
     assert ConceptLabConfig.for_card(card, style=True).templates == ()
     assert ConceptLabConfig.for_card({}) == ConceptLabConfig()
     for wrong in ({"max_cosin": 0.5}, {"num_steps": "many"}):
         with pytest.raises(ConfigError):
             ConceptLabConfig.for_card(card, **wrong)
+
+
+def test_what_is_published_differs_by_mode():
+    plain, style = ConceptLabConfig(), ConceptLabConfig(style=True)
+    assert (plain.steps(), plain.steps(of_child=True)) == (2500, 2000)
+    assert (plain.push_until, style.push_until) == (0.20, 0.15)
+    own = ConceptLabConfig(num_steps=7, min_cosine=0.1, style=True)
+    assert (own.steps(), own.steps(of_child=True), own.push_until) == (7, 7, 0.1)
+
+
+def test_pictures_are_drawn_in_the_prompt_and_guidance_of_the_method(pocket, monkeypatch):
+    asked, decode = [], pocket.decode_embeds
+
+    def watched(*embeds, **settings):
+        asked.append(settings)
+        return decode(*embeds, **settings)
+
+    monkeypatch.setattr(pocket, "decode_embeds", watched)
+    drawn = {"picture_prompt": prompts.PICTURE_PROMPT, "num_inference_steps": 2}
+    quick = config(num_steps=1, judge_every=1, guidance_scale=1.5, **drawn)
+    concept = ConceptLab(quick).fit(pocket, PET, judge=ScriptedJudge(["dog"]))
+    assert (
+        concept.prompt() == "Professional high-quality art of a <offbeat>. photorealistic, 4k, HQ"
+    )
+    draw(pocket, concept, seed=1, num=1)
+    draw(pocket, concept, seed=1, num=1, decoding={"guidance_scale": 2.0})
+    told = [(one["num_inference_steps"], one["guidance_scale"]) for one in asked]
+    assert told == [(2, 1.5), (2, 1.5), (2, 2.0)]
+    own = ConceptLab(config(num_steps=1)).fit(pocket, PET)
+    assert own.prompt() == "a picture of a <offbeat>"
+    assert "guidance_scale" not in own.metadata
 
 
 @pytest.mark.parametrize(

@@ -217,7 +217,7 @@ def test_a_constant_decoder_rings_the_alarm(pocket, monkeypatch):
         return params["decoder.1.bias"].expand(len(latents), -1) * row_norm
 
     quiet = DisTok(replace(SMALL, num_steps=1)).train(pocket, WORDS)
-    assert quiet.readings["warnings"] == []
+    assert not any("collapse" in warning for warning in quiet.readings["warnings"])
     monkeypatch.setattr("offbeat.methods.distok.training.decode", constant)
     loud = DisTok(replace(SMALL, num_steps=1)).train(pocket, WORDS)
     assert any("collapse" in warning for warning in loud.readings["warnings"])

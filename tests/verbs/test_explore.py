@@ -166,6 +166,11 @@ def test_a_checkpoint_without_a_vocabulary_can_be_explored(tiny_backbone):
     config = replace(SMALL, num_steps=2, num_components=3, prior_num_inference_steps=2)
     run = explore(tiny_backbone, judge="auto", config=config, num_images=1)
     assert run.summary["judge"].startswith("clip")
+    warned = [any("own towers" in w for w in run.summary["warnings"])]
+    free = explore(
+        tiny_backbone, judge="auto", config=replace(config, use_anchor=False), num_images=1
+    )
+    assert [*warned, any("own towers" in w for w in free.summary["warnings"])] == [True, False]
 
 
 def test_a_judge_that_needs_no_calibration_may_have_none(pocket, monkeypatch):

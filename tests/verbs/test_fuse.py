@@ -45,6 +45,16 @@ def fused(pocket, space, tmp_path_factory):
     return fuse(weights, trained=space, backbone=pocket, num_images=2, out=folder)
 
 
+def test_distok_is_not_trained_by_half_without_a_word(tiny_of):
+    bare = tiny_of("sd")  # no card: nothing says which words its towers know
+    with pytest.raises(ConfigError, match=r"name a vision-language model \(--judge smolvlm\)"):
+        train("distok", vocabulary=WORDS, config=SMALL, backbone=bare)
+    for judge, more in (("none", {}), ("auto", {"consistency_from": "pool"})):
+        config = {**SMALL, "num_steps": 1, **more}
+        found = train("distok", vocabulary=WORDS, config=config, judge=judge, backbone=bare)
+        assert any("the pool holds no new concept" in w for w in found.readings["warnings"])
+
+
 def test_a_fusion_is_written_and_read_back(fused):
     assert fused.request["weights"] == [[["pig", 0.55], ["owl", 0.25], ["bee", 0.2]]]
     again = load_run(fused.folder)

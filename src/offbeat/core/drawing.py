@@ -105,6 +105,12 @@ def prior_settings(concept: Concept) -> dict[str, Any]:
     return settings
 
 
+def decoding_settings(concept: Concept) -> dict[str, Any]:
+    """Return steps and guidance of the decoder that go with a concept, if any do."""
+    kinds = {"num_inference_steps": int, "guidance_scale": float}
+    return {n: kind(concept.metadata[n]) for n, kind in kinds.items() if n in concept.metadata}
+
+
 def search_decoding(concept: Concept) -> dict[str, Any]:
     """Return steps and guidance that a text-drawing checkpoint's pictures were read at."""
     settings = prior_settings(concept)
@@ -147,7 +153,8 @@ def draw(
         rows: Numbers of the pictures to draw; None draws the first ``num``.
         template: Another prompt with ``{concept}``.
         negative_prompt: What guidance steers from, in the prior too where there is one.
-        decoding: Steps and guidance of the decoder; None is the checkpoint's own.
+        decoding: Steps and guidance of the decoder; None is what goes with the concept, or the
+            checkpoint's own.
         observe: Told how far it is.
         stage: Under this name.
 
@@ -228,6 +235,9 @@ def draw_embeds(
             embeds = backbone.sample_prior(negative, generator=noise, **plain)
             steering["negative_image_embeds"] = embeds
             settings["negative"] = negative
+        decoder = decoding_settings(concept) | {
+            name: value for name, value in (decoding or {}).items() if value is not None
+        }
         image_embeds = sample_concept(
             backbone,
             concept,
@@ -238,7 +248,7 @@ def draw_embeds(
 
         def decode(start: int, noise: list[torch.Generator]) -> dict[str, Any]:
             chunk = image_embeds[start : start + len(noise)].to(backbone.device)
-            return {"image_embeds": chunk, "generator": noise, **(decoding or {}), **steering}
+            return {"image_embeds": chunk, "generator": noise, **decoder, **steering}
 
         images = _in_chunks(
             partial(calls, backbone, "decode_embeds"),

@@ -82,7 +82,7 @@ def evolve(session: Session, point: Shares, task: Task) -> Run:
             on_step=on_step,
             resume=state,
         ),
-        total=method.config.num_steps,
+        total=method.config.steps(of_child=True),
     )
     child = in_prompt(child, task.prompt)
     images = session.draw(child)

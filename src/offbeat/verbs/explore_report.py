@@ -325,6 +325,11 @@ class Outcome:
     def _warnings(self, summary: Mapping[str, Any]) -> list[str]:
         best, baseline = self.best, self.baseline
         found = subject_warnings(self.plan.subject, self.backbone)
+        if str(summary["judge"]).startswith("clip:") and self.plan.config.use_anchor:
+            found.append(
+                "The judge is the checkpoint's own towers, by which the anchor steers too: what "
+                "fools one fools both. Have a vision-language model look: --judge smolvlm."
+            )
         if (kept := baseline.space.variance_kept) < 0.5:
             found.append(
                 f"The {baseline.space.num_components} axes hold {kept:.0%} of the variance: much "

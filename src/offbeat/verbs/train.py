@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from offbeat.checkpoints.placement import Where
 from offbeat.core import vocab
 from offbeat.core.drawing import draw, plain_concept_of
-from offbeat.errors import StoreError, VocabularyError
+from offbeat.errors import ConfigError, StoreError, VocabularyError
 from offbeat.files.concept import encode_trained, made_on
 from offbeat.files.png import to_pil
 from offbeat.judges.choose import choose_judge
@@ -54,8 +54,8 @@ def train(
         config: Settings of the method, before those that suit the checkpoint.
         seed: Same seed, same result.
         judge: Who reads what decoded tokens draw, where the method asks (DisTok): ``auto`` is the
-            checkpoint's own towers, if it has any; ``none``; or a model as ``offbeat list judges``
-            names it, its folder or hub id, which then chooses between the words.
+            checkpoint's own towers, if they know words; ``none``; or a model as ``offbeat list
+            judges`` names it, its folder or hub id, which then chooses between the words.
         backbone: Name, folder, hub id, or a loaded one.
         device: Where to run, or a ``Placement``: see ``load_backbone``.
         out: Run folder, written as the training goes; None keeps all in memory.
@@ -63,7 +63,8 @@ def train(
         observe: Told how far it is.
 
     Raises:
-        ConfigError: If the method trains nothing, or a setting is unknown.
+        ConfigError: If the method trains nothing, a setting is unknown, or ``auto`` is nobody and
+            the method needs one.
         VocabularyError: If the vocabulary is empty, too small, or holds a word twice.
     """
     check_numbers(seed=seed)
@@ -73,6 +74,12 @@ def train(
     words = words_of(vocabulary, model)
     # the checkpoint's classifier stays unseen, to judge the result
     reader = choose_judge(judge, model, ReadsClasses, words=words, unseen=True)
+    if reader is None and judge == "auto" and getattr(chosen, "needs_reader", False):
+        raise ConfigError(
+            f"judge: {method} asks one what its tokens draw, and {model.name} brings none that "
+            "knows words; name a vision-language model (--judge smolvlm), or leave that half out: "
+            "--set consistency_from=pool has no new concepts, --judge none no consistency either"
+        )
     finished = session.open(
         {
             "verb": "train",

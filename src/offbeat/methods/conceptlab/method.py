@@ -3,7 +3,8 @@
 Source: Richardson et al., ConceptLab, arXiv:2308.02669, and its official code. Not reproduced from
 that code: evolution there moves the text feature, not the prior's output that the paper means, and
 its pictures pool the text elsewhere than its training (here at the end of the text, always). Ours:
-words are encoded by the backbone's own text encoder, not Kandinsky 2.1's second, multilingual one.
+words are encoded by the backbone's own text encoder, not Kandinsky 2.1's second, multilingual one;
+the judge is asked at the first step even if negatives are given.
 """
 
 from __future__ import annotations
@@ -33,6 +34,11 @@ class ConceptLab(Method[ConceptLabConfig]):
     needs = PriorBackbone
     verbs = gradient_verbs = frozenset({"fuse", "sweep", "grid", "evolve", "dream"})
     takes_weights = True
+
+    @property
+    def num_steps(self) -> int:
+        """Optimizer steps of a search."""
+        return self.config.steps()
 
     def fit(
         self,

@@ -1,6 +1,7 @@
 """Prompt templates of ConceptLab: each step draws one and uses it for all words.
 
 Wording of ours; kinds and shares as in the published lists: half of the draws are plain photos.
+The prompts of the pictures are those of the official code.
 Source: Richardson et al., ConceptLab, arXiv:2308.02669.
 """
 
@@ -40,7 +41,9 @@ _SCENES = (
 )  # fmt: skip
 STYLES = tuple(scene + _CLAUSE for scene in _SCENES)
 
-STYLE_SCENE = "a horse and a barn in the style of {concept}"
+PICTURE_PROMPT = "Professional high-quality art of a {subject}. photorealistic, 4k, HQ"
+"""Of the pictures of a thing, and of that which a judge is shown."""
+STYLE_SCENE = "a painting of a horse and a barn in a valley in the style of {concept}"
 """What a judge is shown: with the scene given, its answer can hold only the style."""
 STYLE_QUESTION = "art style"
 

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from offbeat.core.checks import check_finite, check_shape
-from offbeat.core.drawing import sample_concept, template_of
+from offbeat.core.drawing import decoding_settings, sample_concept, template_of
 from offbeat.core.functional import cosine
 from offbeat.core.rng import stream, streams
 from offbeat.core.templates import fill
@@ -126,7 +126,7 @@ class Search:
     @property
     def ended(self) -> bool:
         """Whether the last step is done."""
-        return self.index >= self.config.num_steps
+        return self.index >= self.config.steps(of_child=bool(self.parents))
 
     def advance(self) -> Step:
         """Take one optimizer step, after a new negative when it is time for one."""
@@ -176,7 +176,7 @@ class Search:
             positives,
             negatives,
             max_cosine=limit,
-            min_cosine=cfg.min_cosine,
+            min_cosine=cfg.push_until,
             weights=self.weights,
             positive_weight=1.0 if self.parents else cfg.positive_weight,
         )
@@ -211,7 +211,9 @@ class Search:
         noise = streams(seed, "judge-prior", num=1)
         image_embeds = sample_concept(self.backbone, concept, noise, **self.settings)
         images = self.backbone.decode_embeds(
-            image_embeds.to(self.backbone.device), generator=streams(seed, "judge", num=1)
+            image_embeds.to(self.backbone.device),
+            generator=streams(seed, "judge", num=1),
+            **decoding_settings(concept),
         )
         question = prompts.STYLE_QUESTION if self.config.style else self.request.subject
         answer = " ".join(self.judge.name_it(images[0].cpu(), question).split()).lower()
@@ -232,7 +234,8 @@ class Search:
         """Return the concept as it is now."""
         template = prompts.STYLE_SCENE
         if not self.config.style:
-            template = fill(template_of(self.backbone, self.request), subject="{concept}")
+            prompt = self.request.prompt or self.config.picture_prompt
+            template = fill(prompt or template_of(self.backbone, self.request), subject="{concept}")
         return Concept(
             template=template,
             subject=self.request.subject,
@@ -245,8 +248,15 @@ class Search:
                 "negatives": json.dumps(self.negatives),
                 "prior_num_inference_steps": str(self.settings["num_inference_steps"]),
                 "prior_guidance_scale": str(self.settings["prior_guidance_scale"]),
+                **{name: str(value) for name, value in self._decoding().items()},
             },
         )
+
+    def _decoding(self) -> dict[str, float]:
+        """Return what pictures are decoded with, where it is not the checkpoint's own."""
+        names = ("num_inference_steps", "guidance_scale")
+        settings = {name: getattr(self.config, name) for name in names}
+        return {name: value for name, value in settings.items() if value is not None}
 
     def snapshot(self) -> dict[str, Any]:
         """Return a copy of all that changes."""

@@ -27,6 +27,11 @@ class DisTok(TrainsOnce[DisTokConfig]):
     verbs = frozenset({"fuse", "sweep", "grid", "dream", "train"})
     takes_weights = True
 
+    @property
+    def needs_reader(self) -> bool:
+        """Whether half of the training is missing without a judge: the pool and consistency."""
+        return self.config.consistency_from == "novel"
+
     def new_training(
         self, backbone: TextBackbone, words: tuple[str, ...], seed: int, judge: ReadsClasses | None
     ) -> Training:

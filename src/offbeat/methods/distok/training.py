@@ -235,7 +235,8 @@ class Training:
                 "warnings": warnings_of(
                     self._watch(),
                     min_token_distance=self.config.min_token_distance,
-                    is_pool_empty=self.reader is not None and not self.pool.num_novel,
+                    has_reader=self.reader is not None,
+                    num_novel=self.pool.num_novel,
                 ),
                 "held_out": [list(pair) for pair in self.held_out],
             },
@@ -285,7 +286,7 @@ def read_distances(decoded: Tensor, num_known: int, latent_std: Tensor) -> dict[
 
 
 def warnings_of(
-    reading: Mapping[str, Any], *, min_token_distance: float, is_pool_empty: bool
+    reading: Mapping[str, Any], *, min_token_distance: float, has_reader: bool, num_novel: int
 ) -> list[str]:
     """Return what a user must know of a training, from its last reading."""
     warnings = []
@@ -297,7 +298,12 @@ def warnings_of(
                 f"{min_token_distance:g}: the decoder ignores its latent; lower learning_rate, or "
                 "raise the cosines at which losses stop"
             )
-    if is_pool_empty:
+    if not has_reader:
+        warnings.append(
+            "nobody read what tokens draw, so the pool holds no new concept; name a judge that "
+            "knows the words with --judge"
+        )
+    elif not num_novel:
         warnings.append(
             "no novel concept was admitted to the pool: train for longer, lower estimate_every, "
             "or raise max_known_probability"
