@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import copy
 from abc import abstractmethod
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any, TypeAlias
 
 import torch
@@ -24,6 +24,7 @@ from offbeat.backbones.conditions import (
 )
 from offbeat.backbones.images import in_batches
 from offbeat.backbones.inversion import walk_back
+from offbeat.backbones.lora import lora_in
 from offbeat.backbones.text import ReadsText
 from offbeat.backbones.unclip.prior import check_streams
 from offbeat.checkpoints.base import Checkpoint
@@ -43,6 +44,7 @@ class Denoiser(Checkpoint, ReadsText):
 
     vae: Any
     scheduler: Any
+    _lora: Mapping[str, Tensor] | None = None
 
     @property
     @abstractmethod
@@ -96,6 +98,31 @@ class Denoiser(Checkpoint, ReadsText):
     @abstractmethod
     def _factors(self, scheduler: Any, like: Tensor) -> list[tuple[Any, Any]]:
         """Return (a, b) of each step ``a x + b prediction`` of the sampler ``ddim``."""
+
+    @contextmanager
+    def adapted(self, lora: Mapping[str, Tensor]) -> Iterator[None]:
+        """Let the networks compute with LoRA factors in this block.
+
+        Args:
+            lora: ``PART.LAYER.lora_A.weight`` and so on, as ``init_unet_lora`` and ``read_lora``
+                name them, for all samples, or those of the denoiser with a leading axis for each;
+                gradients reach them. The innermost block's factors count alone for the denoiser,
+                which is touched only while it predicts, and put back even after an error.
+        """
+        main, *others = self.lora_parts().items()
+        before = self._lora
+        self._lora = {name: lora[name] for name in lora if name.startswith(f"{main[0]}.")}
+        beside = {name: lora[name] for name in lora if name not in self._lora}
+        try:
+            with lora_in(dict(others), beside):
+                yield
+        finally:
+            self._lora = before
+
+    def _adapting(self) -> AbstractContextManager[None]:
+        """Return the block in which the denoiser has the factors of ``adapted``."""
+        part = next(iter(self.lora_parts()))
+        return lora_in({part: self._network}, self._lora)
 
     @property
     def _channels(self) -> int:

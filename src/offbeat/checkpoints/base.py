@@ -5,10 +5,13 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
+from torch import Tensor
 
+from offbeat.checkpoints.lora import fit, merge
 from offbeat.checkpoints.offload import runs_on
 from offbeat.checkpoints.placement import (
     Placement,
@@ -18,7 +21,8 @@ from offbeat.checkpoints.placement import (
     set_vae,
     usable,
 )
-from offbeat.errors import ConfigError
+from offbeat.errors import ConfigError, ShapeError
+from offbeat.files.lora import LoraFile, read_lora_file
 from offbeat.types import Evaluations
 
 if TYPE_CHECKING:
@@ -38,6 +42,11 @@ class Checkpoint(ABC):
     _card: dict[str, Any]
     _placement: Placement | None = None
     _counts: tuple[Evaluations, ...] = ()
+    lora_loader: str | None = None
+    """The class of ``diffusers.loaders.lora_pipeline`` that knows the names of its LoRA."""
+    _merged: tuple[LoraFile, ...] = ()
+    notes: tuple[str, ...] = ()
+    """What a user should know of how it was loaded, one sentence each."""
 
     @abstractmethod
     def _modules(self) -> Iterable[Any]:
@@ -110,7 +119,61 @@ class Checkpoint(ABC):
         # slicing and offloading change nothing
         names = ("vae_tiling", "attention", "compile", "variant")
         chosen = {name: getattr(self._placement, name, None) for name in names}
+        if self._merged:
+            chosen["lora"] = [asdict(lora) for lora in self._merged]
         return {**told, **{name: value for name, value in chosen.items() if value}}
+
+    # --- LoRA
+
+    def lora_parts(self) -> dict[str, Any]:
+        """Return the networks that LoRA factors may change, by their names in files, main first."""
+        return {}
+
+    def read_lora(
+        self, raw: Mapping[str, Tensor], file: str = "lora"
+    ) -> tuple[dict[str, Tensor], list[str]]:
+        """Return factors of a file by this checkpoint's layers, and the layers that it lacks.
+
+        Args:
+            raw: As ``files.lora`` reads them.
+            file: For errors.
+
+        Raises:
+            ShapeError: If none fits, one is of another width, or it is a DoRA, whose factors do not
+                stand alone.
+        """
+        fitted = fit(raw, self.lora_parts(), self.lora_loader, file)
+        if fitted.has_magnitudes:
+            raise ShapeError(
+                f"{file}: is a DoRA, which changes the weights themselves; draw with it by --lora"
+            )
+        return fitted.factors, fitted.left_out
+
+    def merge_lora(self, lora: LoraFile) -> None:
+        """Add a LoRA to the weights, once for all, before the checkpoint is placed.
+
+        Raises:
+            ConfigError: If its content is not what was asked for, or the checkpoint is placed.
+            ShapeError: If no layer fits, one is of another width, or no weight changes.
+        """
+        if self._placement is not None:
+            raise ConfigError(f"{self.name}: is placed already; load it again with its LoRA")
+        raw, digest = read_lora_file(lora.path)
+        if lora.digest not in ("", digest):
+            raise ConfigError(
+                f"{lora.path}: is another file than the one that was used ({lora.digest[:8]}, now "
+                f"{digest[:8]}); put that one in its place"
+            )
+        parts = self.lora_parts()
+        fitted = fit(raw, parts, self.lora_loader, lora.path)
+        merge(fitted, parts, lora.scale, lora.path)
+        self._merged = (*self._merged, replace(lora, digest=digest))
+        if left := fitted.left_out:
+            self.notes = (
+                *self.notes,
+                f"{lora.path}: {len(left)} of its {len(left) + fitted.num_layers} layers are left "
+                f"out, for {self.name} has none of that name ({', '.join(left[:2])})",
+            )
 
     def to(self, device: str | torch.device) -> Self:
         """Move the weights; returns self.

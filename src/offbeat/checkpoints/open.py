@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -21,6 +21,7 @@ from offbeat.checkpoints.weights import reading_variant
 from offbeat.core.budget import watch
 from offbeat.core.modes import in_own_modes
 from offbeat.errors import CapabilityError, CheckpointError, ConfigError
+from offbeat.files.lora import LoraFile
 from offbeat.protocols import DrawingBackbone, TextBackbone
 from offbeat.protocols.capabilities import backbones_for, members
 
@@ -63,6 +64,7 @@ def load_backbone(
     attention: str | None = None,
     compile: bool | None = None,
     variant: str | None = None,
+    lora: str | Sequence[str | LoraFile] | None = None,
 ) -> Any:
     """Load a checkpoint by name, folder or hub id.
 
@@ -76,6 +78,7 @@ def load_backbone(
         attention: Of the denoiser.
         compile: The denoiser.
         variant: Of its weights, e.g. ``fp16``.
+        lora: Files to be merged into its weights, ``FILE`` or ``FILE:0.8``.
 
     Returns:
         What the adapter of its form offers: see ``offbeat.protocols``.
@@ -84,6 +87,7 @@ def load_backbone(
         CheckpointError: If there is no such checkpoint or device, or it is damaged.
         ConfigError: If it cannot be placed so.
         DoesNotFitError: If it needs more memory than there is.
+        ShapeError: If a LoRA fits no layer of it, or changes no weight.
         UnknownNameError: If there is no checkpoint of this name.
     """
     asked = placement_of(
@@ -95,6 +99,7 @@ def load_backbone(
         attention=attention,
         compile=compile,
         variant=variant,
+        lora=lora,
     )
     with reading_variant(asked.variant):
         return _load(source, asked)
@@ -112,6 +117,8 @@ def _load(source: str | Path, asked: Placement) -> Any:
         return adapter.load(source, device=placement.device)
     with readable(source):
         model = adapter.load(source, dtype=placement.torch_dtype)
+    for lora in placement.lora:
+        model.merge_lora(lora)
     return model.place(placement)
 
 

@@ -11,6 +11,7 @@ import torch
 
 from offbeat.checkpoints.offload import Room
 from offbeat.errors import CheckpointError, ConfigError
+from offbeat.files.lora import LoraFile
 
 Dtype = Literal["float32", "bfloat16", "float16", "auto"]
 Offload = Literal["none", "model", "sequential"]
@@ -43,6 +44,8 @@ class Placement:
     """Compile the denoiser by ``torch.compile``: the first picture takes minutes longer."""
     variant: str | None = None
     """Which weights of a folder that holds several: ``fp16`` reads ``model.fp16.safetensors``."""
+    lora: tuple[LoraFile, ...] = ()
+    """LoRA files that are merged into the weights when they are loaded, each with its strength."""
     check_memory: bool = True
     """Refuse a checkpoint that does not fit before it is loaded."""
 
@@ -50,6 +53,8 @@ class Placement:
         for name, known in (("dtype", get_args(Dtype)), ("offload", get_args(Offload))):
             if (value := getattr(self, name)) not in known:
                 raise ConfigError(f"{name}: expected {', '.join(known)}, got {value!r}")
+        files = [self.lora] if isinstance(self.lora, str) else list(self.lora)
+        object.__setattr__(self, "lora", tuple(LoraFile.parse(file) for file in files))
         if self.variant is not None and not re.fullmatch(r"[A-Za-z][\w-]*", self.variant):
             raise ConfigError(f"variant: expected a name such as fp16, got {self.variant!r}")
         kind = _kind_of(self.device)

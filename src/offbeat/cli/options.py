@@ -58,6 +58,14 @@ Variant = Annotated[
         "`model.fp16.safetensors`."
     ),
 ]
+Lora = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="FILE[:STRENGTH]",
+        help="A LoRA of kohya, diffusers, PEFT, XLabs or ai-toolkit to draw with, e.g. "
+        "`style.safetensors:0.8`. Repeatable.",
+    ),
+]
 Prior = Annotated[
     str | None,
     placed(help="Folder or hub id of an unCLIP prior, where the checkpoint names a decoder alone."),
@@ -112,6 +120,7 @@ def _options(
         placed("--compile", help="Compile the denoiser first."),
     ] = False,
     variant: Variant = None,
+    lora: Lora = None,
     prior: Prior = None,
     check_memory: Annotated[
         bool,
@@ -149,7 +158,7 @@ def placing(command: Callable[..., None]) -> Callable[..., None]:
             from offbeat.checkpoints.placement import Placement  # torch loads here, not for --help
             from offbeat.cli.output import show_note
 
-            made = Placement(**placement)
+            made = Placement(**{**placement, "lora": tuple(placement["lora"] or ())})
             for note in made.notes():
                 show_note(note)
             return made

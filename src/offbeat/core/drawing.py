@@ -184,9 +184,9 @@ def draw(
 
 
 def adapts_only(concept: Concept, backbone: DrawingBackbone) -> bool:
-    """Return whether all factors of a concept, if it has any, are of the denoiser."""
-    able = hasattr(backbone, "adapted")
-    return not concept.lora or (able and all(name.startswith("unet.") for name in concept.lora))
+    """Return whether all factors of a concept, if it has any, are of what draws from text."""
+    parts = backbone.lora_parts() if hasattr(backbone, "lora_parts") else ()
+    return all(name.partition(".")[0] in parts for name in concept.lora)
 
 
 def draw_embeds(

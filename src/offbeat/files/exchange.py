@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from pathlib import PurePath
+from pathlib import Path, PurePath
 from typing import Any
 
 from torch import Tensor
@@ -13,7 +13,7 @@ from torch import Tensor
 from offbeat.errors import ConfigError, CorruptRunError
 from offbeat.files.disk import pack_tensors, unpack_tensors
 from offbeat.files.labels import kohya_labels, labels
-from offbeat.files.lora import is_lora, rank_of, read_factors, to_kohya
+from offbeat.files.lora import is_lora, rank_of, read_factors, to_kohya, with_config
 from offbeat.files.tokens import (
     TokenLayout,
     read_conceptlab,
@@ -42,7 +42,7 @@ class Found:
     tokens: Mapping[str, Mapping[str, Tensor]]
     """Word to its rows by encoder; ``""`` names an only one."""
     lora: Mapping[str, Tensor]
-    """Factors in our names, alpha = rank."""
+    """Factors under the file's names, alpha = rank: ``read_lora`` of a backbone places them."""
     about: Mapping[str, Any]
     """Of Offbeat's own header; empty where another tool wrote the file."""
 
@@ -116,12 +116,13 @@ def holds_factors(data: bytes) -> bool:
     return is_lora(json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]))
 
 
-def read_weights(data: bytes, file: str) -> Found:
+def read_weights(data: bytes, path: PurePath) -> Found:
     """Return what a file of learned tokens or LoRA factors holds, of any layout that is known.
 
     Args:
         data: Its content.
-        file: Its name, for errors; the word of a token that has none is made of it.
+        path: Of it, for errors; the word of a token that has none is made of its name. Settings
+            of PEFT are read beside it.
 
     Raises:
         CorruptRunError: If it is cut, changed, or of no known layout.
@@ -131,6 +132,7 @@ def read_weights(data: bytes, file: str) -> Found:
     from safetensors import SafetensorError
     from safetensors.torch import load
 
+    file = str(path)
     # a safetensors file may begin with either byte too, and has a brace after its first eight
     if data[:4] == b"PK\x03\x04" or (data[:1] == b"\x80" and data[8:9] != b"{"):
         return Found(tokens=read_conceptlab(data, file), lora={}, about={})
@@ -140,7 +142,7 @@ def read_weights(data: bytes, file: str) -> Found:
         written = header.get("__metadata__") or {}
     except (SafetensorError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise CorruptRunError(
-            f"{PurePath(file).name}: expected a safetensors file with a token or LoRA factors, and "
+            f"{path.name}: expected a safetensors file with a token or LoRA factors, and "
             f"it is cut, damaged or of another kind ({error})"
         ) from error
     about: dict[str, Any] = {}
@@ -150,7 +152,8 @@ def read_weights(data: bytes, file: str) -> Found:
         except (ValueError, TypeError) as error:
             raise CorruptRunError(f"{file}: {error}") from error
     if is_lora(tensors):
-        return Found(tokens={}, lora=read_factors(tensors, written, file), about=about)
+        header = with_config(written, Path(path))
+        return Found(tokens={}, lora=read_factors(tensors, header, file), about=about)
     tokens = read_token_tensors(tensors, file)
     if "token" in about:  # such a file cannot say its word itself in every layout
         tokens = {str(about["token"]): rows for rows in tokens.values()}

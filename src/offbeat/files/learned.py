@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from offbeat.core.rng import stream
 from offbeat.core.templates import fill
 from offbeat.errors import ConfigError, CorruptRunError, FingerprintError, ShapeError, StoreError
 from offbeat.files.concept import CONCEPT_FILE, about_of, decode_concept, layout_of, made_on
@@ -19,7 +17,7 @@ from offbeat.files.exchange import Found, holds_factors, read_weights
 from offbeat.files.labels import versions
 from offbeat.files.png import read_concept_file
 from offbeat.files.tokens import join_rows
-from offbeat.protocols import ExploringBackbone, PaintingBackbone, TextBackbone
+from offbeat.protocols import TextBackbone
 from offbeat.types import Concept
 
 MAX_BYTES = 2**31
@@ -38,6 +36,8 @@ class Learned:
     """What the run that learned it was asked, its seed and trial, and a digest."""
     about: Mapping[str, Any]
     """What its file says of it."""
+    notes: tuple[str, ...] = ()
+    """What of it cannot be used, one sentence each."""
 
 
 def of_files(
@@ -73,7 +73,7 @@ def of_files(
         "file": ", ".join(path.name for path in paths),
         "digest": digest_of(b"".join(data)),
     }
-    weights = [read_weights(one, str(p)) for one, p in zip(data, paths, strict=True)]
+    weights = [read_weights(one, p) for one, p in zip(data, paths, strict=True)]
     about = next((dict(weight.about) for weight in weights if weight.about), {})
     prints = {weight.about["fingerprint"] for weight in weights if weight.about}
     if len(prints) > 1:
@@ -125,8 +125,9 @@ def _concept(
         word = " ".join(tokens)
     elif word is None:
         raise ConfigError(
-            f"word: {path.name} holds LoRA factors, and no token that a prompt could hold; say "
-            "what to draw with it, e.g. `offbeat import FILE --backbone NAME --word handbag`"
+            f"word: {path.name} holds LoRA factors, and no token that a prompt could hold; draw "
+            "with it by --lora, or say what to draw with it, e.g. `offbeat import FILE --backbone "
+            "NAME --word handbag`"
         )
     template = prompt or about.get("template")
     if template is None:
@@ -182,30 +183,27 @@ def _own(path: Path, data: bytes, about: Mapping[str, Any]) -> Learned:
     )
 
 
-def check_lora(lora: Mapping[str, Tensor], model: TextBackbone) -> None:
-    """Refuse factors that are of other layers than the checkpoint's, or of another width.
+def fitted(learned: Learned, model: TextBackbone) -> Learned:
+    """Return a concept for a checkpoint: its LoRA factors by that one's layers.
 
     Raises:
-        ShapeError: With the first that does not fit.
+        FingerprintError: If it was learned on other weights.
+        ShapeError: If no factor fits, one is of another width, or there is none that it can take.
     """
+    check_fingerprint(learned, model)
+    lora = learned.concept.lora
     if not lora:
-        return
-    known: dict[str, Tensor] = {}
-    if isinstance(model, PaintingBackbone):
-        known = model.init_unet_lora(1, generator=stream(0, "import"))
-    elif isinstance(model, ExploringBackbone):
-        known = model.init_lora(1, generator=stream(0, "import"))
-    for name, factor in lora.items():
-        axis = 1 if ".lora_A." in name else 0
-        if name not in known or known[name].shape[axis] != factor.shape[axis]:
-            expected = "no such layer" if name not in known else list(known[name].shape)
-            raise ShapeError(
-                f"lora: {name}, {list(factor.shape)}: {model.name} has {expected}; Offbeat uses "
-                "factors of attention (to_q, to_k, to_v, to_out) of the checkpoint that they were "
-                "learned on"
-            )
-        if not torch.isfinite(factor).all():
-            raise ShapeError(f"lora: {name} contains NaN or infinity")
+        return learned
+    if not hasattr(model, "read_lora"):
+        raise ShapeError(f"lora: {model.name} takes no LoRA factors")
+    factors, left_out = model.read_lora(lora, str(learned.origin.get("file", "lora")))
+    notes = learned.notes
+    if left_out:
+        notes += (
+            f"{len(left_out)} layers of the LoRA are left out, for {model.name} has none of that "
+            f"name ({', '.join(left_out[:2])})",
+        )
+    return replace(learned, concept=replace(learned.concept, lora=factors), notes=notes)
 
 
 def _read(path: Path) -> bytes:

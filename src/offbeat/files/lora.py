@@ -1,51 +1,210 @@
-"""LoRA factors in the layouts of diffusers and PEFT, and of kohya's scripts.
+"""LoRA files: their factors as they are named there, with alpha = rank; and kohya's names for ours.
 
-Ours are those of PEFT with alpha = rank: ``unet.X.lora_A.weight`` for a U-Net, ``X.lora_A.weight``
-for a prior. kohya writes ``lora_unet_X.lora_down.weight`` with underscores for dots, and alpha.
+Ours are those of PEFT: ``unet.X.lora_A.weight`` for a U-Net, ``X.lora_A.weight`` for a prior. kohya
+writes ``lora_unet_X.lora_down.weight`` with underscores for dots, and alpha. What the names mean
+for a checkpoint is the matter of ``checkpoints.lora``.
 """
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from offbeat.errors import CorruptRunError, ShapeError
-from offbeat.files.disk import parse_json
+from offbeat.errors import ConfigError, CorruptRunError, NotFiniteError, ShapeError, StoreError
+from offbeat.files.disk import digest_of, parse_json
 
-UNET, PRIOR = "unet.", ""
-_KOHYA = {UNET: "lora_unet_", PRIOR: "lora_prior_"}
-_WORDS = (
-    "down_blocks",
-    "up_blocks",
-    "mid_block",
-    "transformer_blocks",
-    "time_emb_proj",
-    "conv_shortcut",
-    "add_q_proj",
-    "add_k_proj",
-    "add_v_proj",
-    "to_add_out",
-    "proj_in",
-    "proj_out",
-    "to_out",
-    "to_q",
-    "to_k",
-    "to_v",
-)
-"""Names of modules that have an underscore themselves, in U-Nets and priors of diffusers."""
+UNET = "unet."
+PEFT_WEIGHTS, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
+"""What PEFT writes into a folder."""
+MAX_BYTES = 2**33
+"""Factors of the largest published checkpoints take a few gigabytes."""
+
+_A = re.compile(r"(.+)\.(?:lora_down|lora_A|lora_A\.default|down)\.weight")
+_B = re.compile(r"(.+)\.(?:lora_up|lora_B|lora_B\.default|up)\.weight")
+_SCALES = (".dora_scale", ".lora_magnitude_vector", ".lora_magnitude_vector.weight")
+"""Ends of the names of DoRA's magnitudes."""
+_OTHERS = {
+    ".hada_w1_a": "LoHa",
+    ".lokr_w1": "LoKr",
+    ".lokr_w1_a": "LoKr",
+    ".on_input": "IA3",
+    ".oft_blocks": "OFT",
+    ".lora_mid.weight": "LoCon with a Tucker core",
+    ".diff": "differences of whole weights",
+}
+"""Ends of names, and the kind of file that has them, of what cannot be used."""
 
 
-def is_lora(names: Mapping[str, Any]) -> bool:
-    """Return whether a file's entries are factors of a LoRA, in any layout."""
-    return any(re.search(r"\.lora_(A|B|down|up)\.|\.lora\.(down|up)\.", name) for name in names)
+@dataclass(frozen=True, slots=True)
+class LoraFile:
+    """A LoRA to be merged into a checkpoint, and how strongly."""
+
+    path: str
+    scale: float = 1.0
+    digest: str = ""
+    """What its content must be; empty is whatever it is."""
+
+    @classmethod
+    def parse(cls, text: str | LoraFile) -> LoraFile:
+        """Return what ``FILE``, ``FOLDER`` or ``FILE:0.8`` says.
+
+        Raises:
+            ConfigError: If it is no text, or the strength is not from -10 to 10 and not 0.
+        """
+        if isinstance(text, LoraFile):
+            return text
+        if not isinstance(text, str) or not text.strip():
+            raise ConfigError(f"lora: expected FILE or FILE:STRENGTH, got {text!r}")
+        path, sign, number = text.rpartition(":")
+        try:
+            scale = float(number) if sign and path else None
+        except ValueError:
+            scale = None
+        if scale is None:  # a colon may be a part of the name
+            return cls(text)
+        if not -10 <= scale <= 10 or scale == 0:
+            raise ConfigError(
+                f"lora: expected a strength from -10 to 10 that is not 0, got {number} in {text!r}"
+            )
+        return cls(path, scale)
+
+
+def is_lora(names: Iterable[str]) -> bool:
+    """Return whether a file's entries are factors of a LoRA, or of one of its kin."""
+    ends = (*_SCALES, *_OTHERS)
+    return any(
+        name.endswith(ends) or ("lora" in name and (_A.fullmatch(name) or _B.fullmatch(name)))
+        for name in names
+    )
+
+
+def read_lora_file(path: str | Path) -> tuple[dict[str, Tensor], str]:
+    """Return the factors of a file or of PEFT's folder, and a digest of its content.
+
+    Raises:
+        StoreError: If it cannot be read.
+        CorruptRunError: If it is damaged, or no LoRA.
+        ShapeError: If it is a kind that cannot be used.
+    """
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    file = weights_file(Path(path).expanduser())
+    try:
+        if file.stat().st_size > MAX_BYTES:
+            raise ConfigError(f"{file}: expected LoRA factors, got {file.stat().st_size} bytes")
+        data = file.read_bytes()
+    except OSError as error:
+        raise StoreError(f"{file}: cannot be read ({error.strerror or error})") from error
+    try:
+        tensors = load(data)
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    except (SafetensorError, ValueError) as error:
+        raise CorruptRunError(
+            f"{file}: expected a safetensors file of LoRA factors, and it is cut, damaged or of "
+            f"another kind ({error})"
+        ) from error
+    return read_factors(tensors, with_config(header.get("__metadata__"), file), str(file)), (
+        digest_of(data)
+    )
+
+
+def weights_file(path: Path) -> Path:
+    """Return the file with the weights of a folder of PEFT or diffusers; a file is itself."""
+    if not path.is_dir():
+        return path
+    names = (PEFT_WEIGHTS, "pytorch_lora_weights.safetensors")
+    return next((path / name for name in names if (path / name).is_file()), path)
+
+
+def with_config(header: Mapping[str, str] | None, file: Path) -> dict[str, str]:
+    """Return a file's header, with the settings that PEFT keeps beside it if it says none."""
+    beside = file.parent / PEFT_CONFIG
+    told = dict(header or {})
+    if "lora_adapter_metadata" not in told and file.name == PEFT_WEIGHTS and beside.is_file():
+        told["lora_adapter_metadata"] = beside.read_text(encoding="utf-8")
+    return told
+
+
+def read_factors(
+    tensors: Mapping[str, Tensor], header: Mapping[str, str], file: str
+) -> dict[str, Tensor]:
+    """Return factors under the names that the file gives them, float32, with alpha = rank.
+
+    Where alpha is not the rank, B is multiplied by their ratio: so the layers compute the same.
+    Magnitudes of a DoRA stay beside their factors.
+
+    Raises:
+        CorruptRunError: If it holds no factors, or one lacks its other half.
+        NotFiniteError: If a number is NaN or infinite.
+        ShapeError: If it is a kind that cannot be used, or two factors do not fit each other.
+    """
+    kind = next((k for end, k in _OTHERS.items() for name in tensors if name.endswith(end)), None)
+    if kind is not None:
+        raise ShapeError(
+            f"{file}: holds {kind}, which cannot be used; Offbeat takes LoRA and DoRA. Convert it "
+            "to a LoRA by its trainer's tools, or train one"
+        )
+    downs = {match[1]: name for name in tensors if (match := _A.fullmatch(name))}
+    ups = {match[1]: name for name in tensors if (match := _B.fullmatch(name))}
+    if not downs and not ups:
+        got = ", ".join(sorted(tensors)[:3]) or "nothing"
+        raise CorruptRunError(f"{file}: expected LoRA factors, got {got}")
+    if lone := sorted(downs.keys() ^ ups.keys()):
+        raise CorruptRunError(f"{file}: {lone[0]} lacks one of its two factors")
+    scale = _peft_scales(header, file)
+    factors = {}
+    for layer, name in downs.items():
+        a, b = tensors[name].float(), tensors[ups[layer]].float()
+        if a.ndim not in (2, 4) or a.ndim != b.ndim or len(a) != b.shape[1]:
+            raise ShapeError(
+                f"{file}: {layer}: expected factors [r, in] and [out, r], or of a convolution, got "
+                f"{list(a.shape)} and {list(b.shape)}"
+            )
+        alpha = tensors.get(f"{layer.removesuffix('.lora')}.alpha")
+        ratio = scale(layer) if alpha is None else float(alpha) / len(a)
+        factors[name] = a
+        factors[ups[layer]] = b if ratio == 1 else b * ratio
+    for name, tensor in tensors.items():
+        if name.endswith(_SCALES):
+            factors[name] = tensor.float()
+    if bad := next((name for name, part in factors.items() if not part.isfinite().all()), None):
+        raise NotFiniteError(f"{file}: {bad} contains NaN or infinity")
+    return factors
+
+
+def _peft_scales(header: Mapping[str, str], file: str) -> Any:
+    """Return a function from a layer to alpha over rank, of what PEFT's settings say."""
+    text = header.get("lora_adapter_metadata")
+    if text is None:
+        return lambda layer: 1.0
+    try:
+        told = {name.rpartition(".")[2]: value for name, value in parse_json(text).items()}
+        alphas, ranks = told.get("alpha_pattern") or {}, told.get("rank_pattern") or {}
+        alpha, rank = float(told.get("lora_alpha", 1)), float(told.get("r", 1))
+        power = 0.5 if told.get("use_rslora") else 1.0
+    except (ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise CorruptRunError(f"{file}: its LoRA settings are damaged ({error})") from error
+
+    def scale(layer: str) -> float:
+        def own(patterns: Mapping[str, Any], usual: float) -> float:
+            fits = (value for name, value in patterns.items() if layer.endswith(name.lstrip("^")))
+            return float(next(fits, usual))
+
+        return own(alphas, alpha) / own(ranks, rank) ** power
+
+    return scale
 
 
 def to_kohya(lora: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Return factors in kohya's names, with alpha = rank.
+    """Return factors of ours in kohya's names, with alpha = rank.
 
     Raises:
         ShapeError: If a name is not ``...lora_A.weight`` or ``...lora_B.weight``.
@@ -56,114 +215,21 @@ def to_kohya(lora: Mapping[str, Tensor]) -> dict[str, Tensor]:
         if match is None:
             raise ShapeError(f"lora: expected factors in PEFT's names, got {name!r}")
         layer, which = match.groups()
-        prefix = UNET if layer.startswith(UNET) else PRIOR
-        stem = _KOHYA[prefix] + layer.removeprefix(prefix).replace(".", "_")
+        prefix = next((p for p in KOHYA_PREFIXES if p and layer.startswith(p)), "")
+        stem = KOHYA_PREFIXES[prefix] + layer.removeprefix(prefix).replace(".", "_")
         renamed[f"{stem}.lora_{'down' if which == 'A' else 'up'}.weight"] = factor
         if which == "A":
             renamed[f"{stem}.alpha"] = torch.tensor(float(len(factor)))
     return renamed
 
 
-def read_factors(
-    tensors: Mapping[str, Tensor], header: Mapping[str, str], file: str
-) -> dict[str, Tensor]:
-    """Return factors in our names with alpha = rank, whatever layout and alpha the file has.
-
-    Where alpha is not the rank, B is multiplied by their ratio: so the layers compute the same.
-
-    Raises:
-        CorruptRunError: If an entry is no factor, or lacks its other half.
-        ShapeError: If one is of a convolution, or belongs to a text encoder.
-    """
-    pairs: dict[str, dict[str, Tensor]] = {}
-    for name, tensor in tensors.items():
-        layer, which = _place_of(name, file)
-        pairs.setdefault(layer, {})[which] = tensor
-    scales = _peft_scales(header, file)
-    factors = {}
-    for layer, parts in pairs.items():
-        if not {"A", "B"} <= set(parts):
-            raise CorruptRunError(f"{file}: {layer} lacks one of its two factors")
-        a, b = (parts[which].float() for which in ("A", "B"))
-        if a.ndim != 2 or b.ndim != 2 or len(a) != b.shape[1]:
-            raise ShapeError(
-                f"{file}: {layer}: expected factors [r, in] and [out, r], got {list(a.shape)} and "
-                f"{list(b.shape)}; factors of convolutions cannot be used"
-            )
-        alpha = parts.get("alpha")
-        scale = float(alpha) / len(a) if alpha is not None else scales(layer)
-        factors[f"{layer}.lora_A.weight"] = a
-        factors[f"{layer}.lora_B.weight"] = b if scale == 1 else b * scale
-    return factors
-
-
-_HALVES = {
-    "lora_A": "A",
-    "lora_down": "A",
-    "lora.down": "A",
-    "lora_B": "B",
-    "lora_up": "B",
-    "lora.up": "B",
+KOHYA_PREFIXES = {
+    UNET: "lora_unet_",
+    "text_encoder.": "lora_te_",
+    "text_encoder_2.": "lora_te2_",
+    "": "lora_prior_",
 }
-
-
-def _place_of(name: str, file: str) -> tuple[str, str]:
-    """Return the layer of an entry, in our names, and whether it is A, B or alpha."""
-    halves = "|".join(map(re.escape, _HALVES))
-    match = re.fullmatch(rf"(.+)\.(?:({halves})\.weight|alpha)", name)
-    if match is None:
-        raise CorruptRunError(
-            f"{file}: expected LoRA factors alone, got {name!r} too; LoHa, LoKr and DoRA cannot be "
-            "used"
-        )
-    layer, half = match.groups()
-    if layer.startswith(("lora_te", "text_encoder")):
-        raise ShapeError(
-            f"{file}: holds factors of a text encoder ({name}); Offbeat draws with those of the "
-            "U-Net or the prior alone: leave them out when you train or convert it"
-        )
-    return _dotted(layer, file), _HALVES[half] if half else "alpha"
-
-
-def _dotted(layer: str, file: str) -> str:
-    """Return a layer's name with dots, of kohya's with underscores."""
-    for prefix, own in _KOHYA.items():
-        if not layer.startswith(own):
-            continue
-        words = layer.removeprefix(own)
-        if re.match(r"(input_blocks|output_blocks|middle_block)_", words):
-            raise ShapeError(
-                f"{file}: its layers have the names of Stability's code ({layer}); load it in "
-                "diffusers and save it with save_lora_weights, then import that"
-            )
-        kept = re.compile("|".join(map(re.escape, _WORDS)))
-        dotted = kept.sub(lambda found: found[0].replace("_", "\0"), words).replace("_", ".")
-        return prefix + dotted.replace("\0", "_")
-    return layer.removesuffix(".processor")
-
-
-def _peft_scales(header: Mapping[str, str], file: str) -> Any:
-    """Return a function from a layer to alpha over rank, of what diffusers says in the header."""
-    text = header.get("lora_adapter_metadata")
-    if text is None:
-        return lambda layer: 1.0
-    try:
-        scales = {name.rpartition(".")[2]: value for name, value in parse_json(text).items()}
-        alphas, ranks = scales.get("alpha_pattern") or {}, scales.get("rank_pattern") or {}
-        alpha, rank = float(scales.get("lora_alpha", 1)), float(scales.get("r", 1))
-    except (ValueError, TypeError, AttributeError, RecursionError) as error:
-        raise CorruptRunError(f"{file}: its LoRA settings are damaged ({error})") from error
-    if scales.get("use_dora"):
-        raise ShapeError(f"{file}: is a DoRA, which cannot be used; give a plain LoRA")
-
-    def scale(layer: str) -> float:
-        def own(patterns: Mapping[str, Any], usual: float) -> float:
-            fits = (value for name, value in patterns.items() if layer.endswith(name))
-            return float(next(fits, usual))
-
-        return own(alphas, alpha) / own(ranks, rank)
-
-    return scale
+"""Of our names, and of kohya's for the same part."""
 
 
 def rank_of(lora: Mapping[str, Tensor]) -> int:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor
 
 from offbeat.checkpoints.open import loaded, loaded_recorded
-from offbeat.checkpoints.placement import Placement, Where
+from offbeat.checkpoints.placement import Placement, Where, placement_of
 from offbeat.core.checks import check_whole
 from offbeat.core.drawing import draw, draw_embeds, search_decoding
 from offbeat.errors import FingerprintError, ImageError, OffbeatError, StoreError
@@ -20,6 +20,7 @@ from offbeat.files import png
 from offbeat.files.concept import CONCEPT_FILE, LORA_FILE
 from offbeat.files.disk import digest_of, make_folder, write_atomic
 from offbeat.files.learned import of_bytes
+from offbeat.files.lora import LoraFile
 from offbeat.files.pictures import SUFFIXES
 from offbeat.files.png import encode_png, pixels_of, read_concept_file, read_recipe, to_pil
 from offbeat.methods.settings import make_method, with_metric
@@ -89,7 +90,8 @@ def again(
     target = None if out is None else Path(out).expanduser()
     if target is not None and target.exists():
         raise StoreError(f"{target}: the file exists already; choose another --out")
-    where = _place(recipe) if device is None else device
+    recorded = _place(recipe, [*map(Path, sources), path.parent])
+    where = recorded if device is None else placement_of(device, lora=recorded.lora or None)
     name = recipe["checkpoint"]
     model = loaded_recorded(name, where) if backbone is None else loaded(backbone, where)
     if model.fingerprint != recipe["fingerprint"]:
@@ -140,6 +142,9 @@ def checked_recipe(recipe: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
         raise ImageError(f"{path}: its recipe is damaged (drawing, request: expected objects)")
     if how.get("by") == "nobody":
         raise ImageError(f"{path}: shows a picture that was given; nothing drew it")
+    loras = recipe.get("lora", [])
+    if not isinstance(loras, list) or not all(map(_is_lora, loras)):
+        raise ImageError(f"{path}: its recipe is damaged (lora: {str(loras)[:40]})")
     texts = [(recipe, "checkpoint"), (recipe, "fingerprint"), (recipe, "verb"), (how, "by")]
     texts += [(recipe, name) for name in ("device", "dtype", "attention") if recipe.get(name)]
     counts = [(recipe, "index"), (how, "start")]
@@ -166,10 +171,39 @@ def checked_recipe(recipe: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
     return recipe
 
 
-def _place(recipe: Mapping[str, Any]) -> Placement:
+def _is_lora(told: Any) -> bool:
+    """Return whether a recipe's entry names a LoRA file, its content and its strength."""
+    if not isinstance(told, Mapping) or not isinstance(told.get("scale"), int | float):
+        return False
+    return all(isinstance(told.get(name), str) and told[name] for name in ("path", "digest"))
+
+
+def _place(recipe: Mapping[str, Any], search: Sequence[Path]) -> Placement:
     """Return where and in which type a picture was drawn."""
     names = ("device", "dtype", "vae_tiling", "attention", "compile", "variant")
-    return Placement(**{name: recipe[name] for name in names if recipe.get(name)})
+    settings = {name: recipe[name] for name in names if recipe.get(name)}
+    return Placement(**settings, lora=_lora_files(recipe, search))
+
+
+def _lora_files(recipe: Mapping[str, Any], search: Sequence[Path]) -> tuple[LoraFile, ...]:
+    """Return the LoRA files that a picture was drawn with, wherever they lie now.
+
+    Raises:
+        StoreError: If one is nowhere.
+    """
+    files = []
+    for told in recipe.get("lora", ()):
+        lora = LoraFile(told["path"], told["scale"], told["digest"])
+        name = Path(lora.path).expanduser()
+        places = [name, *(p / name.name if p.is_dir() else p for p in search)]
+        here = next((p for p in places if p.exists() and p.name == name.name), None)
+        if here is None:
+            raise StoreError(
+                f"{lora.path}: the LoRA that the picture was drawn with is not there; pass it, or "
+                "its folder, with --source"
+            )
+        files.append(replace(lora, path=str(here)))
+    return tuple(files)
 
 
 def _notes(recipe: Mapping[str, Any], model: TextBackbone) -> Iterator[str]:

@@ -11,7 +11,8 @@ from offbeat.checkpoints.open import loaded_recorded
 from offbeat.checkpoints.placement import Where
 from offbeat.errors import StoreError
 from offbeat.files.disk import digest_of
-from offbeat.files.learned import check_fingerprint, check_lora, of_files
+from offbeat.files.learned import fitted, of_files
+from offbeat.files.lora import weights_file
 from offbeat.protocols import TextBackbone
 from offbeat.runs.export import export_learned
 from offbeat.runs.result import Run, Source, concept_files, learned_of
@@ -86,16 +87,17 @@ def import_concept(
     sources = [source] if isinstance(source, str | Path) else source
     if not isinstance(sources, Sequence) or not sources:
         raise StoreError(f"source: expected a file, got {source!r}")
-    paths = [Path(path).expanduser() for path in sources]
+    paths = [weights_file(Path(path).expanduser()) for path in sources]
     session = Session(backbone, device, out=out)
     learned = of_files(
         paths, None if backbone is None else session.load(), word=word, prompt=prompt
     )
     if backbone is None:
         session.backbone = loaded_recorded(learned.checkpoint, device)
-    model, concept = session.backbone, learned.concept
-    check_fingerprint(learned, model)
-    check_lora(concept.lora, model)
+    model = session.backbone
+    learned = fitted(learned, model)
+    session.problems += learned.notes
+    concept = learned.concept
     with torch.no_grad():  # a prompt that is too long, or a token that is too wide, fails here
         model.encode_text([concept.prompt()], tokens=concept.token_embeds)
     session.open(

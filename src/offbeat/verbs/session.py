@@ -24,7 +24,7 @@ from offbeat.errors import ConfigError, PromptError
 from offbeat.files.concept import CONCEPT_FILE
 from offbeat.files.disk import json_bytes
 from offbeat.files.labels import versions
-from offbeat.files.learned import Learned, check_fingerprint
+from offbeat.files.learned import Learned, fitted
 from offbeat.methods.settings import make_method, verbs_of, with_metric
 from offbeat.protocols import TextBackbone
 from offbeat.runs.folder import RunFolder
@@ -150,9 +150,13 @@ class Session:
         source = self._source
         if source is None:
             source = "pocket" if method is None else default_backbone(method)
-        self.backbone = loaded(source, self._device)
+        self._use(loaded(source, self._device))
         check_needs(method or "this", needs, self.backbone)
         return self.backbone
+
+    def _use(self, backbone: TextBackbone) -> None:
+        self.backbone = backbone
+        self.problems += getattr(backbone, "notes", ())
 
     def load_learned(self, sources: Sequence[Source]) -> list[Learned]:
         """Return the concepts that sources name, and load the checkpoint that they belong to.
@@ -165,9 +169,10 @@ class Session:
         backbone = None if self._source is None else self.load()
         learned = [learned_of(source, backbone) for source in sources]
         if backbone is None:
-            self.backbone = loaded_recorded(learned[0].checkpoint, self._device)
+            self._use(loaded_recorded(learned[0].checkpoint, self._device))
+        learned = [fitted(concept, self.backbone) for concept in learned]
         for concept in learned:
-            check_fingerprint(concept, self.backbone)
+            self.problems += concept.notes
         return learned
 
     def method(self, name: str, settings: Mapping[str, Any] | None, verb: str, cannot: str) -> Any:

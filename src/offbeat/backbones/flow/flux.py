@@ -29,6 +29,7 @@ class FluxBackbone(FlowDenoiser):
     _pooled_by = "hidden_size"
 
     pipeline = "FluxPipeline"
+    lora_loader = "FluxLoraLoaderMixin"
 
     def encode_text(
         self, prompts: Sequence[str], *, tokens: Mapping[str, Tensor] | None = None

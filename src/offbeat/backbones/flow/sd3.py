@@ -22,6 +22,7 @@ class SD3Backbone(FlowDenoiser):
     """A rectified-flow text-to-image model, frozen; gradients reach tokens, text and latents."""
 
     pipeline = "StableDiffusion3Pipeline"
+    lora_loader = "SD3LoraLoaderMixin"
 
     def encode_text(
         self, prompts: Sequence[str], *, tokens: Mapping[str, Tensor] | None = None

@@ -12,7 +12,7 @@ import copy
 import itertools
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -127,6 +127,12 @@ class FlowDenoiser(Denoiser):
     def _network(self) -> Any:
         return self.transformer
 
+    def lora_parts(self) -> dict[str, Any]:
+        """Return the networks that LoRA factors may change: the transformer, and CLIP."""
+        names = ("text_encoder", "text_encoder_2")
+        clips = (clip.module for clip in self._clips)
+        return {"transformer": self.transformer, **dict(zip(names, clips, strict=False))}
+
     @property
     def _grid(self) -> int:
         return cell_of(self.vae.config) * PATCH
@@ -183,7 +189,7 @@ class FlowDenoiser(Denoiser):
             uncond, cond = predicted.chunk(2)
             return guide(uncond, cond, reach)
 
-        return predict, nullcontext()
+        return predict, self._adapting()
 
     def _noised(
         self, scheduler: Any, timesteps: Tensor, latents: Tensor, noise: Tensor, step: int

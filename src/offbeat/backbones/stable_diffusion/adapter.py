@@ -57,6 +57,7 @@ class StableDiffusionBackbone(LatentDenoiser):
         self.scheduler = copy.deepcopy(parts["scheduler"])
         self._ddim = ddim_of(self.scheduler)
         self.is_xl: bool = self.unet.config.addition_embed_type == "text_time"
+        self.lora_loader = f"StableDiffusion{'XL' * self.is_xl}LoraLoaderMixin"
         self._zero_empty: bool = parts["zero_empty"]
         self._adapter = parts.get("adapter")
         self.image_encoder = parts.get("image_encoder")
@@ -172,6 +173,12 @@ class StableDiffusionBackbone(LatentDenoiser):
         return pooled if projects else None
 
     # --- parts ----------------------------------------------------------------------------
+
+    def lora_parts(self) -> dict[str, Any]:
+        """Return the networks that LoRA factors may change: the U-Net, and the text encoders."""
+        names = ("text_encoder", "text_encoder_2")
+        texts = (encoder.module for encoder in self._encoders)
+        return {"unet": self.unet, **dict(zip(names, texts, strict=False))}
 
     def _empty(self) -> TextEmbeds:
         """Return what guidance steers from if nothing is said: in SDXL, zeros."""

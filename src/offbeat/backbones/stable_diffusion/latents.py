@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -13,7 +13,7 @@ from offbeat.backbones.attention import Moment, edited
 from offbeat.backbones.conditions import Predictor, clean_latents, guidance_embed, text_conditions
 from offbeat.backbones.denoiser import Denoiser, Predict
 from offbeat.backbones.inversion import ddim_factors
-from offbeat.backbones.stable_diffusion.lora import init_lora, lora_in
+from offbeat.backbones.lora import init_lora
 from offbeat.backbones.unclip.prior import check_streams
 from offbeat.checkpoints.pipeline import cell_of, quiet_diffusers
 from offbeat.core.checks import check_shape
@@ -29,7 +29,6 @@ class LatentDenoiser(Denoiser):
     _ddim: Any
     _adapter: Any
     _edits: tuple[AttentionEdit, ...] = ()
-    _lora: Mapping[str, Tensor] | None = None
 
     @property
     def _network(self) -> Any:
@@ -78,22 +77,6 @@ class LatentDenoiser(Denoiser):
         A is Kaiming-uniform as in PEFT, B zero, alpha = rank: at the start they change nothing.
         """
         return init_lora(self.unet, rank, generator)
-
-    @contextmanager
-    def adapted(self, lora: Mapping[str, Tensor]) -> Iterator[None]:
-        """Let the U-Net compute with LoRA factors in this block.
-
-        Args:
-            lora: In the names of ``init_unet_lora``, for all samples, or with a leading axis for
-                each; gradients reach them. The innermost block's factors count alone. The U-Net
-                itself is touched only while it predicts, and put back even after an error.
-        """
-        before = self._lora
-        self._lora = lora
-        try:
-            yield
-        finally:
-            self._lora = before
 
     def denoising_loss(self, latents: Tensor, text: TextEmbeds, *, generator: Generators) -> Tensor:
         """Return what training lowers: the mean squared error of each sample's prediction, ``[B]``.
@@ -182,7 +165,7 @@ class LatentDenoiser(Denoiser):
     @contextmanager
     def _in_place(self, prompted: AbstractContextManager[None], moment: Moment) -> Iterator[None]:
         # edits wrap the adapter
-        with prompted, edited(self.unet, self._edits, moment), lora_in(self.unet, self._lora):
+        with prompted, edited(self.unet, self._edits, moment), self._adapting():
             yield
 
     def _need(self, what: str, missing: str, part: Any) -> Any:

@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from offbeat.backbones.drawn import CROSS_ATTENTION, read_pictures
+from offbeat.backbones.lora import init_lora
 from offbeat.backbones.stable_diffusion import one_step_load
 from offbeat.backbones.stable_diffusion.adapter import StableDiffusionBackbone
-from offbeat.backbones.stable_diffusion.lora import init_lora
 from offbeat.protocols import Generators
 from offbeat.types import TextEmbeds
 

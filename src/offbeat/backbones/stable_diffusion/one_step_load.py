@@ -17,10 +17,12 @@ from offbeat.backbones.stable_diffusion.load import (
 from offbeat.checkpoints.known import stable_diffusion
 from offbeat.checkpoints.known.cards import SUITED, drawing_settings
 from offbeat.checkpoints.known.one_step import BASE, CLIP, CLIP_FILES, LORA, NAME
+from offbeat.checkpoints.lora import fit, merge
 from offbeat.checkpoints.pipeline import PipelineFolder, cell_of, fingerprint, locate
 from offbeat.checkpoints.trust import refuse_broken
 from offbeat.checkpoints.weights import load_model
-from offbeat.errors import CheckpointError
+from offbeat.errors import CheckpointError, OffbeatError
+from offbeat.files.lora import read_lora_file
 
 
 def load(
@@ -69,19 +71,11 @@ def merge_lora(unet: Any, file: Path) -> None:
     Raises:
         CheckpointError: If they cannot be read, or are of another network.
     """
-    from diffusers import StableDiffusionPipeline
-
+    parts = {"unet": unet}
     try:
-        state, alphas = StableDiffusionPipeline.lora_state_dict(
-            str(file.parent), weight_name=file.name, unet_config=unet.config, local_files_only=True
-        )
-        own = {name: value for name, value in state.items() if name.startswith("unet.")}
-        if not own:
-            raise ValueError("it holds no weights of a U-Net")
-        StableDiffusionPipeline.load_lora_into_unet(own, network_alphas=alphas, unet=unet)
-        unet.fuse_lora()
-        unet.unload_lora()
-    except Exception as error:  # the libraries raise many kinds; each means the same here
+        fitted = fit(read_lora_file(file)[0], parts, "StableDiffusionLoraLoaderMixin", file.name)
+        merge(fitted, parts, 1.0, file.name)
+    except OffbeatError as error:
         raise CheckpointError(
             f"{file}: cannot be merged as the LoRA of this U-Net ({error})"
         ) from error

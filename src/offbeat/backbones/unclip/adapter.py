@@ -26,6 +26,7 @@ from offbeat.checkpoints.pipeline import fingerprint
 from offbeat.core.checks import check_range, check_shape
 from offbeat.core.functional import guide
 from offbeat.core.rng import normal
+from offbeat.errors import ShapeError
 from offbeat.protocols import Generators
 from offbeat.types import TextEmbeds
 
@@ -291,6 +292,28 @@ class UnclipBackbone(Checkpoint, ReadsText):
             -(-int(self._card[side]) // factor**2) * factor for side in ("height", "width")
         )
         return height, width
+
+    def lora_parts(self) -> dict[str, Any]:
+        """Return the networks that LoRA factors may change: the prior, and the decoder."""
+        return {"prior": self.fast_prior.prior, "unet": self.unet}
+
+    def read_lora(
+        self, raw: Mapping[str, Tensor], file: str = "lora"
+    ) -> tuple[dict[str, Tensor], list[str]]:
+        """Return factors of a file by the prior's attention, without its name; see ``Checkpoint``.
+
+        Raises:
+            ShapeError: If they change another part too.
+        """
+        factors, left_out = super().read_lora(raw, file)
+        own = {name.removeprefix("prior."): factor for name, factor in factors.items()}
+        known = tuple(f".attn1.{target}.lora_" for target in LORA_TARGETS)
+        strange = next((name for name in own if not any(part in name for part in known)), None)
+        if strange is not None or "unet" in {name.partition(".")[0] for name in own}:
+            raise ShapeError(
+                f"{file}: changes more than the prior's attention; draw with it by --lora"
+            )
+        return own, left_out
 
     def _called_by_parts(self) -> list[Any]:
         return [self.fast_prior.prior]

@@ -1,4 +1,4 @@
-"""LoRA factors of a U-Net's attention: in it only while it predicts, its weights untouched.
+"""LoRA factors of a frozen network: in it only while a block runs, its weights untouched.
 
 Each sample of a batch may have factors of its own, so that many pictures are fitted at once.
 Source: Hu et al., LoRA, arXiv:2106.09685; the layers are those of the diffusers scripts.
@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import conv2d
 
 from offbeat.checkpoints.offload import runs_on, uncompiled
 from offbeat.core.checks import check_range
@@ -60,15 +61,16 @@ def init_lora(
 
 
 @contextmanager
-def lora_in(unet: Any, lora: Mapping[str, Tensor] | None) -> Iterator[None]:
-    """Let ``unet`` compute with factors in this block, alpha = rank; None changes nothing.
+def lora_in(parts: Mapping[str, Any], lora: Mapping[str, Tensor] | None) -> Iterator[None]:
+    """Let networks compute with factors in this block, alpha = rank; None changes nothing.
 
-    What they add is computed in float32, and cast to the U-Net's type with what it is added to.
+    What they add is computed in float32, and cast to the network's type with what it is added to.
 
     Args:
-        unet: Frozen.
-        lora: A ``[r, in]`` and B ``[out, r]`` for all samples, or ``[B, r, in]`` and
-            ``[B, out, r]`` for each; gradients reach them.
+        parts: Frozen, by the names that begin those of their factors.
+        lora: Of linear layers, A ``[r, in]`` and B ``[out, r]`` for all samples, or ``[B, r, in]``
+            and ``[B, out, r]`` for each; of convolutions, as their weights are shaped. Gradients
+            reach them.
 
     Raises:
         ShapeError: If a factor is of no layer, or lacks its other half.
@@ -76,31 +78,40 @@ def lora_in(unet: Any, lora: Mapping[str, Tensor] | None) -> Iterator[None]:
     if not lora:
         yield
         return
-    layers = lora_layers(unet)
-    known = {lora_name(name, which) for name in layers for which in ("A", "B")}
-    strange = next((name for name in lora if name not in known), None)
-    lone = next(
-        (n for n in layers if (lora_name(n, "A") in lora) != (lora_name(n, "B") in lora)), ""
-    )
-    if strange is not None or lone:
-        raise ShapeError(
-            f"lora: expected factors A and B of this U-Net's attention, got {strange or lone!r}"
-        )
     with ExitStack() as hooks:
-        hooks.enter_context(uncompiled(unet))
-        device = runs_on(unet)
-        for name, layer in layers.items():
-            if lora_name(name, "A") in lora:
-                down, up = (
-                    lora[lora_name(name, which)].to(device, torch.float32) for which in ("A", "B")
+        for network in parts.values():
+            hooks.enter_context(uncompiled(network))
+        for name in lora:
+            layer, _, end = name.rpartition(".lora_")
+            module, other = _layer(parts, layer), "B" if end == "A.weight" else "A"
+            half = f"{layer}.lora_{other}.weight"
+            if module is None or end not in ("A.weight", "B.weight") or half not in lora:
+                raise ShapeError(
+                    f"lora: expected factors A and B of layers of {', '.join(parts) or 'nothing'}, "
+                    f"got {name!r}"
                 )
-                hooks.callback(layer.register_forward_hook(_added(name, down, up)).remove)
+            if other == "B":
+                device = runs_on(parts[name.partition(".")[0]])
+                a, b = (lora[factor].to(device, torch.float32) for factor in (name, half))
+                hook = _added(name, a, b)
+                hooks.callback(module.register_forward_hook(hook).remove)
         yield
+
+
+def _layer(parts: Mapping[str, Any], name: str) -> Any:
+    part, _, inner = name.partition(".")
+    try:
+        return parts[part].get_submodule(inner)
+    except (KeyError, AttributeError):
+        return None
 
 
 def _added(name: str, down: Tensor, up: Tensor) -> Any:
     def add(module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
         states, a, b = inputs[0].float(), down, up
+        if a.ndim == 4:
+            inner = conv2d(states, a, None, module.stride, module.padding, module.dilation)
+            return (output + conv2d(inner, b)).to(output.dtype)
         if a.ndim == 3:
             if states.ndim != 3 or len(states) % len(a):
                 raise ShapeError(
