@@ -9,7 +9,7 @@ from browsing import CHROMIUM, a_browser, a_studio, explore
 MISSING = [name for name in ("playwright", "axe_playwright_python") if find_spec(name) is None]
 MISSING += [] if CHROMIUM else ["Chromium"]
 pytestmark = pytest.mark.skipif(bool(MISSING), reason=f"NO BROWSER: {', '.join(MISSING)} missing")
-QUICK = {"Steps": "5", "Pictures": "4"}
+QUICK = {"Steps": "5", "Pictures": "4", "Directions": "2"}
 LONG = 60_000  # ms; a shared machine may be slow, and then nothing is wrong with the page
 
 
@@ -72,7 +72,8 @@ def test_pictures_map_and_verdicts_come_while_a_search_runs_and_steer_the_next(p
     over = page.locator(".map .u-over")
     over.wait_for()
     page.get_by_role("button", name="Delete").wait_for()  # it is over
-    assert page.get_by_role("listbox", name="Pictures found").get_by_role("option").count() == 4
+    for name in ("Pictures of direction 1", "Pictures of direction 2"):
+        assert page.get_by_role("listbox", name=name).get_by_role("option").count() == 4
     assert page.get_by_role("listbox", name="Ordinary pictures").get_by_role("option").count() == 4
     over.focus()
     page.keyboard.press("Enter")
@@ -80,8 +81,8 @@ def test_pictures_map_and_verdicts_come_while_a_search_runs_and_steer_the_next(p
     page.keyboard.press("Shift+ArrowUp")
     assert "ordinary" in page.locator("#say").inner_text()
     page.get_by_role("button", name="Less of this").click()
-    first = page.get_by_role("listbox", name="Pictures found").get_by_role("option").first
-    first.focus()
+    row = page.get_by_role("listbox", name="Pictures of direction 1")
+    row.get_by_role("option").first.focus()
     page.keyboard.press("Space")
     page.get_by_role("button", name="Less of this").click()
     chips = page.get_by_role("list", name="Steering").get_by_role("listitem")

@@ -25,8 +25,10 @@ def test_an_exploration_has_pictures_a_map_a_curve_and_kept_steps(explored):
     kinds = [(one["kind"], one["index"]) for one in run["pictures"]]
     assert kinds == [
         ("images", 0), ("images", 1), ("ordinary", 0), ("ordinary", 1),
-        ("previews", 0), ("previews", 2), ("previews", 4),
+        *[("previews", number) for _ in (0, 2, 4) for number in range(4)],
     ]  # fmt: skip
+    previews = [one for one in run["pictures"] if one["kind"] == "previews"]
+    assert [(one["trial"], one["step"]) for one in previews[::4]] == [(0, 0), (0, 2), (0, 4)]
     assert len(run["pictures"][0]["axes"]) == 2
     assert run["pictures"][0]["verdict"]["answer"] in ("yes", "no")
     assert [one["step"] for one in run["steps"]] == [2, 4]

@@ -47,9 +47,13 @@ def test_previews_come_first_are_kept_and_change_nothing(pocket, seen):
     assert [stage for stage, *_ in told][:3] == ["preview", "drawing", "ordinary ones"]
     shown = [(values["at"], values["files"]) for stage, *_, values in told if stage == "preview"]
     assert [at for at, _ in shown] == [0, 3, 6]
-    for _, (file,) in shown:
-        with Image.open(folder / file) as picture:
-            assert picture.size == (128, 128)
+    for _, files in shown:  # four, each of its own noise
+        drawn = set()
+        for file in files:
+            with Image.open(folder / file) as picture:
+                assert picture.size == (128, 128)
+                drawn.add(picture.tobytes())
+        assert len(drawn) == 4
     assert (folder / "trials/0/states/0003/concept.safetensors").exists()
     stages = [stage for stage, *_ in told]
     assert stages.index("ordinary ones") < stages.index("searching")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from torch import Tensor
 from offbeat.core.drawing import prior_settings, sample_concept
 from offbeat.core.rng import streams
 from offbeat.errors import ConfigError, FingerprintError, StoreError
+from offbeat.files.concept import CONCEPT_FILE
 from offbeat.files.pictures import picture_files, read_picture
 from offbeat.protocols import ExploringBackbone
 from offbeat.runs.folder import RunFolder
@@ -18,6 +20,7 @@ from offbeat.runs.map import Region, baseline_of, inside, kept_steps
 from offbeat.runs.result import best_direction, concept_folders, read_concept
 from offbeat.types import Concept
 
+_STATE = re.compile(r"\d+|\d+\.(\d+|end)")
 NUM_SAMPLES = 256
 """Samples of each kept step that are compared with the region."""
 
@@ -41,16 +44,14 @@ def avoid_clusters(sources: Sequence[str | Region], backbone: ExploringBackbone)
         if isinstance(source, Region):
             clusters.append(region_cluster(source, backbone))
             continue
-        folder, _, step = source.rpartition(":")
-        if not folder or not step.isdigit():
-            folder, step = source, ""
+        folder, state = split_state(source)
         run = RunFolder.open(folder)
-        if not run.is_finished and not step:
+        if not run.is_finished and not state:
             raise StoreError(
                 f"{source}: the run is not finished; finish it with --resume, or name one of its "
                 f"kept steps as {source}:STEP"
             )
-        for where in [_state_of(run, step)] if step else concept_folders(run):
+        for where in [_state_of(run, state)] if state else concept_folders(run):
             concept, about = read_concept(run, where)
             if about["fingerprint"] != backbone.fingerprint:
                 raise FingerprintError(
@@ -64,14 +65,34 @@ def avoid_clusters(sources: Sequence[str | Region], backbone: ExploringBackbone)
     return clusters
 
 
-def _state_of(run: RunFolder, step: str) -> str:
-    """Return the folder of a kept step of the run's best trial; the result's for no step."""
-    if not step:
+def split_state(source: str) -> tuple[str, str]:
+    """Return the folder and the state of ``FOLDER``, ``FOLDER:STEP`` or ``FOLDER:TRIAL.STEP``.
+
+    >>> split_state("runs/owl:2.30"), split_state("runs/owl:2.end"), split_state("C:/owl")
+    (('runs/owl', '2.30'), ('runs/owl', '2.end'), ('C:/owl', ''))
+    """
+    folder, _, state = source.rpartition(":")
+    return (folder, state) if folder and _STATE.fullmatch(state) else (source, "")
+
+
+def _state_of(run: RunFolder, state: str) -> str:
+    """Return the folder of a state: a kept step of the best trial or of another, or a trial's end.
+
+    Raises:
+        StoreError: If the run has not kept it.
+    """
+    if not state:
         return ""
-    steps = kept_steps(run)
+    trial, _, step = state.rpartition(".")
+    if step == "end":
+        where = f"trials/{int(trial)}/"
+        if not run.exists(where + CONCEPT_FILE):
+            raise StoreError(f"{run.path}:{state}: trial {trial} is not there, or has not ended")
+        return where
+    steps = kept_steps(run, int(trial) if trial else None)
     if int(step) not in steps:
         known = ", ".join(map(str, steps)) or "none"
-        raise StoreError(f"{run.path}:{step}: expected a step that was kept, one of {known}")
+        raise StoreError(f"{run.path}:{state}: expected a step that was kept, one of {known}")
     return steps[int(step)]
 
 
@@ -84,11 +105,9 @@ def start_concept(source: str | None, backbone: ExploringBackbone) -> Concept | 
     """
     if source is None:
         return None
-    folder, _, step = source.rpartition(":")
-    if not folder or not step.isdigit():
-        folder, step = source, ""
+    folder, state = split_state(source)
     run = RunFolder.open(folder)
-    where = _state_of(run, step)
+    where = _state_of(run, state)
     if not where and run.is_finished:
         best = best_direction(run.request, run.read_json("summary.json"))
         where = concept_folders(run)[best or 0]
@@ -131,13 +150,17 @@ def region_cluster(region: Region, backbone: ExploringBackbone) -> Tensor:
     """
     run = RunFolder.open(region.run)
     space = baseline_of(run).space
-    steps = kept_steps(run)
-    if region.step is not None:
-        steps = {step: where for step, where in steps.items() if step == region.step}
-    if not steps:
+    trials = sorted({row["trial"] for row in run.trace()})
+    states = [
+        where
+        for trial in trials
+        for step, where in kept_steps(run, trial).items()
+        if region.step in (None, step)
+    ]
+    if not states:
         raise StoreError(f"{region.run}: keeps no such step of its search, so nothing to look at")
     parts = []
-    for where in steps.values():
+    for where in states:
         concept, about = read_concept(run, where)
         if about["fingerprint"] != backbone.fingerprint:
             raise FingerprintError(f"{region.run}: its map is of another checkpoint's space")

@@ -86,8 +86,8 @@ def map_of_run(folder: str | Path, *, num_ordinary: int = 1000) -> dict[str, Any
         num_ordinary: At most so many ordinary samples, evenly taken.
 
     Returns:
-        ``num_components`` of the space, ``num_ordinary`` samples measured, ``ordinary``,
-        ``[[x, y], ...]``, and ``steps``: each with ``trial``, ``step`` (steps done), ``kept`` and
+        ``num_components`` of the space, ``num_ordinary`` samples measured, their
+        ``ordinary_distance`` from their middle, ``ordinary``, ``[[x, y], ...]``, and ``steps``: each with ``trial``, ``step`` (steps done), ``kept`` and
         its ``probe``, as in the trace.
 
     Raises:
@@ -102,6 +102,7 @@ def map_of_run(folder: str | Path, *, num_ordinary: int = 1000) -> dict[str, Any
     return {
         "num_components": baseline.space.num_components,
         "num_ordinary": len(points),
+        "ordinary_distance": baseline.ordinary_distance,
         "ordinary": [[round(x, 4), round(y, 4)] for x, y in points[::gap].tolist()],
         "steps": [
             {

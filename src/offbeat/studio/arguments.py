@@ -116,24 +116,24 @@ class Translation:
             return file_of(Path(), row).as_posix()
         assert picture.run is not None
         folder = self.run(picture.run, how)
-        name = shelf.picture_file(picture.kind, picture.index, allowed_names(folder))
+        name = shelf.picture_file(picture, allowed_names(folder))
         if name is None:
             raise NotThere(f"no picture {picture.index} of {picture.kind} in run {picture.run}")
         return f"runs/{picture.run}/{name}"
 
     def state(self, concept: requests.ConceptRef, how: str) -> str:
-        """Return a run, or a step of it, as ``explore`` takes it."""
-        folder = self.run(concept.run, how)
-        if concept.step is None:
-            return f"runs/{concept.run}"
-        self._state_file(folder, concept.step)
-        return f"runs/{concept.run}:{concept.step}"
+        """Return a run, or a state of one of its searches, as ``explore`` takes it."""
+        folder, (step, trial) = self.run(concept.run, how), (concept.step, concept.trial)
+        if step is None:
+            return f"runs/{concept.run}" + ("" if trial is None else f":{trial}.end")
+        self._state_file(folder, step, trial)
+        return f"runs/{concept.run}:" + (f"{step}" if trial is None else f"{trial}.{step}")
 
     def concept(self, concept: requests.ConceptRef) -> str:
         """Return a concept as ``render`` takes it."""
         folder = self.run(concept.run, "concept")
         if concept.step is not None:
-            return f"runs/{concept.run}/{self._state_file(folder, concept.step)}"
+            return f"runs/{concept.run}/{self._state_file(folder, concept.step, concept.trial)}"
         if concept.index is not None and (folder / "concepts").is_dir():
             return f"runs/{concept.run}:{concept.index}"
         return f"runs/{concept.run}"
@@ -144,9 +144,9 @@ class Translation:
             raise NotThere(f"no taste {digest}")
         return taste_file(digest)
 
-    def _state_file(self, folder: Path, step: int) -> str:
-
-        steps = kept_steps(RunFolder.open(folder)) if (folder / "request.json").exists() else {}
+    def _state_file(self, folder: Path, step: int, trial: int | None) -> str:
+        there = (folder / "request.json").exists()
+        steps = kept_steps(RunFolder.open(folder), trial) if there else {}
         if step not in steps:
             known = ", ".join(map(str, steps)) or "none"
             raise StoreError(f"step: expected one that was kept, {known}, got {step}")
@@ -265,10 +265,11 @@ def _explore(work: Translation, request: requests.ExploreJob) -> Call:
         return "explore", arguments
     if twice := set(request.config) & {"novelty", "reach", "num_steps", "space"}:
         raise ConfigError(f"config: {', '.join(sorted(twice))} has a field of its own")
-    names = ("novelty", "reach", "num_steps", "space", "num_trials", "preview_every")
+    names = (
+        "novelty", "reach", "num_steps", "space", "num_trials", "directions", "preview_every",
+    )  # fmt: skip
     arguments |= {name: getattr(request, name) for name in names}
-    # the room shows the way of one search; a taste chooses among candidates
-    arguments |= {"directions": 1, "candidates": 1 if request.taste is None else 3}
+    arguments["candidates"] = request.candidates or (1 if request.taste is None else 3)
     if request.novelty is not None and request.reach is not None:
         raise ConfigError("novelty, reach: expected one of them, got both")
     arguments["avoid"] = [_avoided(work, avoided) for avoided in request.avoid]
@@ -292,13 +293,16 @@ _OF_SEARCH = (
     "unlike",
     "start",
     "num_trials",
+    "directions",
+    "candidates",
     "taste",
 )
 
 
 def _avoided(work: Translation, one: requests.AvoidRef) -> str | dict[str, Any]:
     if one.region is None:
-        return work.state(requests.ConceptRef(run=one.run, step=one.step), "avoid")
+        ref = requests.ConceptRef(run=one.run, step=one.step, trial=one.trial)
+        return work.state(ref, "avoid")
     work.run(one.run, "avoid")
     return {"run": f"runs/{one.run}", "region": one.region, "step": one.step}
 

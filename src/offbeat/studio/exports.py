@@ -16,6 +16,7 @@ from offbeat.runs.folder import RunFolder
 from offbeat.runs.map import kept_steps
 from offbeat.studio import requests, shelf
 from offbeat.studio.database import Row
+from offbeat.studio.files import allowed_file, allowed_names
 
 NOT_CHANGED = ("verb", "start", "parent")
 
@@ -40,6 +41,17 @@ def exported(folder: Path, style: str, token: str | None, index: int | None) -> 
         return f"{paths[0].stem}.zip", data.getvalue()
 
 
+def zipped(folder: Path, run: str) -> bytes:
+    """Return every file of a run that a browser may read, as a ZIP archive."""
+    data = io.BytesIO()
+    with zipfile.ZipFile(data, "w") as archive:  # pictures are compressed already
+        for name in allowed_names(folder):
+            path = allowed_file(folder, name)
+            if path is not None:
+                archive.write(path, f"{run}/{name}")
+    return data.getvalue()
+
+
 def continued(folder: Path, row: Row, wish: requests.Continue) -> Any:
     """Return the request of an exploration that continues from a kept step of another run.
 
@@ -49,10 +61,10 @@ def continued(folder: Path, row: Row, wish: requests.Continue) -> Any:
     if row["verb"] != "explore" or not (folder / "request.json").exists():
         raise ConfigError("continue: expected an exploration that has begun")
     run = RunFolder.open(folder)
-    kept = sorted(kept_steps(run))
-    step = wish.step
+    step, trial = wish.step, wish.trial
     if wish.region is not None:
-        step = _nearest(folder, wish.region)
+        step, trial = _nearest(folder, wish.region)
+    kept = sorted(kept_steps(run, trial))
     if step is not None and kept:
         step = max((number for number in kept if number <= step), default=kept[0])
     if step is None and row["state"] != "finished":
@@ -61,7 +73,7 @@ def continued(folder: Path, row: Row, wish: requests.Continue) -> Any:
             raise ConfigError("continue: the search kept no step yet")
     if changed := set(wish.changes) & set(NOT_CHANGED):
         raise ConfigError(f"changes: {', '.join(sorted(changed))} cannot be changed here")
-    start = {"run": row["id"], "step": step}
+    start = {"run": row["id"], "step": step, "trial": trial}
     request = {"num_images": 8, **row["request"], **wish.changes, "start": start}
     for name, other in (("reach", "novelty"), ("novelty", "reach")):
         if wish.changes.get(name) is not None:
@@ -75,8 +87,8 @@ def continued(folder: Path, row: Row, wish: requests.Continue) -> Any:
         raise ConfigError(f"changes: {said}") from error
 
 
-def _nearest(folder: Path, region: requests.Region) -> int:
-    """Return the kept step whose samples lie nearest the middle of a lasso."""
+def _nearest(folder: Path, region: requests.Region) -> tuple[int, int]:
+    """Return the kept step whose samples lie nearest the middle of a lasso, and its search."""
     middle = [sum(axis) / len(region) for axis in zip(*region, strict=True)]
     steps = [at for at in shelf.map_of(folder, "")["steps"] if at["kept"] and at["median"]]
     if not steps:
@@ -85,4 +97,5 @@ def _nearest(folder: Path, region: requests.Region) -> int:
     def distance(at: dict[str, Any]) -> float:
         return float(sum((a - b) ** 2 for a, b in zip(at["median"], middle, strict=True)))
 
-    return int(min(steps, key=distance)["step"])
+    nearest = min(steps, key=distance)
+    return int(nearest["step"]), int(nearest["trial"])

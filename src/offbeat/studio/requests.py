@@ -47,6 +47,8 @@ class ConceptRef(_Strict):
     run: Id
     step: Index | None = None
     """A kept step of an exploration; None is what it ended with."""
+    trial: Index | None = None
+    """The search that kept it; None is the best. Without a step, what this search ended with."""
     index: Index | None = None
     """Of a sweep, a grid, a dream or a walk; None where the run has one concept."""
 
@@ -58,6 +60,10 @@ class PictureRef(_Strict):
     run: Id | None = None
     kind: Literal["images", "ordinary", "previews"] = "images"
     index: Index = 0
+    step: Index | None = None
+    """Of a preview."""
+    trial: Index = 0
+    """The search whose preview it is."""
 
     @model_validator(mode="after")
     def _one(self) -> PictureRef:
@@ -71,6 +77,8 @@ class AvoidRef(_Strict):
 
     run: Id
     step: Index | None = None
+    trial: Index | None = None
+    """As of a concept."""
     region: Region | None = None
 
 
@@ -109,12 +117,20 @@ class ExploreJob(_Job):
     verb: Literal["explore"]
     subject: Word
     method: Name = "low-probability"
-    novelty: Annotated[FiniteFloat, Field(gt=0, lt=1)] | None = None
+    novelty: Annotated[FiniteFloat, Field(gt=0, le=100)] | None = None
+    """How many times as different as another ordinary picture, above 1; below 1 it is the quantile
+    of the distance to hold. Where neither it, ``reach`` nor ``num_steps`` is given, 0.999."""
     reach: Annotated[FiniteFloat, Field(gt=0, le=100)] | None = None
     num_steps: Annotated[int, Field(ge=1, le=10_000)] | None = None
     space: Literal["subject", "adjective", "lora", "token+lora", "direct"] | None = None
     num_images: NumImages = 8
+    """Of each direction."""
     num_trials: Annotated[int, Field(ge=1, le=16)] = 1
+    directions: Annotated[int, Field(ge=1, le=8)] = 1
+    """Searches that keep away from each other; each has pictures and a concept of its own."""
+    candidates: Annotated[int, Field(ge=1, le=8)] | None = None
+    """For each picture that is shown so many are drawn, and the judge and the differences choose;
+    None is 3 with a taste, else 1."""
     prompt: Text | None = None
     judge: Name = "auto"
     avoid: Annotated[list[AvoidRef], Field(max_length=16)] = []
@@ -233,6 +249,8 @@ class Continue(_Strict):
 
     step: Index | None = None
     """None is its end; a step between two kept ones takes the one before."""
+    trial: Index | None = None
+    """The search that kept it; None is the best."""
     region: Region | None = None
     """More like this: the kept step whose samples lie nearest the middle of the lasso."""
     changes: dict[SettingName, Any] = Field(default={}, max_length=32)

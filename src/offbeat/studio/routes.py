@@ -321,6 +321,20 @@ def export(
     return Response(data, media_type=kind, headers=headers)
 
 
+@router.get(
+    "/runs/{name}/zip",
+    response_class=Response,
+    responses={200: {"content": {"application/zip": {}}, "description": "The run's files."}},
+)
+def whole(name: Name, studio: TheStudio, session: Session) -> Response:
+    """All files of a run as a ZIP archive."""
+    row = _seen(studio, session, name)
+    stem = re.sub(r"[^A-Za-z0-9 _-]+", "_", row["title"]).strip(" _") or name
+    headers = {"content-disposition": f'attachment; filename="{stem}.zip"'}
+    data = exports.zipped(studio.run_folder(name), stem)
+    return Response(data, media_type="application/zip", headers=headers)
+
+
 # --- quick pictures
 
 

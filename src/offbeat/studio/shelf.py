@@ -11,9 +11,10 @@ from statistics import median
 from typing import Any
 
 from offbeat.runs.folder import RunFolder
-from offbeat.runs.map import map_of_run
+from offbeat.runs.map import BASELINE_FILE, baseline_of, map_of_run
 from offbeat.studio.database import Database, Row
 from offbeat.studio.files import allowed_names
+from offbeat.studio.requests import PictureRef
 
 API = "/api/v1"
 MAX_NODES = 200
@@ -49,13 +50,13 @@ def entry(row: Row, session: str) -> dict[str, Any]:
 
 def picture_of(run: str, name: str, step: int | None = None) -> dict[str, Any]:
     """Return a picture in the API's form."""
+    kind, index, trial = "images", 0, None
     if match := _NUMBERED.fullmatch(name):
         kind, index = match[1], int(match[2])
     elif match := _PREVIEW.fullmatch(name):
-        kind, step, index = "previews", int(match[2]), int(match[2])
-    else:
-        kind, index = "images", 0
-    return {"kind": kind, "index": index, "step": step, "url": url_of(run, name)}
+        kind, trial, step, index = "previews", int(match[1]), int(match[2]), int(match[3])
+    url = url_of(run, name)
+    return {"kind": kind, "index": index, "step": step, "trial": trial, "url": url}
 
 
 def pictures(folder: Path, run: str) -> list[dict[str, Any]]:
@@ -65,13 +66,17 @@ def pictures(folder: Path, run: str) -> list[dict[str, Any]]:
     return [picture_of(run, name) for name in shown]
 
 
-def picture_file(kind: str, index: int, names: list[str]) -> str | None:
+def picture_file(picture: PictureRef, names: list[str]) -> str | None:
     """Return the file of a picture that a request names."""
+    step, index = picture.step, picture.index
+    if picture.kind == "previews" and step is None:  # as requests of before named it
+        step, index = index, 0
     for name in names:
         numbered, preview = _NUMBERED.fullmatch(name), _PREVIEW.fullmatch(name)
-        if numbered and (numbered[1], int(numbered[2])) == (kind, index):
+        if numbered and (numbered[1], int(numbered[2])) == (picture.kind, index):
             return name
-        if preview and kind == "previews" and int(preview[2]) == index:
+        wanted = (picture.trial, step, index)
+        if preview and picture.kind == "previews" and tuple(map(int, preview.groups())) == wanted:
             return name
     return None
 
@@ -160,6 +165,7 @@ def _pictures(
                 if index < len(readings) and isinstance(readings[index], dict)
                 else {}
             )
+            concept = reading.get("direction")
             if concepts:
                 concept = min(index // each, len(concepts) - 1)
                 texts = concepts[concept].get("images") or []
@@ -169,7 +175,7 @@ def _pictures(
             **picture,
             "concept": concept,
             "caption": caption,
-            **{name: reading.get(name) for name in ("distance", "quantile", "axes")},
+            **{name: reading.get(name) for name in ("distance", "quantile", "axes", "seen")},
             "verdict": verdict,
             "mark": marks.get(picture["index"], 0) if picture["kind"] == "images" else None,
         }
@@ -197,7 +203,7 @@ def _concepts(names: list[str], summary: Mapping[str, Any], row: Row) -> list[di
 def _steps(run: str, names: list[str]) -> list[dict[str, Any]]:
     shown = {
         (int(match[1]), int(match[2])): name
-        for name in names
+        for name in reversed(names)
         if (match := _PREVIEW.fullmatch(name))
     }
     kept = [(int(match[1]), int(match[2])) for name in names if (match := _STATE.fullmatch(name))]
@@ -233,11 +239,15 @@ def map_of(folder: Path, run: str) -> dict[str, Any]:
 def curve_of(folder: Path) -> dict[str, Any]:
     """Return the readings of a run by step, of a running one too."""
     summary = read_json(folder, "summary.json")
-    trace = RunFolder.open(folder).trace() if (folder / "request.json").exists() else []
+    there = (folder / "request.json").exists()
+    trace = RunFolder.open(folder).trace() if there else []
+    ordinary = summary.get("ordinary_distance")
+    if ordinary is None and there and (run := RunFolder.open(folder)).exists(BASELINE_FILE):
+        ordinary = baseline_of(run).ordinary_distance  # it still runs
     gap = max(1, len(trace) // 2000)
     return {
         "target_distance": summary.get("target_distance"),
-        "ordinary_distance": summary.get("ordinary_distance"),
+        "ordinary_distance": ordinary,
         "rows": [_row(row) for row in trace[::gap]],
     }
 

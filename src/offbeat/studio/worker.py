@@ -33,7 +33,7 @@ CARD = (
     "height", "width", "concepts", "subjects", "max_prompt_tokens", "prompt_template", "methods"
 )  # fmt: skip
 """What the server is told of its checkpoint, which it does not load itself."""
-READINGS = ("step", "loss", "distance", "quantile", "anchor_cosine", "branch")
+READINGS = ("step", "trial", "loss", "distance", "quantile", "seen", "anchor_cosine", "branch")
 
 
 class Cancelled(BaseException):
@@ -128,7 +128,8 @@ class Worker:
         if probe := values.get("probe"):
             self.tell(job, "point", step=count, trial=values.get("trial", 0), probe=_plain(probe))
         if verdict := values.get("verdict"):
-            self.tell(job, "verdict", step=count, **_plain(verdict))
+            trial = values.get("trial", 0)
+            self.tell(job, "verdict", step=count, trial=trial, **_plain(verdict))
         now = time.monotonic()
         if now - self._told < MIN_GAP and done < total:
             return

@@ -39,10 +39,12 @@ from offbeat.runs.result import Run, concept_files, costed
 from offbeat.types import Concept, Observe, Step, ignore
 from offbeat.verbs.explore_draw import NUM_CALIBRATION, explore_by_drawing
 from offbeat.verbs.explore_plan import NUM_FRESH, NUM_REFERENCES, Plan, Trial
-from offbeat.verbs.explore_report import Outcome
+from offbeat.verbs.explore_report import Outcome, picture_files_of
 from offbeat.verbs.session import Session, check_numbers, checked_text, conditions_of
 
 PREVIEW_STEPS = 8
+NUM_PREVIEWS = 4
+"""Pictures of a preview, each of its own noise."""
 """Denoising steps of a preview: enough to see where a search goes."""
 
 
@@ -294,6 +296,7 @@ class Exploration:
         baseline, eye, support = self._baseline(), self._eye(), self._support()
         trials: list[Trial] = []
         kept: list[Trial] = []
+        pictures: dict[str, bytes] = {}
         for direction in range(self.plan.directions):
             first = direction * self.plan.num_trials
             tried = [
@@ -302,6 +305,7 @@ class Exploration:
             ]
             trials += tried
             kept.append(max(tried, key=Trial.rank))
+            pictures |= self._show_found(kept[-1], len(pictures))
         ordinary = self._ordinary(kept[0].seed)
         outcome = Outcome(
             self.plan, self.backbone, baseline, kept, trials, ordinary, session.recorder.rows, eye
@@ -312,6 +316,7 @@ class Exploration:
             [picture for trial in kept for picture in to_pil(trial.chosen.images)],
             {
                 **concept_files(concepts, self.backbone, NAME),
+                **pictures,
                 **outcome.files(session.request),
             },
             summary=outcome.summary(),
@@ -337,6 +342,15 @@ class Exploration:
             session.keep(files)
         told = {"pictures": pictures, "files": list(files)}
         session.observe("ordinary ones", len(pictures), len(pictures), told)
+
+    def _show_found(self, trial: Trial, start: int) -> dict[str, bytes]:
+        """Write the pictures of a direction as soon as they are chosen, and return the files."""
+        session = self.session
+        files = picture_files_of(trial, self.plan, self.backbone, session.request, start)
+        session.keep(files)
+        told = {"pictures": to_pil(trial.chosen.images), "files": list(files)}
+        session.observe("found", trial.direction + 1, self.plan.directions, told)
+        return files
 
     # --- parts ------------------------------------------------------------------------------
 
@@ -529,7 +543,7 @@ class Exploration:
 
 @dataclass(frozen=True, slots=True)
 class Previews:
-    """Draws a picture every few steps; nothing that the search finds depends on it."""
+    """Draws a few pictures every few steps; nothing that the search finds depends on them."""
 
     session: Session
     every: int
@@ -540,20 +554,25 @@ class Previews:
         return self.every > 0 and count % self.every == 0
 
     def draw(self, concept: Concept, *, seed: int, trial: int, count: int) -> None:
-        """Draw the concept of a search after ``count`` steps: picture 0 of its noise.
+        """Draw the concept of a search after ``count`` steps: the first pictures of its noise.
 
-        The observer is told the picture, and its file where there is a folder.
+        The observer is told the pictures, and their files where there is a folder.
         """
         session, backbone = self.session, self.session.backbone
         steps = min(PREVIEW_STEPS, int(backbone.card["num_inference_steps"]))
         _, images = draw_embeds(
-            backbone, concept, seed=seed, num=1, decoding={"num_inference_steps": steps}
+            backbone, concept, seed=seed, num=NUM_PREVIEWS, decoding={"num_inference_steps": steps}
         )
         pictures = to_pil(images)
         files: dict[str, bytes] = {}
         if session.folder is not None:
             about = {"subject": concept.subject, "step": count, "trial": trial, "seed": seed}
-            name = f"trials/{trial}/states/{count:04d}/preview-0000.png"
-            files = session.keep({name: encode_png(pictures[0], about)})
+            where = f"trials/{trial}/states/{count:04d}"
+            files = session.keep(
+                {
+                    f"{where}/preview-{number:04d}.png": encode_png(picture, about)
+                    for number, picture in enumerate(pictures)
+                }
+            )
         told = {"pictures": pictures, "files": list(files), "at": count, "trial": trial}
         session.observe("preview", 1, 1, told)

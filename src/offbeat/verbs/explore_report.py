@@ -29,6 +29,38 @@ if TYPE_CHECKING:
     from PIL import Image
 
 
+def picture_files_of(
+    trial: Trial,
+    plan: Plan,
+    backbone: ExploringBackbone,
+    asked: Mapping[str, Any],
+    start: int,
+) -> dict[str, bytes]:
+    """Return the files of the pictures that a direction shows, numbered from ``start``."""
+    chosen, pictures = trial.chosen, to_pil(trial.chosen.images)
+    parts: list[tuple[list[Image.Image], dict[str, Any]]] = [(pictures, {})]
+    if plan.candidates > 1:
+        # a picture is drawn again among all that it was drawn with
+        among = {"num": len(chosen.rows), "rows": chosen.rows}
+        parts = [
+            ([picture], {**among, "at": place})
+            for picture, place in zip(pictures, chosen.places, strict=True)
+        ]
+    files: dict[str, bytes] = {}
+    for part, drawing in parts:
+        files |= png_files(
+            "images",
+            part,
+            asked,
+            trial.concept,
+            backbone,
+            seed=trial.seed,
+            start=start + len(files),
+            drawing=drawing,
+        )
+    return files
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """Everything that the report of an exploration is made of."""
@@ -59,11 +91,10 @@ class Outcome:
         return [verdict for trial in self.kept for verdict in trial.chosen.verdicts]
 
     def files(self, asked: Mapping[str, Any]) -> dict[str, bytes]:
-        """Return the run folder's pictures and the baseline."""
+        """Return the run folder's ordinary pictures and the baseline."""
         plain, seed = self.plan.ordinary(self.backbone), self.kept[0].seed
         ordinary = to_pil(self.ordinary)
         return {
-            **self._pictures(asked),
             **png_files("ordinary", ordinary, asked, plain, self.backbone, seed=seed),
             BASELINE_FILE: pack_tensors(*self.baseline.pack()),
         }
@@ -71,32 +102,6 @@ class Outcome:
     def views(self) -> dict[str, View]:
         """Return what makes the contact sheet and the plots."""
         return {"contact.png": self._sheet, "map.png": self._map, "curve.png": self._curve}
-
-    def _pictures(self, asked: Mapping[str, Any]) -> dict[str, bytes]:
-        """Return the files of the pictures that are shown, numbered over all directions."""
-        files: dict[str, bytes] = {}
-        for trial in self.kept:
-            chosen, pictures = trial.chosen, to_pil(trial.chosen.images)
-            parts: list[tuple[list[Image.Image], dict[str, Any]]] = [(pictures, {})]
-            if self.plan.candidates > 1:
-                # a picture is drawn again among all that it was drawn with
-                among = {"num": len(chosen.rows), "rows": chosen.rows}
-                parts = [
-                    ([picture], {**among, "at": place})
-                    for picture, place in zip(pictures, chosen.places, strict=True)
-                ]
-            for part, drawing in parts:
-                files |= png_files(
-                    "images",
-                    part,
-                    asked,
-                    trial.concept,
-                    self.backbone,
-                    seed=trial.seed,
-                    start=len(files),
-                    drawing=drawing,
-                )
-        return files
 
     def _sheet(self) -> bytes:
         """Return the sheet: ordinary pictures on top, then a row for each direction."""
@@ -376,7 +381,7 @@ def _named(away: str | Region | tuple[str, ...]) -> str:
 
 _ENDS = {
     "held": "the distance was reached and held",
-    "farthest": "it went as far as --set max_reach allows, or the judge passed nothing farther",
+    "farthest": "it went as far as the setting max_reach allows, or the judge passed nothing farther",
     "judge": "the judge no longer saw the subject, and the last state that passed is kept",
     "steps": "the steps ran out; give more with --steps",
 }

@@ -4,6 +4,7 @@ import * as api from "./lib/api.js";
 import { $, closeDialogs, h, problem } from "./lib/dom.js";
 import * as live from "./lib/live.js";
 import { here, state } from "./lib/state.js";
+import { listenForKeys } from "./parts/keys.js";
 import { explore } from "./rooms/explore.js";
 import { fuse } from "./rooms/fuse.js";
 import { paint } from "./rooms/paint.js";
@@ -56,8 +57,7 @@ function themes() {
   const now = () => document.documentElement.dataset.theme ?? (dark.matches ? "dark" : "light");
   const button = $("theme");
   const tell = () => {
-    button.textContent = now() === "dark" ? "Light" : "Dark";
-    button.setAttribute("aria-label", `Change to ${now() === "dark" ? "light" : "dark"} theme`);
+    button.textContent = now() === "dark" ? "Light theme" : "Dark theme";
   };
   button.addEventListener("click", () => {
     document.documentElement.dataset.theme = now() === "dark" ? "light" : "dark";
@@ -75,6 +75,7 @@ function themes() {
 
 async function begin() {
   themes();
+  listenForKeys();
   $("skip").addEventListener("click", (event) => {
     event.preventDefault();
     $("main").focus();

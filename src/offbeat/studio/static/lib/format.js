@@ -79,6 +79,7 @@ export function pictureName(picture, title) {
   const parts = [picture.asked, read].filter(Boolean);
   if (!parts.length) parts.push([kind, title].filter(Boolean).join(" "));
   parts.push(picture.step ? `step ${picture.step}` : `picture ${picture.index + 1}`);
-  if (typeof picture.distance === "number") parts.push(`distance ${number(picture.distance)}`);
+  if (typeof picture.seen === "number") parts.push(`${number(picture.seen)} times as different`);
+  else if (typeof picture.distance === "number") parts.push(`distance ${number(picture.distance)}`);
   return parts.join(", ");
 }

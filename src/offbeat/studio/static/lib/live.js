@@ -57,7 +57,7 @@ function apply(name, data) {
   }
   if (known && name === "picture") {
     const { job: _, ...picture } = data;
-    const same = (one) => one.kind === picture.kind && one.index === picture.index && one.step === picture.step;
+    const same = (one) => ["kind", "trial", "step", "index"].every((name) => one[name] === picture[name]);
     if (!known.pictures.some(same)) known.pictures.push(picture);
   }
   tell(name, data);

@@ -8,10 +8,13 @@ import { keyOf } from "./pictures.js";
 import { unlike } from "./steer.js";
 
 /** How the API names a picture, and the concept that drew it. */
-export const pictureRef = (run, picture) => ({ run: run.id, kind: picture.kind, index: picture.index });
+export const pictureRef = (run, picture) => {
+  const ref = { run: run.id, kind: picture.kind, index: picture.index };
+  return picture.kind === "previews" ? { ...ref, step: picture.step, trial: picture.trial ?? 0 } : ref;
+};
 export function conceptRef(run, picture) {
   const ref = { run: run.id };
-  if (picture?.kind === "previews" && picture.step) ref.step = picture.step;
+  if (picture?.kind === "previews" && picture.step) Object.assign(ref, { step: picture.step, trial: picture.trial ?? 0 });
   else if (run.num_concepts > 1) ref.index = picture?.concept ?? picture?.index ?? 0;
   return ref;
 }
@@ -223,6 +226,7 @@ export function runActions(run, { change, stay }) {
           hand(room, { request: run.request });
         })
       : null,
+    h("a", { class: "button", href: `${api.BASE}/runs/${run.id}/zip`, download: "" }, "Download all"),
     stay ? h("a", { class: "button", href: `#/shelf/${run.id}` }, "On the shelf") : null,
     !stay && room !== "shelf"
       ? h("a", { class: "button", href: `#/${room}/${run.id}` }, `Open in ${room[0].toUpperCase()}${room.slice(1)}`)

@@ -4,13 +4,13 @@ import { h } from "../lib/dom.js";
 import { MARKS, number } from "../lib/format.js";
 import { axis, chartBox, colour, table, uPlot } from "./chart.js";
 
-const blank = (value) => (value === undefined ? null : value);
-
 /** `set(curve)`, `add(row)`: rows by step, of one trial or several after each other. */
 export function curveChart() {
   let data = null;
+  const unit = () => data?.ordinary_distance || 1; // of ordinary samples
+  const scaled = (value) => (typeof value === "number" ? value / unit() : null);
   const box = chartBox({
-    label: "Distance from the ordinary, by step",
+    label: "How far from the ordinary, by step",
     height: (width) => Math.round(Math.min(Math.max(width * 0.5, 200), 320)),
     make: (el, size) =>
       new uPlot(
@@ -22,12 +22,12 @@ export function curveChart() {
             x: { time: false },
             y: {
               range: (u, low, high) => [
-                Math.min(low, data?.ordinary_distance ?? low) - 0.6,
-                Math.max(high, data?.target_distance ?? high) + 0.6,
+                Math.max(0, Math.min(low, data?.ordinary_distance ? 1 : low) - 0.2),
+                Math.max(high, (data?.target_distance ?? 0) / unit()) + 0.2,
               ],
             },
           },
-          axes: [axis("step"), axis("distance", { space: 40 })],
+          axes: [axis("step"), axis("times as far as ordinary", { space: 40 })],
           series: [
             {},
             { label: "distance", stroke: () => colour("accent"), width: 2, spanGaps: true, points: { show: false } },
@@ -53,7 +53,7 @@ export function curveChart() {
       [data?.ordinary_distance, "ordinary"],
     ]) {
       if (typeof value !== "number") continue;
-      const y = u.valToPos(value, "y", true);
+      const y = u.valToPos(value / unit(), "y", true);
       ctx.strokeStyle = ctx.fillStyle = colour("ink-2");
       ctx.setLineDash([4 * devicePixelRatio, 4 * devicePixelRatio]);
       ctx.beginPath();
@@ -79,7 +79,7 @@ export function curveChart() {
     const rows = shownRows();
     return [
       rows.map((row) => row.step),
-      ...["distance", "distance_p10", "distance_p90"].map((name) => rows.map((row) => blank(row[name]))),
+      ...["distance", "distance_p10", "distance_p90"].map((name) => rows.map((row) => scaled(row[name]))),
     ];
   }
   // x must grow: of several trials, the newest is drawn
@@ -103,12 +103,12 @@ export function curveChart() {
     details.append(
       table(
         "Distance by step",
-        ["Step", "Distance", "Quantile", "Judge"],
+        ["Step", "Times as far as ordinary", "Quantile", "Judge"],
         rows
           .filter((row, i) => i % every === 0 || row.verdict)
           .map((row) => [
             String(row.step),
-            number(row.distance, 2),
+            number(scaled(row.distance), 2),
             number(row.quantile, 3),
             row.verdict?.answer ?? "",
           ]),
@@ -123,7 +123,7 @@ export function curveChart() {
     h(
       "p",
       { class: "hint" },
-      "Line: the distance at each step. Band: the middle 80 % of fresh samples. ✓ still the subject, ✕ no more, ? no answer.",
+      "How far the samples are in the checkpoint's own space; 1 is as far as ordinary ones. Line: at each step. Band: the middle 80 % of fresh samples. ✓ still the subject, ✕ no more, ? no answer.",
     ),
     details,
   );

@@ -52,7 +52,7 @@ export function dial(start = 2) {
     knob.setAttribute("cy", y);
     number.textContent = `${at.toFixed(1)}×`;
     word.textContent = WORDS.find(([upto]) => at <= upto)[1];
-    input.setAttribute("aria-valuetext", `${at.toFixed(1)} times as far as ordinary, ${word.textContent}`);
+    input.setAttribute("aria-valuetext", `${at.toFixed(1)} times as different as ordinary, ${word.textContent}`);
   }
   // the arc is a handle as well; whoever uses keys has the slider below it
   const drag = (event) => {
@@ -79,7 +79,7 @@ export function dial(start = 2) {
     h("label", { for: id }, "Novelty"),
     face,
     input,
-    h("p", { class: "hint", id: `${id}-hint` }, "How far from the ordinary: 1 is an ordinary picture."),
+    h("p", { class: "hint", id: `${id}-hint` }, "How many times as different the pictures should look: 1 is just another ordinary one."),
   );
   return {
     el,

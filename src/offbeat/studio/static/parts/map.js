@@ -53,12 +53,15 @@ function trail(u, series) {
   return null;
 }
 
-/** `set(map)`, `add(point)`, `at(step)`; `onregion(region, text)` when a region is marked or cleared. */
-export function mapChart({ onregion, onstep }) {
+/**
+ * `set(map)`, `add(point)`, `at({trial, step})`; `onregion(region, text)` when a region is marked or
+ * cleared; `marked` is where its buttons stand.
+ */
+export function mapChart({ marked, onregion, onstep }) {
   let data = null;
   let region = null;
   let drawing = null;
-  let at = null; // null follows the newest
+  let at = null; // a search and its step; null follows the newest
   let bounds = { x: [-1, 1], y: [-1, 1] };
 
   const facet = [
@@ -102,12 +105,13 @@ export function mapChart({ onregion, onstep }) {
     },
   });
 
+  const same = (one, other) => one.step === other.step && (one.trial ?? 0) === (other.trial ?? 0);
   function steps() {
     return data?.steps ?? [];
   }
   function current() {
     const all = steps();
-    return (at === null ? all[all.length - 1] : all.find((one) => one.step === at)) ?? null;
+    return (at === null ? all[all.length - 1] : all.find((one) => same(one, at))) ?? null;
   }
   function columnsNow() {
     if (!data) return [null, NONE, NONE, NONE, NONE];
@@ -151,11 +155,17 @@ export function mapChart({ onregion, onstep }) {
     const now = current();
     slider.value = String(now ? all.indexOf(now) : 0);
     const told = now
-      ? `Step ${now.step}: median distance ${number(now.distance)}` +
+      ? `Step ${now.step}: ${far(now.distance)}` +
         (typeof now.quantile === "number" ? `, farther than ${beyond(now.quantile)} of the ordinary` : "")
       : "No samples yet";
     slider.setAttribute("aria-valuetext", told);
     where.textContent = told;
+  }
+
+  /** In ordinary distances: the unit of the curve, too. */
+  function far(distance) {
+    if (!data?.ordinary_distance) return `distance ${number(distance)}`;
+    return `${number(distance / data.ordinary_distance)} times as far as ordinary samples`;
   }
 
   function lassoOn(u) {
@@ -275,9 +285,9 @@ export function mapChart({ onregion, onstep }) {
   slider.addEventListener("input", () => {
     const all = steps();
     const i = Number(slider.value);
-    at = i === all.length - 1 ? null : all[i].step;
+    at = i === all.length - 1 ? null : all[i];
     draw();
-    onstep?.(all[i]?.step ?? null);
+    onstep?.(all[i] ? { trial: all[i].trial ?? 0, step: all[i].step } : null);
   });
   const where = h("p", { class: "hint" }, "No samples yet");
   const details = h("details", {}, h("summary", {}, "The map as a table"));
@@ -289,11 +299,11 @@ export function mapChart({ onregion, onstep }) {
     details.append(
       table(
         "Where fresh samples were at each kept step",
-        ["Step", "Median on the map", "Distance", "Quantile"],
+        ["Step", "Median on the map", "Times as far as ordinary", "Quantile"],
         steps().map((one) => [
           String(one.step),
           (one.median ?? []).map((v) => number(v, 2)).join(", "),
-          number(one.distance, 2),
+          number(one.distance / (data.ordinary_distance ?? 1), 2),
           number(one.quantile, 3),
         ]),
       ),
@@ -305,6 +315,7 @@ export function mapChart({ onregion, onstep }) {
     { class: "panel map", "aria-label": "Map" },
     h("div", { class: "panel-head" }, h("h3", {}, "Map"), toggle),
     box.el,
+    marked,
     slider,
     where,
     about,

@@ -3,7 +3,7 @@
 import { h, say, uid } from "../lib/dom.js";
 import { beyond, MARKS, number, pictureName, verdict } from "../lib/format.js";
 
-export const keyOf = (picture) => `${picture.kind}/${picture.step ?? ""}/${picture.index}`;
+export const keyOf = (picture) => `${picture.kind}/${picture.trial ?? ""}/${picture.step ?? ""}/${picture.index}`;
 
 /** A picture of a run: small ones are drawn with hard edges, as they are. */
 export function image(url, alt) {
@@ -131,6 +131,7 @@ export function facts(picture, subject) {
   if (picture.asked) rows.push(["Asked", picture.asked]);
   if (picture.caption) rows.push(["Reads as", picture.caption]);
   if (picture.verdict) rows.push(["Judge", verdict(picture.verdict, subject)]);
+  if (typeof picture.seen === "number") rows.push(["Looks", `${number(picture.seen)}× as different as an ordinary one`]);
   if (typeof picture.distance === "number") rows.push(["Distance", number(picture.distance)]);
   if (typeof picture.quantile === "number") {
     rows.push(["Farther than", `${beyond(picture.quantile)} of the ordinary`]);

@@ -1,15 +1,18 @@
 // One run, while it is drawn and afterwards: its pictures, its map and curve, what the judge says.
 
 import * as api from "../lib/api.js";
-import { busy, fault, fill, h, problem, say } from "../lib/dom.js";
+import { busy, fault, fill, h, problem, say, segments } from "../lib/dom.js";
 import { judge, left, number, stage, STATES, VERBS, verdict, when } from "../lib/format.js";
 import * as live from "../lib/live.js";
 import { go, hand } from "../lib/state.js";
-import { pictureRef, runActions } from "./actions.js";
+import { begin, exportDialog, pictureRef, renderDialog, runActions } from "./actions.js";
 import { askedOf, layTriangle } from "./asked.js";
 import { curveChart } from "./curve.js";
+import { notifyButton } from "./notify.js";
 import { lightbox } from "./lightbox.js";
 import { mapChart } from "./map.js";
+import { directionRows, directionsOf, imagesOf, inShort, ofDirection, trialsOf } from "./directions.js";
+import { measured as measuredPart } from "./measured.js";
 import { badge, image, keyOf, pictureGrid } from "./pictures.js";
 import { lessOf, startFrom, unlike } from "./steer.js";
 
@@ -38,7 +41,8 @@ export function runView({ inShelf = false } = {}) {
   let job = null; // while it runs
   let run = null; // when it is over, with everything
   let region = null;
-  let step = null;
+  let at = null; // a search and its step that was chosen
+  let way = null; // the search whose steps are listed
   const picked = new Set();
 
   const title = h("h2", { tabindex: "-1" });
@@ -49,38 +53,40 @@ export function runView({ inShelf = false } = {}) {
   const trouble = h("div", {});
   const status = h("div", { class: "status" }, h("div", { class: "status-line" }, told, controls), bar, trouble);
   const verdicts = h("p", { class: "verdicts", "aria-live": "polite" });
-  const grids = {};
-  for (const [kind, label] of [
-    ["ordinary", "Ordinary pictures"],
-    ["images", "Pictures found"],
-  ]) {
-    grids[kind] = pictureGrid({
-      label,
-      title: () => (run ?? job)?.title ?? "",
-      subject: () => (run ?? job)?.subject ?? "thing",
-      picked,
-      onopen: (picture, list) => open(picture, list),
-      onpick: picks,
-      note: noteOf,
-    });
-  }
-  const heads = { ordinary: h("h3", {}, "Ordinary"), images: h("h3", {}, "Unusual") };
-  const pictures = h(
+  const options = {
+    title: () => (run ?? job)?.title ?? "",
+    subject: () => (run ?? job)?.subject ?? "thing",
+    picked,
+    onopen: (picture, list) => open(picture, list),
+    onpick: picks,
+    note: noteOf,
+  };
+  const grids = {
+    ordinary: pictureGrid({ ...options, label: "Ordinary pictures" }),
+    images: pictureGrid({ ...options, label: "Pictures found" }),
+  };
+  const heads = { ordinary: h("h3", {}, "Ordinary"), images: h("h3", {}, "Pictures") };
+  const plain = h(
     "div",
-    { class: "twins" },
+    { class: "twins under" },
     h("section", { "aria-label": "Ordinary", class: "twin" }, heads.ordinary, grids.ordinary.el),
     h("section", { "aria-label": "Found", class: "twin" }, heads.images, grids.images.el),
   );
+  const rows = directionRows({ ...options, several: () => directionsOf(run ?? job) > 1 });
+  const pictures = h("div", {}, plain, rows.el);
   const strip = h("div", { class: "steps", hidden: true });
+  const marked = h("div", { class: "pickbar", hidden: true, role: "group", "aria-label": "The region" });
   const map = mapChart({
+    marked,
     onregion: (shape, text) => {
       region = shape ? { shape, text } : null;
       picks();
     },
-    onstep: (at) => chooseStep(at, false),
+    onstep: (which) => chooseStep(which, false),
   });
   const curve = curveChart();
-  const charts = h("div", { class: "charts", hidden: true }, map.el, curve.el);
+  const measures = measuredPart(curve);
+  const charts = h("div", { class: "charts", hidden: true }, map.el);
   const words = h("div", { class: "words" });
   const actions = h("div", {});
   const pickbar = h("div", { class: "pickbar", hidden: true, role: "group", "aria-label": "What is picked" });
@@ -92,10 +98,11 @@ export function runView({ inShelf = false } = {}) {
     verdicts,
     pictures,
     pickbar,
-    strip,
-    charts,
     words,
     actions,
+    strip,
+    charts,
+    measures.el,
   );
 
   const now = () => run ?? job;
@@ -109,7 +116,7 @@ export function runView({ inShelf = false } = {}) {
   function noteOf(picture) {
     const parts = [];
     if (picture.verdict && picture.verdict.answer !== "yes") parts.push(badge(picture.verdict, now().subject));
-    if (explores() && typeof picture.distance === "number") parts.push(h("span", {}, number(picture.distance)));
+    if (typeof picture.seen === "number") parts.push(h("span", {}, `${number(picture.seen)}×`));
     else if (!explores()) {
       if (picture.asked) parts.push(h("strong", {}, picture.asked));
       if (picture.caption) parts.push(h("span", {}, picture.asked ? `reads as ${picture.caption}` : picture.caption));
@@ -118,43 +125,88 @@ export function runView({ inShelf = false } = {}) {
   }
 
   function previews() {
-    const made = all().filter((one) => one.kind === "previews");
-    if (run?.steps?.length)
-      return run.steps.filter((one) => one.url).map((one) => ({ kind: "previews", index: 0, ...one }));
-    return made;
+    return all()
+      .filter((one) => one.kind === "previews")
+      .sort((a, b) => (a.trial ?? 0) - (b.trial ?? 0) || a.step - b.step || a.index - b.index);
   }
 
   function drawPictures() {
     const ordinary = all().filter((one) => one.kind === "ordinary");
-    let found = all().filter((one) => one.kind === "images");
+    const images = all().filter((one) => one.kind === "images");
     const made = previews();
-    let head = explores() ? "Unusual" : "Pictures";
-    const last = made.length ? Math.max(...made.map((one) => one.step)) : null;
-    if (explores() && (step !== null || !found.length) && last !== null) {
-      const at = made.some((one) => one.step === step) ? step : last;
-      found = made.filter((one) => one.step === at);
-      head = at ? `Unusual, as of step ${at}` : "Where the search starts";
+    plain.hidden = explores();
+    rows.el.hidden = !explores();
+    if (explores()) rows.show({ ordinary, rows: directionsShown(images, made) });
+    else {
+      heads.ordinary.textContent = ["fuse", "paint"].includes(now()?.verb) ? "What it was made of" : "Ordinary";
+      plain.firstElementChild.hidden = ordinary.length === 0;
+      grids.ordinary.show(ordinary);
+      grids.images.show(images);
+      heads.images.parentElement.classList.toggle("empty", !images.length);
+      layTriangle(now(), images, grids.images.list);
     }
-    heads.images.textContent = head;
-    heads.ordinary.textContent = ["fuse", "paint"].includes(now()?.verb) ? "What it was made of" : "Ordinary";
-    pictures.classList.toggle("both", explores());
-    pictures.classList.toggle("under", !explores());
-    pictures.firstElementChild.hidden = ordinary.length === 0;
-    grids.ordinary.show(ordinary);
-    grids.images.show(found);
-    heads.images.parentElement.classList.toggle("empty", !found.length);
-    layTriangle(now(), found, grids.images.list);
     drawSteps(made);
   }
 
+  /** What each row shows: a step that was chosen, what was found, or how far the search is. */
+  function directionsShown(images, made) {
+    const one = now();
+    const count = directionsOf(one);
+    const shown = [];
+    for (let direction = 0; direction < count; direction++) {
+      const found = imagesOf(one, images, direction);
+      const way_ = made.filter((preview) => ofDirection(one, direction, preview.trial));
+      const newest = way_[way_.length - 1];
+      const here_ = at && ofDirection(one, direction, at.trial) ? at : found.length ? null : newest;
+      const seen = here_ ? way_.filter((preview) => preview.trial === here_.trial && preview.step === here_.step) : found;
+      if (!seen.length && direction) continue; // it has not begun
+      const told = run?.summary?.directions?.[direction];
+      const state = here_ ? (here_.step ? `as of step ${here_.step}` : "where the search starts") : inShort(told);
+      const name = count > 1 ? `Direction ${direction + 1}` : "Unusual";
+      shown.push({ name, note: state, pictures: seen, actions: run && told ? directionActions(direction, told) : [] });
+    }
+    return shown;
+  }
+
+  function directionActions(direction, told) {
+    const text = directionsOf(run) > 1 ? `direction ${direction + 1} of ${run.title}` : `the end of ${run.title}`;
+    const more = () => {
+      startFrom({ run: id, trial: told.trial }, text, run.request);
+      go("explore", id);
+      hand("explore", { focus: true });
+    };
+    const concept = run.num_concepts > direction;
+    return [
+      ["More like this", more],
+      ...(concept && directionsOf(run) > 1
+        ? [
+            ["Another prompt", () => renderDialog(run, { kind: "images", concept: direction })],
+            ["Export", () => exportDialog(run, direction)],
+          ]
+        : []),
+    ];
+  }
+
+  /** The same subject, away from what this run found. */
+  function otherDirections() {
+    const { verb, subject, start: _, ...request } = run.request;
+    const seed = ((request.seed ?? 0) + directionsOf(run) * trialsOf(run)) % 2 ** 32;
+    return begin({ ...request, verb, subject, seed, avoid: [...(request.avoid ?? []), { run: id }] });
+  }
+
   function drawSteps(made) {
-    const steps = [...new Map(made.filter((one) => one.step > 0).map((one) => [one.step, one])).values()].sort(
-      (a, b) => a.step - b.step,
-    );
-    strip.hidden = steps.length === 0;
+    const seen = made.filter((one) => one.step > 0);
+    const trials = [...new Set(seen.map((one) => one.trial ?? 0))].sort((a, b) => a - b);
+    strip.hidden = trials.length === 0;
     if (strip.hidden) return;
-    const chosen = steps.some((one) => one.step === step) ? step : null;
-    const key = JSON.stringify([id, steps.map((one) => one.step), chosen, Boolean(run)]);
+    const trial = at?.trial ?? (trials.includes(way) ? way : trials[trials.length - 1]);
+    const steps = [
+      ...new Map(
+        made.filter((one) => (one.trial ?? 0) === trial && one.index === 0).map((one) => [one.step, one]),
+      ).values(),
+    ].sort((a, b) => a.step - b.step);
+    const chosen = at && at.trial === trial && steps.some((one) => one.step === at.step) ? at.step : null;
+    const key = JSON.stringify([id, trials, trial, steps.map((one) => one.step), chosen, Boolean(run)]);
     if (strip.dataset.key === key) return;
     strip.dataset.key = key;
     const focused = strip.contains(document.activeElement) ? document.activeElement.dataset?.step : null;
@@ -168,40 +220,60 @@ export function runView({ inShelf = false } = {}) {
           tabindex: one.step === stop ? 0 : -1,
           "data-step": one.step,
           "aria-pressed": String(one.step === chosen),
-          "aria-label": `Step ${one.step}`,
-          onclick: () => chooseStep(step === one.step ? null : one.step),
+          "aria-label": one.step ? `Step ${one.step}` : "Start",
+          onclick: () => chooseStep(one.step === chosen ? null : { trial, step: one.step }),
         },
         image(one.url, ""),
-        h("span", {}, String(one.step)),
+        h("span", {}, one.step ? String(one.step) : "start"),
       ),
     );
+    const nameOf = (which) =>
+      trialsOf(now()) > 1 ? `Search ${which + 1}` : `${which + 1}`;
+    const choice =
+      trials.length > 1
+        ? segments(
+            "Whose steps",
+            trials.map((which) => [String(which), nameOf(which)]),
+            String(trial),
+            (which) => {
+              way = Number(which);
+              at = null;
+              drawPictures();
+            },
+          )
+        : null;
+    const goOn = chosen ? { trial, step: chosen } : { trial };
     fill(
       strip,
       h(
         "div",
         { class: "panel-head" },
-        h("h3", {}, "Steps that were kept"),
+        h("h3", {}, trials.length > 1 && trialsOf(now()) === 1 ? "The way there, by direction" : "The way there"),
+        choice,
         h(
           "div",
           { class: "row" },
-          h(
-            "button",
-            { type: "button", onclick: () => more(chosen) },
-            chosen === null ? "Continue from the end" : `Continue from step ${chosen}`,
-          ),
-          chosen === null
-            ? null
-            : h(
+          run || chosen
+            ? h(
+                "button",
+                { type: "button", class: "small", onclick: () => more(goOn) },
+                chosen ? `Continue from step ${chosen}` : "Continue from the end",
+              )
+            : null,
+          chosen
+            ? h(
                 "button",
                 {
                   type: "button",
+                  class: "small",
                   onclick: () => {
-                    lessOf({ run: id, step: chosen }, `${now().title}, step ${chosen}`);
+                    lessOf({ run: id, trial, step: chosen }, `${now().title}, step ${chosen}`);
                     go("explore", id);
                   },
                 },
                 "Less of this step",
-              ),
+              )
+            : null,
         ),
       ),
       h("div", { class: "steps-row", role: "toolbar", "aria-label": "Steps", onkeydown: alongSteps }, buttons),
@@ -223,29 +295,33 @@ export function runView({ inShelf = false } = {}) {
     all[to].focus();
   }
 
-  function chooseStep(at, tellMap = true) {
-    step = at;
-    if (tellMap) map.at(at);
+  function chooseStep(which, tellMap = true) {
+    at = which;
+    if (which) way = which.trial;
+    if (tellMap) map.at(which);
     drawPictures();
   }
-  function more(at) {
+  function more(from) {
     startFrom(
-      { run: id, step: at },
-      at === null ? `the end of ${now().title}` : `step ${at} of ${now().title}`,
+      { run: id, ...from },
+      from.step ? `step ${from.step} of ${now().title}` : `the end of ${now().title}`,
       now().request,
     );
     go("explore", id);
+    hand("explore", { focus: true });
   }
 
   function picks() {
     const chosen = all()
       .concat(previews())
       .filter((one, i, list) => picked.has(keyOf(one)) && list.findIndex((other) => keyOf(other) === keyOf(one)) === i);
-    grids.ordinary.paint();
-    grids.images.paint();
-    const focused = pickbar.contains(document.activeElement);
-    pickbar.hidden = !chosen.length && !region;
-    if (pickbar.hidden) {
+    for (const grid of [grids.ordinary, grids.images, ...rows.grids]) grid.paint();
+    const bar = region ? marked : pickbar; // buttons of a lasso stand at the map
+    const other = region ? pickbar : marked;
+    const focused = other.contains(document.activeElement) || bar.contains(document.activeElement);
+    other.hidden = true;
+    bar.hidden = !chosen.length && !region;
+    if (bar.hidden) {
       if (focused) title.focus({ preventScroll: true });
       return;
     }
@@ -263,7 +339,7 @@ export function runView({ inShelf = false } = {}) {
     const like = () => {
       const what = { run: id };
       if (region) Object.assign(what, { region: region.shape });
-      else if (previewed) what.step = previewed.step;
+      else if (previewed) Object.assign(what, { step: previewed.step, trial: previewed.trial ?? 0 });
       else if (placed.length) what.region = around(placed.map((one) => one.axes));
       startFrom(
         what,
@@ -288,7 +364,7 @@ export function runView({ inShelf = false } = {}) {
     };
     const likes = explores() && (region || previewed || placed.length);
     fill(
-      pickbar,
+      bar,
       h("p", {}, text),
       h("button", { type: "button", onclick: less }, "Less of this"),
       likes ? h("button", { type: "button", onclick: like }, "More like this") : null,
@@ -343,7 +419,7 @@ export function runView({ inShelf = false } = {}) {
       work.addEventListener("click", () =>
         busy(work, trouble, async () => live.keep(await (want === "Cancel" ? api.cancel(id) : api.resume(id)))),
       );
-      controls.replaceChildren(...(want ? [work] : []));
+      controls.replaceChildren(...[want === "Cancel" ? notifyButton() : null, want ? work : null].filter(Boolean));
     }
     const focused = [...actions.querySelectorAll("button, a")].indexOf(document.activeElement);
     fill(
@@ -351,13 +427,32 @@ export function runView({ inShelf = false } = {}) {
       run && runActions(run, { stay: !inShelf, change: (what) => busy(actions, trouble, () => api.change(id, what)) }),
     );
     if (focused >= 0) actions.querySelectorAll("button, a")[focused]?.focus();
+    drawWords();
+  }
+
+  /** Warnings; and where the pictures are too alike, the button that mends it. */
+  function drawWords() {
+    const alike = explores() && typeof run?.summary?.variety === "number" && run.summary.variety < 1;
+    const warnings = (run?.warnings ?? []).filter((text) => !text.startsWith("These pictures are less varied"));
+    const other = h("button", { type: "button", class: alike ? "primary" : "" }, "Try other directions");
+    const wrong = h("div", {});
+    other.addEventListener("click", () => busy(other, wrong, otherDirections));
     fill(
       words,
-      run?.warnings?.length
+      run && explores() && run.own && !run.method?.startsWith("raw")
+        ? h(
+            "div",
+            { class: "row wrap next" },
+            alike ? h("p", {}, "These pictures are more alike than ordinary ones.") : null,
+            other,
+            wrong,
+          )
+        : null,
+      warnings.length
         ? h(
             "ul",
             { class: "warnings", "aria-label": "Warnings" },
-            run.warnings.map((text) => h("li", {}, text)),
+            warnings.map((text) => h("li", {}, text)),
           )
         : null,
     );
@@ -386,7 +481,7 @@ export function runView({ inShelf = false } = {}) {
     map.set(places);
     curve.set(readings);
     const judged = (readings?.rows ?? []).filter((row) => row.verdict);
-    if (judged.length)
+    if (judged.length && !run)
       tellVerdict({ step: judged[judged.length - 1].step, ...judged[judged.length - 1].verdict }, true);
   }
 
@@ -403,6 +498,8 @@ export function runView({ inShelf = false } = {}) {
       .catch((error) => (job && job.state !== "finished" ? null : Promise.reject(error)));
     if (asked !== id) return;
     run = whole;
+    if (run) verdicts.replaceChildren();
+    measures.set(explores() ? run : null);
     redraw();
     if (explores() && measured()) await charted();
   }
@@ -411,8 +508,10 @@ export function runView({ inShelf = false } = {}) {
   async function show(which) {
     if (which === id && which !== null) return;
     id = which;
-    job = run = region = step = null;
+    job = run = region = at = way = null;
     picked.clear();
+    rows.clear();
+    measures.set(null);
     strip.dataset.key = "";
     el.hidden = !which;
     verdicts.replaceChildren();
@@ -485,7 +584,7 @@ export function runView({ inShelf = false } = {}) {
     "verdict",
     mine((data) => {
       tellVerdict(data);
-      curve.add({ step: data.step, verdict: data });
+      curve.add({ step: data.step, trial: data.trial ?? 0, verdict: data });
     }),
   );
   for (const name of ["finished", "failed", "cancelled", "interrupted"]) {
@@ -494,7 +593,7 @@ export function runView({ inShelf = false } = {}) {
       mine(async () => {
         job = live.jobs.get(id) ?? job;
         if (name === "finished") {
-          step = null;
+          at = null;
           map.at(null);
           say(`${job?.title ?? "The run"} is finished`);
         }

@@ -7,12 +7,33 @@ import { backbone, fitting, go, method, methods, receive, state } from "../lib/s
 import { begin } from "../parts/actions.js";
 import { dial } from "../parts/dial.js";
 import { dropzone } from "../parts/drop.js";
+import { image } from "../parts/pictures.js";
 import { runView } from "../parts/runview.js";
 import { settingsForm } from "../parts/settings.js";
 import { awayAgain, clearSteering, onsteer, started, steering, steerList, unlike } from "../parts/steer.js";
+import { tour } from "../parts/tour.js";
 import { seedField, wordInput } from "../parts/words.js";
 
 const TASTE = ["handbag", "castle", "chair", "vehicle", "alien", "fruit", "dinosaur", "building"];
+
+/** What a finished run looks like: drawn by the small checkpoint that comes with Offbeat. */
+function example() {
+  const row = (name, look, count, label) =>
+    h(
+      "div",
+      { class: `example-row ${look}`, role: "img", "aria-label": label },
+      Array.from({ length: count }, (_, i) => image(`/static/example/${name}-${i}.webp`, "")),
+    );
+  return h(
+    "figure",
+    { class: "example" },
+    h("p", { class: "hint" }, "Ordinary teapots"),
+    row("ordinary", "ordinary", 4, "Four teapots, all red and of one shape"),
+    h("p", { class: "hint" }, "Unusual teapots, at 2.0×"),
+    row("found", "unusual", 8, "Eight teapots in blue, green, purple and orange, of other shapes"),
+    h("figcaption", { class: "hint" }, "By pocket, the small checkpoint that comes with Offbeat: 8 of the 32 pictures of one run."),
+  );
+}
 
 export function explore() {
   const view = runView();
@@ -20,6 +41,8 @@ export function explore() {
   const bone = () => backbone(fitting(how.value, checkpoint.value) ?? able[0]?.name);
   const subject = wordInput([], { required: true, placeholder: "handbag", "aria-label": "Word" });
   const novelty = dial(2);
+  const directions = h("select", {}, options(["1", "2", "3", "4", "6"]));
+  directions.value = "4";
   const num = h(
     "select",
     {},
@@ -54,7 +77,7 @@ export function explore() {
           "button",
           {
             type: "button",
-            class: "quiet small",
+            class: "small chip-button",
             onclick: () => {
               subject.value = word;
               subject.focus();
@@ -105,7 +128,8 @@ export function explore() {
       h(
         "div",
         { class: "stack" },
-        field("Pictures", num),
+        field("Directions", directions, "Searches that keep away from each other: a row of pictures each."),
+        field("Pictures", num, "Of each direction."),
         seed.el,
         field("Method", how, null),
         summary,
@@ -128,20 +152,23 @@ export function explore() {
     const body = {
       verb: "explore",
       subject: subject.value,
-      reach: novelty.value,
       num_images: Number(num.value),
       seed: seed.value,
     };
-    if (how.value && how.value !== "low-probability") body.method = how.value;
+    const search = !how.value || how.value === "low-probability";
+    if (!search) body.method = how.value;
     const where = fitting(how.value, checkpoint.value);
     if (where) body.backbone = where;
-    if (steps.value) body.num_steps = Number(steps.value);
-    if (Number(trials.value) > 1) body.num_trials = Number(trials.value);
     if (judge.value !== "auto") body.judge = judge.value;
-    if (space.value) body.space = space.value;
     const config = settings.read();
     if (Object.keys(config).length) body.config = config;
-    if (taste.checked && !body.method) body.taste = tasteKept ?? "marks";
+    if (!search) return body; // what follows is the search's alone
+    body.novelty = novelty.value;
+    Object.assign(body, { directions: Number(directions.value), candidates: 3, preview_every: 10 });
+    if (steps.value) body.num_steps = Number(steps.value);
+    if (Number(trials.value) > 1) body.num_trials = Number(trials.value);
+    if (space.value) body.space = space.value;
+    if (taste.checked) body.taste = tasteKept ?? "marks";
     if (steering.avoid.length) body.avoid = steering.avoid.map((one) => one.ref);
     if (steering.unlike.length) body.unlike = steering.unlike.map((one) => one.ref);
     return body;
@@ -164,7 +191,10 @@ export function explore() {
 
   function fill(body) {
     subject.value = body.subject ?? subject.value;
-    if (typeof body.reach === "number") novelty.value = body.reach;
+    const far = body.novelty ?? body.reach;
+    if (typeof far === "number" && far > 1) novelty.value = far;
+    directions.value = String(body.directions ?? 1);
+    if (!directions.value) directions.value = "4";
     num.value = String(body.num_images ?? 8);
     if (!num.value) num.value = "8";
     seed.value = body.seed ?? 0;
@@ -197,14 +227,24 @@ export function explore() {
     awayAgain(body);
   });
 
+  const surprise = h("button", { type: "button", class: "primary" }, "Surprise me");
+  surprise.addEventListener("click", () => {
+    const known = [...(bone()?.words ?? []), ...(bone()?.subjects ?? [])];
+    const words = known.length ? known : TASTE;
+    subject.value = words[Math.floor(Math.random() * words.length)];
+    seed.value = Math.floor(Math.random() * 10000);
+    form.requestSubmit();
+  });
   const empty = h(
     "div",
     { class: "empty-stage" },
     h("p", { class: "lead" }, "Pictures that are still what was asked for, and yet not what everyone has seen."),
+    example(),
     h(
-      "p",
-      {},
-      "Type a word, turn the dial, and press Go. Ordinary pictures come first; unusual ones of the same noise appear beside them while the search runs. On the map, mark a region with the lasso to have less or more of it.",
+      "div",
+      { class: "row wrap center" },
+      surprise,
+      h("button", { type: "button", onclick: tour }, "Show me around"),
     ),
   );
   const el = h(
