@@ -97,6 +97,33 @@ def test_pictures_map_and_verdicts_come_while_a_search_runs_and_steer_the_next(p
     page.get_by_role("button", name="Delete").wait_for()
 
 
+def test_a_method_that_does_not_search_is_asked_for_nothing_of_the_search(person):
+    page = person("explore")
+    explore(page, "owl", Steps="5", Pictures="4", Method="raw-prompt")
+    page.get_by_role("button", name="Delete").wait_for()
+    found = page.get_by_role("listbox", name="Pictures found")
+    assert found.get_by_role("option").count() == 4
+
+
+def test_whoever_comes_first_sees_an_example_is_shown_around_and_may_be_surprised(person):
+    page = person("explore")
+    assert page.locator(".example img").count() == 12
+    page.get_by_role("button", name="Show me around").click()
+    for _ in range(4):
+        page.get_by_role("button", name="Next").click()
+    page.get_by_role("button", name="Done").click()
+    assert page.locator(".tour").count() == 0
+    page.locator("#main").focus()
+    page.keyboard.press("?")
+    page.get_by_role("dialog", name="Keys").wait_for()
+    page.keyboard.press("Escape")
+    page.get_by_role("button", name="Surprise me").click()
+    page.wait_for_selector(".cell img")
+    assert page.get_by_label("Explore", exact=True).input_value()
+    page.get_by_role("button", name="Cancel").click()
+    page.get_by_role("button", name="Resume").wait_for()
+
+
 def test_sliders_sum_to_one_by_keyboard_and_the_picture_follows_the_newest(person):
     page = person("fuse")
     page.get_by_role("button", name="+ Another word").click()

@@ -65,6 +65,7 @@ def test_a_session_marks_pictures_that_it_sees_and_its_marks_are_its_own(explore
     assert marks == {0: 0, 1: 1}
     assert client.put(where, json={"index": 99, "mark": 1}).status_code == 404
     assert client.put(where, json={"index": 0, "mark": 2}).status_code == 422
+    client.patch(f"/api/v1/runs/{job['id']}", json={"shared": False})  # whatever ran before
     other = client_of(studio_app)
     other.get("/api/v1/session")
     assert other.put(where, json={"index": 1, "mark": -1}).status_code == 404

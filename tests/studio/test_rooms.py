@@ -78,6 +78,38 @@ def test_a_search_goes_on_from_a_lasso_and_away_from_another(explored):
     assert own.client.post(f"/api/v1/runs/{job['id']}/continue", json=far).status_code == 422
 
 
+def test_each_direction_is_steered_by_from_where_it_ended(browser):
+    job = browser.done(
+        "explore", subject="handbag", num_steps=3, reach=1.2, num_images=1, directions=2,
+        preview_every=2, judge="none", config=SMALL,
+    )  # fmt: skip
+    own = f"runs/{job['id']}"
+    run = browser.get(f"/runs/{job['id']}")
+    assert [one["concept"] for one in run["pictures"] if one["kind"] == "images"] == [0, 1]
+    previews = [one for one in run["pictures"] if one["kind"] == "previews"]
+    assert {(one["trial"], one["step"]) for one in previews} == {(0, 0), (0, 2), (1, 2)}
+    second = {"run": job["id"], "kind": "previews", "trial": 1, "step": 2, "index": 3}
+    quick = {"subject": "handbag", "num_steps": 1, "num_images": 1, "judge": "none"}
+    more = browser.done(
+        "explore", **quick, config=SMALL, start={"run": job["id"], "trial": 1},
+        avoid=[{"run": job["id"], "trial": 1, "step": 2}], unlike=[second],
+    )  # fmt: skip
+    settings = browser.get(f"/runs/{more['id']}")["settings"]
+    assert (settings["start"], settings["avoid"]) == (f"{own}:1.end", [f"{own}:1.2"])
+    drawn = browser.client.get(next(one for one in previews if one["trial"] == 1)["url"])
+    assert settings["unlike"][0][0].endswith("trials/1/states/0002/preview-0003.png")
+    assert drawn.status_code == 200
+    refused = browser.ask(
+        "explore", expect=422, **quick, start={"run": job["id"], "trial": 7, "step": 2}
+    )
+    assert "kept" in refused["error"]
+    files = browser.client.get(f"/api/v1/{own}/zip")
+    assert 'filename="handbag.zip"' in files.headers["content-disposition"]
+    names = zipfile.ZipFile(io.BytesIO(files.content)).namelist()
+    assert {"handbag/images/0001.png", "handbag/concepts/0001/concept.safetensors"} <= set(names)
+    assert not [name for name in names if "checkpoint" in name]
+
+
 def test_two_finds_are_walked_between_and_one_is_kept_and_exported(explored, dreamt):
     own, _ = explored
     ends = [{"run": dreamt["id"], "index": index} for index in (0, 1)]

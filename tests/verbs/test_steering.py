@@ -81,6 +81,35 @@ def test_a_search_goes_on_from_a_step_that_was_kept(pocket, seen):
         explore(pocket, start=f"{folder}:4")
 
 
+def test_pictures_of_a_direction_are_kept_before_the_next_begins(pocket, tmp_path):
+    class Stop(Exception):
+        pass
+
+    told = []
+
+    def observe(stage, done, total, values):
+        told.append(stage)
+        if stage == "found":
+            assert [(tmp_path / "run" / file).exists() for file in values["files"]] == [True]
+            raise Stop
+
+    asked = {"directions": 2, "num_steps": 2, "reach": 1.2, "out": tmp_path / "run"}
+    with pytest.raises(Stop):
+        explore(pocket, **asked, observe=observe)
+    kept = (tmp_path / "run" / "images" / "0000.png").read_bytes()
+    explore(pocket, **asked, resume=True)
+    assert (tmp_path / "run" / "images" / "0000.png").read_bytes() == kept
+    assert (tmp_path / "run" / "images" / "0001.png").exists()
+    # the second direction is named by its search
+    second = explore(pocket, start=f"{tmp_path / 'run'}:1.end", num_steps=1, reach=1.0)
+    begun = concept_of(second).token_embeds["<offbeat>"]
+    ends = [concept_of(str(tmp_path / "run" / f"trials/{n}/concept.safetensors")) for n in (0, 1)]
+    gaps = [(begun - end.token_embeds["<offbeat>"]).abs().max() for end in ends]
+    assert gaps[1] < gaps[0]
+    with pytest.raises(StoreError, match="trial 2"):
+        explore(pocket, start=f"{tmp_path / 'run'}:2.end", num_steps=1, reach=1.0)
+
+
 def test_a_region_of_the_map_and_picked_pictures_can_be_avoided(pocket, seen):
     folder, _ = seen
     wide = [(-100.0, -100.0), (100.0, -100.0), (100.0, 100.0), (-100.0, 100.0)]

@@ -65,8 +65,9 @@ def explore(
     avoid: Annotated[
         list[str] | None,
         distance(
-            metavar="RUN[:STEP]",
-            help="Keep away from what that run drew, or drew at one of its kept steps. Repeatable.",
+            metavar="RUN[:STATE]",
+            help="Keep away from what that run drew. STATE is a kept step of its best search, or "
+            "of another: 2.30 is step 30 of search 2, 2.end its end. Repeatable.",
         ),
     ] = None,
     unlike: Annotated[

@@ -87,8 +87,8 @@ def map_of_run(folder: str | Path, *, num_ordinary: int = 1000) -> dict[str, Any
 
     Returns:
         ``num_components`` of the space, ``num_ordinary`` samples measured, their
-        ``ordinary_distance`` from their middle, ``ordinary``, ``[[x, y], ...]``, and ``steps``: each with ``trial``, ``step`` (steps done), ``kept`` and
-        its ``probe``, as in the trace.
+        ``ordinary_distance`` from their middle, ``ordinary``, ``[[x, y], ...]``, and ``steps``:
+        each with ``trial``, ``step`` (steps done), ``kept`` and its ``probe``, as in the trace.
 
     Raises:
         StoreError: If it is no exploration, or has not measured the ordinary yet.

@@ -101,12 +101,13 @@ def explore(
             differences choose; 1 shows all.
         num_trials: Searches for each direction, from ``seed`` on; the best is kept, by validity,
             then by novelty.
-        avoid: Runs, ``FOLDER`` or ``FOLDER:STEP``, to keep away from, or a ``Region`` of the map
+        avoid: Runs, ``FOLDER``, ``FOLDER:STEP`` or ``FOLDER:TRIAL.STEP`` (a kept step, or ``end``),
+            to keep away from, or a ``Region`` of the map
             of one; one or several.
         unlike: Folders of pictures, or lists of files, to keep away from; one or several.
         taste: A file of preferences, from ``offbeat study taste``: of the pictures that pass, the
             half that fits them best is chosen from.
-        start: A run, ``FOLDER`` or ``FOLDER:STEP``, of the same settings to start from.
+        start: A run or a state of one, named as for ``avoid``, of the same settings to start from.
         preview_every: Steps between two previews, which are told to ``observe`` and kept in the
             run folder; 0 draws none. The result does not depend on it.
         prompt: Template with ``{subject}``; None is the checkpoint's own.

@@ -381,7 +381,8 @@ def _named(away: str | Region | tuple[str, ...]) -> str:
 
 _ENDS = {
     "held": "the distance was reached and held",
-    "farthest": "it went as far as the setting max_reach allows, or the judge passed nothing farther",
+    "farthest": "it went as far as the setting max_reach allows, or the judge passed nothing "
+    "farther",
     "judge": "the judge no longer saw the subject, and the last state that passed is kept",
     "steps": "the steps ran out; give more with --steps",
 }
