@@ -167,7 +167,7 @@ def test_a_prior_s_token_and_factors_draw_the_same_in_their_pipelines(folders, t
     prior.tokenizer.add_tokens(WORD)  # Kandinsky's pipelines load no tokens: their loader's steps
     prior.text_encoder.resize_token_embeddings(len(prior.tokenizer), mean_resizing=False)
     table = prior.text_encoder.get_input_embeddings().weight
-    table[prior.tokenizer.convert_tokens_to_ids(WORD)] = load_file(token)[WORD][0]
+    table[prior.tokenizer.convert_tokens_to_ids(WORD)] = load_file(token)[WORD]
     read_to_the_end(prior.text_encoder, prior.tokenizer)
 
     def embeds():

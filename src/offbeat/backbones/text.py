@@ -19,6 +19,7 @@ from torch.nn.functional import pad
 
 from offbeat.checkpoints.offload import runs_on
 from offbeat.errors import PromptError, ShapeError
+from offbeat.files.tokens import join_rows
 
 
 class Encoder:
@@ -120,8 +121,8 @@ class Encoder:
         self, prompt: str, tokens: Mapping[str, Tensor]
     ) -> tuple[list[int], list[tuple[int, Tensor]]]:
         """Return a prompt's ids and where each learned vector stands among them."""
-        words = sorted(tokens, key=len, reverse=True)
-        parts = re.split("(" + "|".join(map(re.escape, words)) + ")", prompt) if words else [prompt]
+        words = map(_whole, sorted(tokens, key=len, reverse=True))
+        parts = re.split("(" + "|".join(words) + ")", prompt) if tokens else [prompt]
         start, stand_in = self._frame()
         ids: list[int] = list(start)
         found: list[tuple[int, Tensor]] = []
@@ -136,8 +137,8 @@ class Encoder:
         if len(ids) > room and not self.cuts:
             raise PromptError(
                 f"prompt: expected at most {room - len(start)} tokens for {self.name}, got "
-                f"{len(ids) - len(start)}: {prompt[:80]!r}. Use fewer words or a shorter "
-                "--template."
+                f"{len(ids) - len(start)}: {prompt[:80]!r}. Use fewer words, by a shorter --prompt"
+                f"{_advice(tokens)}"
             )
         kept = [(at, vector) for at, vector in found if at < room]
         return [*ids[:room], self.tokenizer.eos_token_id], kept
@@ -202,6 +203,24 @@ class ReadsText:
     """The part of an adapter that knows words: its rows are those of its encoders side by side."""
 
     _encoders: tuple[Encoder, ...]
+    _words: Mapping[str, Tensor] = {}
+    """Learned words that every prompt may hold, and their rows."""
+
+    def add_embedding(self, found: Mapping[str, Mapping[str, Tensor]], stem: str) -> None:
+        """Let prompts hold the tokens of a file, by their words and by the name of the file.
+
+        Args:
+            found: Word to its rows by encoder, as ``files.exchange`` reads them.
+            stem: Name of the file, which is the word in other tools.
+
+        Raises:
+            ShapeError: If they belong to another family or checkpoint.
+        """
+        words = {word: join_rows(word, rows, self.token_layout) for word, rows in found.items()}
+        if len(words) == 1:
+            (rows,) = words.values()
+            words |= dict.fromkeys((stem, f"<{stem}>", f"embedding:{stem}"), rows)
+        self._words = {**self._words, **words}
 
     @property
     def token_layout(self) -> list[tuple[str, int, float]]:
@@ -272,10 +291,11 @@ class ReadsText:
         """
         if not prompts:
             raise PromptError("prompts: expected at least one, got none")
+        tokens = {**self._words, **(tokens or {})}
         widths = [encoder.width for encoder in self._encoders]
         split = {
             word: _rows(word, vectors, sum(widths)).split(widths, dim=-1)
-            for word, vectors in (tokens or {}).items()
+            for word, vectors in tokens.items()
         }
         return [
             encoder.read(
@@ -286,6 +306,23 @@ class ReadsText:
             )
             for number, encoder in enumerate(self._encoders)
         ]
+
+
+def _whole(word: str) -> str:
+    """Return what finds a learned word in a prompt: never inside another word, but in brackets."""
+    found = re.escape(word)
+    return found if word.startswith("<") and word.endswith(">") else rf"(?<!\w){found}(?!\w)"
+
+
+def _advice(tokens: Mapping[str, Tensor]) -> str:
+    """Return what to do about a token that fills a prompt alone."""
+    most = max(map(len, tokens.values()), default=0)
+    if most < 16:
+        return "."
+    return (
+        f": a token of {most} vectors stands alone in --prompt {{concept}}; one that is made for "
+        "negative prompts is given by --embedding FILE and named in --negative-prompt."
+    )
 
 
 def _rows(word: str, vectors: Tensor, width: int) -> Tensor:

@@ -6,6 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -21,8 +22,11 @@ from offbeat.checkpoints.placement import (
     set_vae,
     usable,
 )
-from offbeat.errors import ConfigError, ShapeError
+from offbeat.errors import ConfigError, ShapeError, StoreError
+from offbeat.files.disk import digest_of
+from offbeat.files.exchange import read_weights
 from offbeat.files.lora import LoraFile, read_lora_file
+from offbeat.files.tokens import TokenFile
 from offbeat.types import Evaluations
 
 if TYPE_CHECKING:
@@ -45,6 +49,7 @@ class Checkpoint(ABC):
     lora_loader: str | None = None
     """The class of ``diffusers.loaders.lora_pipeline`` that knows the names of its LoRA."""
     _merged: tuple[LoraFile, ...] = ()
+    _tokens: tuple[TokenFile, ...] = ()
     notes: tuple[str, ...] = ()
     """What a user should know of how it was loaded, one sentence each."""
 
@@ -119,8 +124,8 @@ class Checkpoint(ABC):
         # slicing and offloading change nothing
         names = ("vae_tiling", "attention", "compile", "variant")
         chosen = {name: getattr(self._placement, name, None) for name in names}
-        if self._merged:
-            chosen["lora"] = [asdict(lora) for lora in self._merged]
+        for name, files in (("lora", self._merged), ("embeddings", self._tokens)):
+            chosen[name] = [asdict(file) for file in files]
         return {**told, **{name: value for name, value in chosen.items() if value}}
 
     # --- LoRA
@@ -159,11 +164,7 @@ class Checkpoint(ABC):
         if self._placement is not None:
             raise ConfigError(f"{self.name}: is placed already; load it again with its LoRA")
         raw, digest = read_lora_file(lora.path)
-        if lora.digest not in ("", digest):
-            raise ConfigError(
-                f"{lora.path}: is another file than the one that was used ({lora.digest[:8]}, now "
-                f"{digest[:8]}); put that one in its place"
-            )
+        _check_same(lora, digest)
         parts = self.lora_parts()
         fitted = fit(raw, parts, self.lora_loader, lora.path)
         merge(fitted, parts, lora.scale, lora.path)
@@ -215,6 +216,26 @@ class Checkpoint(ABC):
         self._placement = chosen
         return self
 
+    def add_tokens(self, file: TokenFile) -> None:
+        """Let prompts hold the learned tokens of a file, by its name and by their own words.
+
+        Raises:
+            ConfigError: If its content is not what was asked for, or it holds no token.
+            ShapeError: If they belong to another family or checkpoint.
+        """
+        path = Path(file.path).expanduser()
+        try:
+            data = path.read_bytes()
+        except OSError as error:
+            raise StoreError(f"{path}: cannot be read ({error.strerror or error})") from error
+        digest = digest_of(data)
+        _check_same(file, digest)
+        tokens = read_weights(data, path).tokens
+        if not tokens:
+            raise ConfigError(f"{path}: holds LoRA factors and no token; give it by --lora")
+        self.add_embedding(tokens, path.stem)  # type: ignore[attr-defined]
+        self._tokens = (*self._tokens, replace(file, digest=digest))
+
     def _part(self, *names: str) -> Any:
         """Return the first attribute of these names that there is."""
         return next(
@@ -224,3 +245,12 @@ class Checkpoint(ABC):
     def _called_by_parts(self) -> list[Any]:
         """Return the modules whose layers are called one by one; they call ``ready`` before."""
         return []
+
+
+def _check_same(file: LoraFile | TokenFile, digest: str) -> None:
+    """Refuse a file that changed since it was recorded."""
+    if file.digest not in ("", digest):
+        raise ConfigError(
+            f"{file.path}: is another file than the one that was used ({file.digest[:8]}, now "
+            f"{digest[:8]}); put that one in its place"
+        )

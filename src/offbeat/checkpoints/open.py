@@ -22,6 +22,7 @@ from offbeat.core.budget import watch
 from offbeat.core.modes import in_own_modes
 from offbeat.errors import CapabilityError, CheckpointError, ConfigError
 from offbeat.files.lora import LoraFile
+from offbeat.files.tokens import TokenFile
 from offbeat.protocols import DrawingBackbone, TextBackbone
 from offbeat.protocols.capabilities import backbones_for, members
 
@@ -65,6 +66,7 @@ def load_backbone(
     compile: bool | None = None,
     variant: str | None = None,
     lora: str | Sequence[str | LoraFile] | None = None,
+    embeddings: str | Sequence[str | TokenFile] | None = None,
 ) -> Any:
     """Load a checkpoint by name, folder or hub id.
 
@@ -79,6 +81,7 @@ def load_backbone(
         compile: The denoiser.
         variant: Of its weights, e.g. ``fp16``.
         lora: Files to be merged into its weights, ``FILE`` or ``FILE:0.8``.
+        embeddings: Files of tokens whose words prompts may hold: the name of the file, or its own.
 
     Returns:
         What the adapter of its form offers: see ``offbeat.protocols``.
@@ -100,6 +103,7 @@ def load_backbone(
         compile=compile,
         variant=variant,
         lora=lora,
+        embeddings=embeddings,
     )
     with reading_variant(asked.variant):
         return _load(source, asked)
@@ -119,6 +123,8 @@ def _load(source: str | Path, asked: Placement) -> Any:
         model = adapter.load(source, dtype=placement.torch_dtype)
     for lora in placement.lora:
         model.merge_lora(lora)
+    for embedding in placement.embeddings:
+        model.add_tokens(embedding)
     return model.place(placement)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any, Literal, get_args
 
 import torch
@@ -12,6 +13,7 @@ import torch
 from offbeat.checkpoints.offload import Room
 from offbeat.errors import CheckpointError, ConfigError
 from offbeat.files.lora import LoraFile
+from offbeat.files.tokens import TokenFile
 
 Dtype = Literal["float32", "bfloat16", "float16", "auto"]
 Offload = Literal["none", "model", "sequential"]
@@ -46,6 +48,8 @@ class Placement:
     """Which weights of a folder that holds several: ``fp16`` reads ``model.fp16.safetensors``."""
     lora: tuple[LoraFile, ...] = ()
     """LoRA files that are merged into the weights when they are loaded, each with its strength."""
+    embeddings: tuple[TokenFile, ...] = ()
+    """Files of learned tokens whose words every prompt may hold, negative ones too."""
     check_memory: bool = True
     """Refuse a checkpoint that does not fit before it is loaded."""
 
@@ -53,8 +57,10 @@ class Placement:
         for name, known in (("dtype", get_args(Dtype)), ("offload", get_args(Offload))):
             if (value := getattr(self, name)) not in known:
                 raise ConfigError(f"{name}: expected {', '.join(known)}, got {value!r}")
-        files = [self.lora] if isinstance(self.lora, str) else list(self.lora)
-        object.__setattr__(self, "lora", tuple(LoraFile.parse(file) for file in files))
+        for name, parse in (("lora", LoraFile.parse), ("embeddings", TokenFile.of)):
+            files = getattr(self, name)
+            files = [files] if isinstance(files, str | Path) else list(files)
+            object.__setattr__(self, name, tuple(map(parse, files)))
         if self.variant is not None and not re.fullmatch(r"[A-Za-z][\w-]*", self.variant):
             raise ConfigError(f"variant: expected a name such as fp16, got {self.variant!r}")
         kind = _kind_of(self.device)

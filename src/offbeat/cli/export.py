@@ -61,8 +61,8 @@ def import_(
         list[Path],
         typer.Argument(
             metavar="FILE...",
-            help="A token or LoRA: safetensors of diffusers, AUTOMATIC1111, ComfyUI or kohya, or "
-            "ConceptLab's `learned_embeds.bin`; or a picture. Several files make one concept.",
+            help="A token or LoRA: safetensors, `.pt` or `.bin` of diffusers, AUTOMATIC1111, "
+            "ComfyUI, kohya, PEFT or ConceptLab; or a picture. Several files make one concept.",
         ),
     ],
     backbone: Annotated[

@@ -66,6 +66,14 @@ Lora = Annotated[
         "`style.safetensors:0.8`. Repeatable.",
     ),
 ]
+Embedding = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="FILE",
+        help="A learned token that prompts and negative prompts may hold, by the name of its file, "
+        "e.g. `EasyNegative`. Repeatable.",
+    ),
+]
 Prior = Annotated[
     str | None,
     placed(help="Folder or hub id of an unCLIP prior, where the checkpoint names a decoder alone."),
@@ -121,6 +129,7 @@ def _options(
     ] = False,
     variant: Variant = None,
     lora: Lora = None,
+    embedding: Embedding = None,
     prior: Prior = None,
     check_memory: Annotated[
         bool,
@@ -158,7 +167,8 @@ def placing(command: Callable[..., None]) -> Callable[..., None]:
             from offbeat.checkpoints.placement import Placement  # torch loads here, not for --help
             from offbeat.cli.output import show_note
 
-            made = Placement(**{**placement, "lora": tuple(placement["lora"] or ())})
+            lora, tokens = (tuple(placement.pop(name) or ()) for name in ("lora", "embedding"))
+            made = Placement(**placement, lora=lora, embeddings=tokens)
             for note in made.notes():
                 show_note(note)
             return made

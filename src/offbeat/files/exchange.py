@@ -16,7 +16,7 @@ from offbeat.files.labels import kohya_labels, labels
 from offbeat.files.lora import is_lora, rank_of, read_factors, to_kohya, with_config
 from offbeat.files.tokens import (
     TokenLayout,
-    read_conceptlab,
+    read_pickle,
     read_token_tensors,
     token_rows,
     token_tensors,
@@ -127,7 +127,7 @@ def read_weights(data: bytes, path: PurePath) -> Found:
     Raises:
         CorruptRunError: If it is cut, changed, or of no known layout.
         ShapeError: If it holds what cannot be used here.
-        UnsafeWeightsError: If it is a pickle other than ConceptLab's.
+        UnsafeWeightsError: If it is a pickle that holds more than tokens.
     """
     from safetensors import SafetensorError
     from safetensors.torch import load
@@ -135,7 +135,7 @@ def read_weights(data: bytes, path: PurePath) -> Found:
     file = str(path)
     # a safetensors file may begin with either byte too, and has a brace after its first eight
     if data[:4] == b"PK\x03\x04" or (data[:1] == b"\x80" and data[8:9] != b"{"):
-        return Found(tokens=read_conceptlab(data, file), lora={}, about={})
+        return Found(tokens=read_pickle(data, file), lora={}, about={})
     try:
         tensors = load(data)
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])

@@ -52,14 +52,14 @@ class LoraFile:
     """What its content must be; empty is whatever it is."""
 
     @classmethod
-    def parse(cls, text: str | LoraFile) -> LoraFile:
+    def parse(cls, text: str | Path | LoraFile) -> LoraFile:
         """Return what ``FILE``, ``FOLDER`` or ``FILE:0.8`` says.
 
         Raises:
             ConfigError: If it is no text, or the strength is not from -10 to 10 and not 0.
         """
-        if isinstance(text, LoraFile):
-            return text
+        if isinstance(text, LoraFile | Path):
+            return text if isinstance(text, LoraFile) else cls(str(text))
         if not isinstance(text, str) or not text.strip():
             raise ConfigError(f"lora: expected FILE or FILE:STRENGTH, got {text!r}")
         path, sign, number = text.rpartition(":")

@@ -7,7 +7,9 @@ layouts hold each encoder's own rows, as its table has them.
 from __future__ import annotations
 
 import io
+import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import PurePath
 from typing import Any
 
@@ -18,12 +20,30 @@ from torch.nn.functional import pad
 from offbeat.core.checks import check_finite, check_shape
 from offbeat.errors import ConfigError, CorruptRunError, ShapeError, UnsafeWeightsError
 
+
+@dataclass(frozen=True, slots=True)
+class TokenFile:
+    """A token whose word prompts may hold, whatever a command draws."""
+
+    path: str
+    digest: str = ""
+    """What its content must be; empty is whatever it is."""
+
+    @classmethod
+    def of(cls, source: str | PurePath | TokenFile) -> TokenFile:
+        """Return the file of a path."""
+        return source if isinstance(source, TokenFile) else cls(str(source))
+
+
 TokenLayout = Sequence[tuple[str, int, float]]
 """Name, width and unit of each text encoder's part of a row, as they lie side by side."""
 
 A1111 = "emb_params"
 ENCODERS = ("clip_l", "clip_g", "t5xxl")
 """What the one file of several encoders calls their rows."""
+NUMBERED = tuple(f"text_encoders_{number}" for number in range(3))
+"""What diffusers' scripts of pivotal tuning call the rows of a checkpoint's encoders, in order."""
+_ALIASES = {"t5": "t5xxl"}
 CONCEPTLAB = "t2"
 """ConceptLab keeps its one token under the name of Kandinsky's second text encoder."""
 
@@ -69,6 +89,8 @@ def join_rows(word: str, parts: Mapping[str, Tensor], layout: TokenLayout) -> Te
         NotFiniteError: If a number is NaN or infinite.
     """
     names = [name for name, _, _ in layout]
+    if set(parts) <= set(NUMBERED[: len(names)]):
+        parts = {names[int(name[-1])]: rows for name, rows in parts.items()}
     if list(parts) == [""] and len(names) == 1:
         parts = {names[0]: parts[""]}
     if set(parts) != set(names):
@@ -78,7 +100,7 @@ def join_rows(word: str, parts: Mapping[str, Tensor], layout: TokenLayout) -> Te
             f"got {got}: the file belongs to another family"
         )
     most = max(len(part) for part in parts.values())
-    rows = []
+    rows: list[Tensor] = []
     for name, width, unit in layout:
         part = parts[name]
         if part.shape[-1] != width:
@@ -112,63 +134,84 @@ def token_tensors(
             "format: sdxl keeps the rows of several text encoders apart, and this checkpoint has "
             "one; use diffusers or a1111"
         )
-    return {word if style == "diffusers" else A1111: rows}, style
+    if style != "diffusers":
+        return {A1111: rows}, style
+    return {word: rows[0] if len(rows) == 1 else rows}, style
 
 
 def read_token_tensors(tensors: Mapping[str, Tensor], file: str) -> dict[str, dict[str, Tensor]]:
     """Return the tokens of a file: their words, and rows by encoder, ``""`` where there is one.
+
+    A word without brackets gets them: else it would replace an ordinary word of a prompt.
 
     Raises:
         CorruptRunError: If its entries are of no known layout.
         ShapeError: If one is no row or rows.
     """
     names, stem = set(tensors), PurePath(file).stem
-    if names & set(ENCODERS):
-        if strange := sorted(names - set(ENCODERS)):
+    parts = {_ALIASES.get(name, name): name for name in names}
+    if set(parts) & {*ENCODERS, *NUMBERED}:
+        if strange := sorted(set(parts) - {*ENCODERS, *NUMBERED}):
             raise CorruptRunError(
                 f"{file}: expected rows of {', '.join(ENCODERS)} alone, got {shortened(strange)} "
                 "too"
             )
-        return {f"<{stem}>": {name: token_rows(name, tensors[name]) for name in sorted(names)}}
-    if names == {A1111}:
-        return {f"<{stem}>": {"": token_rows(A1111, tensors[A1111])}}
+        rows = {part: token_rows(name, tensors[name]) for part, name in sorted(parts.items())}
+        return {f"<{stem}>": rows}
     if len(names) == 1:
-        ((word, rows),) = tensors.items()
-        return {word: {"": token_rows(word, rows)}}
+        ((word, vectors),) = tensors.items()
+        return {_bracketed(word, stem): {"": token_rows(word, vectors)}}
     raise CorruptRunError(
         f"{file}: expected a token (one tensor, `{A1111}`, or {', '.join(ENCODERS)}) or LoRA "
         f"factors, got {shortened(sorted(names)) or 'nothing'}"
     )
 
 
-def read_conceptlab(data: bytes, file: str) -> dict[str, dict[str, Tensor]]:
-    """Return the token that ConceptLab saved; its pickle is read as tensors and plain values alone.
+def _bracketed(word: str, stem: str) -> str:
+    """Return a token's word in brackets; one that no file should be told by is the file's name."""
+    if re.fullmatch(r"<[^<>]+>", word):
+        return word
+    return f"<{stem}>" if word == A1111 or not any(map(str.isalnum, word)) else f"<{word}>"
+
+
+def read_pickle(data: bytes, file: str) -> dict[str, dict[str, Tensor]]:
+    """Return the tokens of a ``.pt`` or ``.bin`` file, read as tensors and plain values alone.
+
+    Known are the layouts of AUTOMATIC1111 and the first paper's program (``string_to_param``), of
+    diffusers (word to rows), of ConceptLab (``t2``), of several encoders, and a tensor alone.
 
     Raises:
-        UnsafeWeightsError: If it is any other pickle; no code of it is run.
+        UnsafeWeightsError: If it holds anything else; no code of it is run.
     """
     try:
-        loaded: Any = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([torch.nn.ParameterDict]):
+            loaded: Any = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
     except Exception as error:  # torch raises many kinds on damaged data; each means the same
         raise _refused(
             file, f"it holds more than tensors, or is damaged: {_first(error)}"
         ) from None
-    words = loaded.get(CONCEPTLAB) if isinstance(loaded, dict) and len(loaded) == 1 else None
-    if not isinstance(words, dict) or not words:
-        raise _refused(file, "it is not ConceptLab's {'t2': {word: vector}}")
-    if not all(isinstance(k, str) and isinstance(v, Tensor) for k, v in words.items()):
-        raise _refused(file, "its tokens are no tensors by their words")
-    return {word: {"": token_rows(word, rows.detach())} for word, rows in words.items()}
+    if isinstance(loaded, Tensor):
+        loaded = {A1111: loaded}
+    if isinstance(loaded, Mapping) and "string_to_param" in loaded:
+        words = dict(loaded["string_to_param"])
+        loaded = {A1111: next(iter(words.values()))} if len(words) == 1 else words
+    if isinstance(loaded, Mapping) and set(loaded) == {CONCEPTLAB}:
+        loaded = loaded[CONCEPTLAB]
+    if not isinstance(loaded, Mapping) or not all(
+        isinstance(word, str) and isinstance(rows, Tensor) for word, rows in loaded.items()
+    ):
+        raise _refused(file, "it holds no tensors by their words")
+    tensors = {word: rows.detach() for word, rows in loaded.items()}
+    try:
+        return read_token_tensors(tensors, file)
+    except CorruptRunError as error:
+        raise _refused(file, str(error)) from None
 
 
 def _refused(file: str, why: str) -> UnsafeWeightsError:
-    convert = (
-        "import torch, safetensors.torch as s; "
-        f"s.save_file(torch.load('{file}', weights_only=True), 'token.safetensors')"
-    )
     return UnsafeWeightsError(
-        f"{file}: a pickle can run code when it is read, so none is read but ConceptLab's "
-        f'learned_embeds ({why}). Where you trust it, convert it once: python -c "{convert}"'
+        f"{file}: a pickle can run code when it is read, so only tokens are read of one, as "
+        f"tensors ({why}). Ask for a .safetensors file, or export it again in the tool that made it"
     )
 
 

@@ -7,7 +7,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from torch import Tensor
 
@@ -23,6 +23,7 @@ from offbeat.files.learned import of_bytes
 from offbeat.files.lora import LoraFile
 from offbeat.files.pictures import SUFFIXES
 from offbeat.files.png import encode_png, pixels_of, read_concept_file, read_recipe, to_pil
+from offbeat.files.tokens import TokenFile
 from offbeat.methods.settings import make_method, with_metric
 from offbeat.protocols import PriorBackbone, TextBackbone
 from offbeat.runs.folder import RunFolder
@@ -33,6 +34,8 @@ from offbeat.verbs.explore_draw import explore_by_drawing
 from offbeat.verbs.mix import Mixture, Parent, parent_of
 from offbeat.verbs.paint import Painting, Picture, strengths_of
 from offbeat.verbs.session import Session, conditions_of
+
+File = TypeVar("File", LoraFile, TokenFile)
 
 MAX_SEARCHED = 2000
 """Files of a folder that are searched for a picture."""
@@ -91,7 +94,10 @@ def again(
     if target is not None and target.exists():
         raise StoreError(f"{target}: the file exists already; choose another --out")
     recorded = _place(recipe, [*map(Path, sources), path.parent])
-    where = recorded if device is None else placement_of(device, lora=recorded.lora or None)
+    where: Where = recorded
+    if device is not None:
+        files = {"lora": recorded.lora, "embeddings": recorded.embeddings}
+        where = placement_of(device, **{name: files[name] or None for name in files})
     name = recipe["checkpoint"]
     model = loaded_recorded(name, where) if backbone is None else loaded(backbone, where)
     if model.fingerprint != recipe["fingerprint"]:
@@ -142,9 +148,10 @@ def checked_recipe(recipe: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
         raise ImageError(f"{path}: its recipe is damaged (drawing, request: expected objects)")
     if how.get("by") == "nobody":
         raise ImageError(f"{path}: shows a picture that was given; nothing drew it")
-    loras = recipe.get("lora", [])
-    if not isinstance(loras, list) or not all(map(_is_lora, loras)):
-        raise ImageError(f"{path}: its recipe is damaged (lora: {str(loras)[:40]})")
+    for name, kinds in (("lora", {"scale": float}), ("embeddings", {})):
+        files = recipe.get(name, [])
+        if not isinstance(files, list) or not all(_names_a_file(told, kinds) for told in files):
+            raise ImageError(f"{path}: its recipe is damaged ({name}: {str(files)[:40]})")
     texts = [(recipe, "checkpoint"), (recipe, "fingerprint"), (recipe, "verb"), (how, "by")]
     texts += [(recipe, name) for name in ("device", "dtype", "attention") if recipe.get(name)]
     counts = [(recipe, "index"), (how, "start")]
@@ -171,39 +178,47 @@ def checked_recipe(recipe: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
     return recipe
 
 
-def _is_lora(told: Any) -> bool:
-    """Return whether a recipe's entry names a LoRA file, its content and its strength."""
-    if not isinstance(told, Mapping) or not isinstance(told.get("scale"), int | float):
-        return False
-    return all(isinstance(told.get(name), str) and told[name] for name in ("path", "digest"))
+def _names_a_file(told: Any, more: Mapping[str, type]) -> bool:
+    """Return whether a recipe's entry names a file, its content, and what else it must say."""
+    kinds = {"path": str, "digest": str, **more}
+    return (
+        isinstance(told, Mapping)
+        and told.keys() == kinds.keys()
+        and all(isinstance(told[name], kind) and told[name] for name, kind in kinds.items())
+    )
 
 
 def _place(recipe: Mapping[str, Any], search: Sequence[Path]) -> Placement:
     """Return where and in which type a picture was drawn."""
     names = ("device", "dtype", "vae_tiling", "attention", "compile", "variant")
     settings = {name: recipe[name] for name in names if recipe.get(name)}
-    return Placement(**settings, lora=_lora_files(recipe, search))
+    where = Placement(
+        **settings,
+        lora=tuple(LoraFile(**told) for told in recipe.get("lora", ())),
+        embeddings=tuple(TokenFile(**told) for told in recipe.get("embeddings", ())),
+    )
+    return replace(
+        where,
+        lora=tuple(_here(file, search) for file in where.lora),
+        embeddings=tuple(_here(file, search) for file in where.embeddings),
+    )
 
 
-def _lora_files(recipe: Mapping[str, Any], search: Sequence[Path]) -> tuple[LoraFile, ...]:
-    """Return the LoRA files that a picture was drawn with, wherever they lie now.
+def _here(file: File, search: Sequence[Path]) -> File:
+    """Return a LoRA or token that a picture was drawn with, wherever it lies now.
 
     Raises:
-        StoreError: If one is nowhere.
+        StoreError: If it is nowhere.
     """
-    files = []
-    for told in recipe.get("lora", ()):
-        lora = LoraFile(told["path"], told["scale"], told["digest"])
-        name = Path(lora.path).expanduser()
-        places = [name, *(p / name.name if p.is_dir() else p for p in search)]
-        here = next((p for p in places if p.exists() and p.name == name.name), None)
-        if here is None:
-            raise StoreError(
-                f"{lora.path}: the LoRA that the picture was drawn with is not there; pass it, or "
-                "its folder, with --source"
-            )
-        files.append(replace(lora, path=str(here)))
-    return tuple(files)
+    name = Path(file.path).expanduser()
+    places = [name, *(p / name.name if p.is_dir() else p for p in search)]
+    here = next((p for p in places if p.exists() and p.name == name.name), None)
+    if here is None:
+        raise StoreError(
+            f"{file.path}: the LoRA or token that the picture was drawn with is not there; pass "
+            "it, or its folder, with --source"
+        )
+    return replace(file, path=str(here))
 
 
 def _notes(recipe: Mapping[str, Any], model: TextBackbone) -> Iterator[str]:

@@ -65,8 +65,9 @@ def import_concept(
     """Read a token or LoRA of another tool, check it against its checkpoint, and keep it as a run.
 
     Args:
-        source: A safetensors file of diffusers, AUTOMATIC1111, ComfyUI or kohya, or ConceptLab's
-            ``learned_embeds.bin``; a picture of Offbeat; or several that belong together.
+        source: A safetensors, ``.pt`` or ``.bin`` file of diffusers, AUTOMATIC1111, ComfyUI,
+            kohya or ConceptLab; PEFT's folder; a picture of Offbeat; or several that belong
+            together.
         backbone: The checkpoint that it was learned on; None is what the file says.
         word: What stands in prompts, of a file that holds factors alone.
         prompt: With ``{concept}``; None is the concept's own, or the checkpoint's.
@@ -81,7 +82,7 @@ def import_concept(
         ConfigError: If the checkpoint or the word is not known.
         FingerprintError: If it says that it was learned on another checkpoint.
         ShapeError: If it does not fit the checkpoint.
-        UnsafeWeightsError: If it is a pickle other than ConceptLab's.
+        UnsafeWeightsError: If it is a pickle that holds more than tokens.
     """
     check_template(prompt)
     sources = [source] if isinstance(source, str | Path) else source
