@@ -42,6 +42,14 @@ def studio(
             "folder or a hub id."
         ),
     ] = "pocket",
+    shelf: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="FOLDER",
+            help="Show the finished runs of this folder on the shelf, too: of `explore`, `fuse`, "
+            "`archive`, ... Repeat for several.",
+        ),
+    ] = None,
     device: Annotated[str, typer.Option(help="Where it runs: `auto`, `cpu`, `cuda`, ...")] = "auto",
     disk: Annotated[
         float,
@@ -82,6 +90,7 @@ def studio(
             "token": token or None,
             "names": tuple(allow_host or ()),
             "device": device,
+            "shelf": tuple(shelf or ()),
             "disk_bytes": int(disk * 2**30),
         }
         serve(settings, backbone=backbone, show=show, tell=typer.echo)

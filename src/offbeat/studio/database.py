@@ -121,6 +121,14 @@ class Database:
                     "INSERT OR IGNORE INTO edges VALUES (?, ?, ?)", [source, row["id"], how]
                 )
 
+    def add_finished(self, row: Row) -> None:
+        """Put a run on the shelf that was made elsewhere."""
+        row = {**row, "request": json.dumps(row["request"])}
+        with self._write() as file:
+            row["number"] = self.count("SELECT max(number) FROM runs") + 1
+            names, marks = ", ".join(row), ", ".join("?" * len(row))
+            file.execute(f"INSERT INTO runs ({names}) VALUES ({marks})", list(row.values()))
+
     def run(self, run_id: str) -> Row | None:
         """Return a job or run of any session."""
         rows = self.rows("SELECT * FROM runs WHERE id = ?", [run_id])

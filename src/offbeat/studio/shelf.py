@@ -43,6 +43,7 @@ def entry(row: Row, session: str) -> dict[str, Any]:
         "favourite": bool(row["favourite"]),
         "shared": bool(row["shared"]),
         "own": row["session"] == session,
+        "brought": row["session"] == "",
         "deleted": row["deleted"] is not None,
         "cover": url_of(row["id"], row["cover"]) if row["cover"] else None,
     }

@@ -13,6 +13,7 @@ from pathlib import Path
 from offbeat.studio import uploads
 from offbeat.studio.about import Catalogue
 from offbeat.studio.arguments import Arguments
+from offbeat.studio.brought import bring
 from offbeat.studio.database import Database
 from offbeat.studio.events import Events
 from offbeat.studio.queue import Queue
@@ -43,6 +44,8 @@ class Settings:
     source: str | None = None
     """Where that is, if it is no name."""
     device: str = "auto"
+    shelf: tuple[Path, ...] = ()
+    """Folders of runs of the command line, to be shown on the shelf."""
     disk_bytes: int = 50 * 2**30
     """What the studio's folder may hold; then nothing new is taken until something is removed."""
 
@@ -58,6 +61,8 @@ class Studio:
         self.settings, self.folder = settings, settings.folder.resolve()
         (self.folder / "runs").mkdir(parents=True, exist_ok=True)
         self.database = Database(self.folder / "studio.sqlite")
+        for source in settings.shelf:
+            bring(self.database, self.folder, source)
         self.rules = Rules.of(
             self.database.secret(),
             host=settings.host,

@@ -129,7 +129,9 @@ def recall(path: Path, name: str) -> dict[str, Any]:
     return settings
 
 
-_OF_EXPLORE = ("subject", "prompt", "num_images", "num_trials", "seed", "judge")
+_OF_EXPLORE = (
+    "subject", "prompt", "num_images", "num_trials", "directions", "candidates", "seed", "judge",
+)  # fmt: skip
 _OF_DREAM = ("num", "method", "max_cosine", "prompt", "seed")
 _OF_GENERATE = (
     "prompt", "negative_prompt", "num_images", "seed", "num_inference_steps", "guidance_scale",
@@ -156,7 +158,10 @@ def request_of(asked: Mapping[str, Any]) -> dict[str, Any]:
         else:
             names = ("novelty", "reach", "num_steps", "space")
             job |= {name: value for name in names if (value := asked["config"][name]) is not None}
-            job["config"] = _changed("low-probability", asked["config"], but=names)
+            if (quantile := asked["config"].get("quantile")) is not None:
+                job["novelty"] = quantile  # below 1 it is one
+            but = (*names, "quantile")
+            job["config"] = _changed("low-probability", asked["config"], but=but)
     elif verb == "fuse" and layout in ("fuse", "sweep", "grid"):
         job |= _of_fusion(asked)
     elif verb == "dream":

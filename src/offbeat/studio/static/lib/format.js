@@ -48,6 +48,11 @@ export const VERBS = {
   generate: "Plain prompt",
   render: "Rendering",
   import: "Import",
+  archive: "Archive",
+  sweep: "Path",
+  grid: "Triangle",
+  evolve: "Evolution",
+  sketch: "Sketch",
 };
 /** Shares as people say them: "75 % dragon, 25 % pumpkin". */
 export const shares = (weights) =>

@@ -220,7 +220,7 @@ export function runActions(run, { change, stay }) {
     ),
     concept ? button("Another prompt", () => renderDialog(run)) : null,
     concept ? button("Export", () => exportDialog(run)) : null,
-    run.request
+    run.request?.verb
       ? button("Use its settings", () => {
           go(room === "shelf" ? "explore" : room);
           hand(room, { request: run.request });

@@ -88,6 +88,7 @@ export function runView({ inShelf = false } = {}) {
   const measures = measuredPart(curve);
   const charts = h("div", { class: "charts", hidden: true }, map.el);
   const words = h("div", { class: "words" });
+  const views = h("div", { class: "charts", hidden: true });
   const actions = h("div", {});
   const pickbar = h("div", { class: "pickbar", hidden: true, role: "group", "aria-label": "What is picked" });
   const el = h(
@@ -100,6 +101,7 @@ export function runView({ inShelf = false } = {}) {
     pickbar,
     words,
     actions,
+    views,
     strip,
     charts,
     measures.el,
@@ -384,7 +386,7 @@ export function runView({ inShelf = false } = {}) {
       run?.method,
       run?.backbone,
       when(one.created),
-      run && !run.own ? "shared by someone else" : "",
+      run && !run.own ? (run.brought ? "of the command line" : "shared by someone else") : "",
     ]
       .filter(Boolean)
       .join(" · ");
@@ -428,6 +430,24 @@ export function runView({ inShelf = false } = {}) {
     );
     if (focused >= 0) actions.querySelectorAll("button, a")[focused]?.focus();
     drawWords();
+    drawViews();
+  }
+
+  /** An archive's own pictures of itself: its concepts at their places, and the quality of each. */
+  function drawViews() {
+    const shown = now().verb === "archive" ? ["contact.png", "map.png"] : [];
+    const found = (run?.files ?? []).filter((one) => shown.includes(one.name));
+    views.hidden = !found.length;
+    fill(
+      views,
+      found.map((one) =>
+        h(
+          "a",
+          { href: one.url, target: "_blank", rel: "noopener", class: "panel" },
+          h("img", { src: one.url, alt: one.name === "map.png" ? "Quality by place" : "Concepts at their places" }),
+        ),
+      ),
+    );
   }
 
   /** Warnings; and where the pictures are too alike, the button that mends it. */
@@ -521,9 +541,12 @@ export function runView({ inShelf = false } = {}) {
     if (!which) return;
     problem(trouble, null);
     try {
-      job =
-        live.jobs.get(which) ??
-        (await api.job(which).catch((error) => (error.status === 404 ? null : Promise.reject(error))));
+      job = live.jobs.get(which) ?? null;
+      if (!job) {
+        // a run of somebody else, or an old one, is no job of this session
+        const known = await api.run(which);
+        if (known.own && known.state !== "finished") job = await api.job(which);
+      }
       if (id !== which) return;
       if (!job || OVER.includes(job.state)) await finish();
       else {

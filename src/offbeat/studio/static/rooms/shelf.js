@@ -156,7 +156,7 @@ export function shelf() {
       h(
         "p",
         { class: "hint" },
-        [VERBS[run.verb], when(run.created), run.shared ? (run.own ? "shared" : "of someone else") : ""]
+        [VERBS[run.verb], when(run.created), run.brought ? "of the command line" : run.shared ? (run.own ? "shared" : "of someone else") : ""]
           .filter(Boolean)
           .join(" · "),
       ),
