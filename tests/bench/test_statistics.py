@@ -8,7 +8,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from offbeat.bench.results import decide, judged
+from offbeat.bench.cells import Cell, Item
+from offbeat.bench.results import by_unit, decide, judged, summary
 from offbeat.bench.spec import Claim, Table, Way
 from offbeat.bench.statistics import interval, sign_flip_p, smallest_effect
 from offbeat.core.rng import stream
@@ -69,8 +70,8 @@ def test_verdicts():
 
 def test_many_claims_are_corrected_together():
     gaps = [1.0] * 6  # p = 0.031 alone
-    table = {"claims": [dict(says=str(at), of="ours", equal=None, pairs=6, mean_tested=1.0,
-                             p=sign_flip_p(gaps)) for at in range(2)]}  # fmt: skip
+    claim = {"says": "", "of": "ours", "equal": None, "pairs": 6, "unit": "item"}
+    table = {"claims": [{**claim, "mean_tested": 1.0, "p": sign_flip_p(gaps)} for _ in range(2)]}
     (one, other), (alone,) = decide([table, {"claims": table["claims"][:1]}])
     assert one["p_corrected"] == pytest.approx(3 * 0.03125)
     assert {one["verdict"], other["verdict"], alone["verdict"]} == {"undecided"}
@@ -99,3 +100,42 @@ def test_the_smallest_effect_is_near_that_of_the_t_test_where_pairs_are_many():
     t = sum(scipy.stats.t.ppf(share, num - 1) for share in (0.8, 0.975))
     assert smallest_effect(num) == pytest.approx(t / num**0.5, rel=0.08)
     assert smallest_effect(5) == float("inf")
+
+
+def training(gaps, equal=None):
+    claim = Claim(says="", way="a", reading="r", than=0.0, equal=equal)
+    ways = {"a": Way(name="a", label="a")}
+    table = Table(name="", title="", program="", source="", unit="training", ways=ways)
+    values = {("a", "r"): {str(at): gap for at, gap in enumerate(gaps)}}
+    return decide([{"claims": [judged(claim, table, values)]}])[0][0]["verdict"]
+
+
+def test_trainings_are_tested_by_t_at_the_level_and_with_the_stated_power():
+    noise = torch.randn(400, 5, generator=stream(2, "trainings"), dtype=torch.float64)
+    verdicts = [training(row) for row in noise.tolist()]
+    assert sum(v != "undecided" for v in verdicts) / 400 <= 0.05 + 2 * 0.011
+    planted = [training(row) for row in (noise + smallest_effect(5, "training")).tolist()]
+    assert 0.74 < sum(v == "as in the paper" for v in planted) / 400 < 0.86
+    assert training([1.0, 1.1, 0.9, 1.0]) == "undecided"  # four trainings are too few
+    assert training([0.01, -0.01, 0.02, -0.02, 0.0], equal=0.1) == "equal within the margin"
+
+
+def test_rows_become_units_items_are_chosen_and_numbers_stand_for_rows():
+    way = Way(name="a", label="a")
+    rows = [
+        (Cell(way, Item(item, item), seed), {"readings": {"r": float(value)}, "num_images": 1,
+                                             "evaluations": 0, "seconds": 0.0})
+        for item, values in {"pig": (1, 3), "owl": (5, 7)}.items()
+        for seed, value in enumerate(values)
+    ]  # fmt: skip
+    assert by_unit(rows, "item")["a", "r"] == {"pig": 2, "owl": 6}
+    assert by_unit(rows, "run")["a", "r"] == {"pig 0": 1, "pig 1": 3, "owl 0": 5, "owl 1": 7}
+    assert by_unit(rows, "training")["a", "r"] == {"0": 3, "1": 5}
+    claims = (
+        Claim(says="", way="a", reading="r", than=2.0, items=("owl",)),
+        Claim(says="", way="a", reading="r", than=2.0, least=1.5),
+    )
+    table = Table(name="", title="", program="", source="", ways={"a": way}, claims=claims)
+    of_owl, least = summary(table, rows)["claims"]
+    assert (of_owl["pairs"], of_owl["difference"]) == (1, 4.0)
+    assert (least["pairs"], least["mean_tested"], least["wins"]) == (2, 0.5, 1)

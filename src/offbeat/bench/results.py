@@ -17,7 +17,7 @@ from offbeat.bench.statistics import (
     effect_size,
     equivalence_p,
     interval,
-    sign_flip_p,
+    paired_p,
     smallest_effect,
     verdict,
 )
@@ -32,6 +32,8 @@ Values = Mapping[tuple[str, str], Mapping[str, float]]
 """Way and reading to unit to its value: an item's mean over seeds, or one run's."""
 
 RESULTS = "results.json"
+LOG_SECONDS = "log10 seconds"
+"""A reading of every cell: of its seconds a picture, so that ratios become differences."""
 SHEET = "sheet.png"
 
 
@@ -41,6 +43,8 @@ def finish(job: TableRun) -> None:
     found = summary(job.table, rows)
     found["fingerprint"] = job.lab.backbone.fingerprint
     found["backbone"] = job.lab.backbone.name
+    used = (job.lab.backbone_for(way) for way in job.table.ways.values())
+    found["weights"] = {backbone.name: backbone.fingerprint for backbone in used}
     found["versions"] = versions()
     if shown := sheet(job, rows) if job.table.sheet else None:
         write_atomic(job.out / SHEET, shown)
@@ -78,18 +82,36 @@ def summary(table: Table, rows: Sequence[tuple[Cell, Mapping[str, Any]]]) -> dic
         "source": table.source,
         "headings": dict(table.readings),
         "ways": ways,
-        "claims": [judged(claim, table, values) for claim in table.claims],
+        "left_out": list(table.left_out),
+        "claims": [
+            judged(
+                claim,
+                table,
+                by_unit([row for row in rows if row[0].item.name in claim.items], table.unit)
+                if claim.items
+                else values,
+            )
+            for claim in table.claims
+        ],
     }
 
 
 def by_unit(rows: Sequence[tuple[Cell, Mapping[str, Any]]], unit: str = "item") -> Values:
-    """Return every reading by way and unit, for paired tests; an item's is its mean over seeds."""
+    """Return every reading by way and unit, for paired tests.
+
+    An item's is its mean over seeds, a training's its mean over items.
+    """
+    names = {
+        "item": lambda cell: cell.item.name,
+        "run": lambda cell: f"{cell.item.name} {cell.seed}",
+        "training": lambda cell: str(cell.seed),
+    }
     lists: dict[tuple[str, str], dict[str, list[float]]] = {}
     for cell, found in rows:
-        for reading, value in found["readings"].items():
+        took = found["seconds"] / max(found["num_images"], 1)
+        for reading, value in {**found["readings"], LOG_SECONDS: math.log10(took + 1e-6)}.items():
             place = lists.setdefault((cell.way.name, reading), {})
-            name = cell.item.name if unit == "item" else f"{cell.item.name} {cell.seed}"
-            place.setdefault(name, []).append(value)
+            place.setdefault(names[unit](cell), []).append(value)
     return {
         place: {item: statistics.fmean(numbers) for item, numbers in items.items()}
         for place, items in lists.items()
@@ -104,10 +126,12 @@ def _described(values: Sequence[float]) -> dict[str, Any]:
 def judged(claim: Claim, table: Table, values: Values) -> dict[str, Any]:
     """Return a claim with its difference, interval, effect, test and wins.
 
-    The units that both rows have are paired; a difference is positive in the paper's favour.
+    The units that both rows have are paired; a difference is positive in the claim's favour.
     """
-    first = values.get((claim.way, claim.reading), {})
+    first, unit = values.get((claim.way, claim.reading), {}), table.unit
     other = values.get((claim.over or claim.way, claim.over_reading or claim.reading), {})
+    if claim.than is not None:
+        other = dict.fromkeys(first, claim.than)
     sign = 1 if claim.direction == "higher" else -1
     gaps = [sign * (first[item] - other[item]) for item in first if item in other]
     outcome: dict[str, Any] = {
@@ -117,20 +141,25 @@ def judged(claim: Claim, table: Table, values: Values) -> dict[str, Any]:
         "over": table.ways[claim.over or claim.way].label,
         "reading": table.readings.get(claim.reading, claim.reading),
         "within": claim.within,
+        "least": claim.least,
         "equal": claim.equal,
+        "than": claim.than,
+        "unit": unit,
         "pairs": len(gaps),
     }
     if gaps:
         low, high = interval(gaps)
-        moved = [gap + (claim.within or 0.0) for gap in gaps]
+        moved = [gap + (claim.within or 0.0) - (claim.least or 0.0) for gap in gaps]
         outcome |= {
             "difference": statistics.fmean(gaps),
             "low": low,
             "high": high,
             "effect": _finite(effect_size(gaps)),
-            "smallest_effect": _finite(smallest_effect(len(gaps))),
+            "smallest_effect": _finite(smallest_effect(len(gaps), unit)),
             "mean_tested": statistics.fmean(moved),
-            "p": sign_flip_p(moved) if claim.equal is None else equivalence_p(gaps, claim.equal),
+            "p": paired_p(moved, unit)
+            if claim.equal is None
+            else equivalence_p(gaps, claim.equal, unit),
             "wins": sum(gap > 0 for gap in moved),
         }
     return outcome
@@ -155,6 +184,7 @@ def decide(tables: Sequence[Mapping[str, Any]]) -> list[list[dict[str, Any]]]:
                     claim["pairs"],
                     of_paper=claim["of"] == "paper",
                     equal=claim["equal"] is not None,
+                    unit=claim["unit"],
                 ),
             }
             for claim in table["claims"]
@@ -200,29 +230,26 @@ def page(folders: Sequence[Path], sheets: str) -> str:
     for folder, table in zip(folders, tables, strict=True):
         sheet = f"{sheets}/{folder.name}.png" if (folder / SHEET).exists() else ""
         parts.append(_section(table, sheet))
-    used = {
-        f"{table['backbone']} (`{table['fingerprint']}`)": table["versions"] for table in tables
-    }
-    for checkpoint, numbers in used.items():
-        with_what = ", ".join(f"{name} {number}" for name, number in numbers.items())
-        parts.append(f"Checkpoint: {checkpoint}; {with_what}.")
+    for numbers in {json.dumps(table["versions"]): table["versions"] for table in tables}.values():
+        parts.append(f"Made with {', '.join(' '.join(pair) for pair in numbers.items())}.")
     return "\n\n".join(parts) + "\n"
 
 
 HEAD = """# Results: the papers' claims, re-run
 
 This page is written by `offbeat bench papers`; nobody edits it. Each table is one YAML file in
-`src/offbeat/bench/tables/`. Entries are means with 95 % bootstrap intervals. A claim pairs two rows
-item by item (mean over seeds) or, where the table says so, run by run (each seed of each item). It
-shows the difference in the claim's favour with its interval, the effect size (mean over standard
-deviation of the differences), the smallest effect that so many pairs find with 80 % power, the p
-value of a two-sided test of flipped signs after Holm's correction for all claims of this page, and
-how many pairs go the claim's way. Verdicts below 5 %: *as in the paper* or *not as in the paper*
-for a paper's claim, *holds* or *does not hold* for one of ours or a check; *undecided* otherwise.
-*Kept within x* tests whether it is at most x worse; *equal within x* tests whether both differ by
-less than x (two one-sided tests). Evaluations count every pass of a sample through a denoiser or a
-prior, learning included, per picture; seconds are the median per picture, on a machine that may be
-busy."""
+`src/offbeat/bench/tables/`, and says which weights it is of. Entries are means with 95 % bootstrap
+intervals. A claim pairs two rows item by item (mean over seeds), run by run (each seed of each
+item) or training by training (each seed, with a training of its own, mean over items). It shows the
+difference in the claim's favour with its interval, the effect size (mean over standard deviation of
+the differences), the smallest effect that so many pairs find with 80 % power, the p value after
+Holm's correction for all claims of this page (two-sided, by flipped signs; of trainings, which are
+few, by the t test), and how many pairs go the claim's way. Verdicts below 5 %: *as in the paper* or
+*not as in the paper* for a paper's claim, *holds* or *does not hold* for one of ours or a check;
+*undecided* otherwise. *Kept within x* tests whether it is at most x worse, *at least x* whether it
+is better by more than x, *equal within x* whether both differ by less than x (two one-sided tests).
+Evaluations count every pass of a sample through a denoiser or a prior, learning included, per
+picture; seconds are the median per picture, on a machine that may be busy."""
 
 
 def _verdicts(tables: Sequence[Mapping[str, Any]]) -> str:
@@ -244,7 +271,9 @@ def _anchor(title: str) -> str:
 
 def _section(one: Mapping[str, Any], sheet: str) -> str:
     headings = one["headings"]
-    lines = [f"## {one['title']}", "", f"{one['about']} Source: {one['source']}.".strip(), ""]
+    weights = ", ".join(f"{name} (`{digits}`)" for name, digits in one["weights"].items())
+    about = f"{one['about']} Source: {one['source']}. Weights: {weights}.".strip()
+    lines = [f"## {one['title']}", "", about, ""]
     lines.append(f"| way | {' | '.join(headings.values())} | evaluations | seconds |")
     lines.append("| --- |" + " --- |" * (len(headings) + 2))
     for way in one["ways"]:
@@ -252,11 +281,13 @@ def _section(one: Mapping[str, Any], sheet: str) -> str:
         spent = f"{way['evaluations']:,.0f} | {way['seconds']:.2g}"
         lines.append(f"| {way['label']} | {' | '.join(cells)} | {spent} |")
     if one["claims"]:
-        pairs = "item" if one["unit"] == "item" else "run"
-        lines += ["", f"| claim, {pairs} by {pairs} | difference | effect (smallest found) | p | "
+        unit = one["unit"]
+        lines += ["", f"| claim, {unit} by {unit} | difference | effect (smallest found) | p | "
                   "its way | verdict |"]  # fmt: skip
         lines.append("| --- | --- | --- | --- | --- | --- |")
         lines += [_claim(claim) for claim in one["claims"]]
+    if one["left_out"]:
+        lines += ["", "Not tested here:", "", *(f"- {words}" for words in one["left_out"])]
     if sheet:
         lines += ["", f"![{one['title']}]({sheet})"]
     return "\n".join(lines)
@@ -270,9 +301,10 @@ def _entry(found: Mapping[str, Any] | None) -> str:
 
 def _claim(claim: Mapping[str, Any]) -> str:
     says = claim["says"]
-    for name, words in (("within", "kept within"), ("equal", "equal within")):
+    words = {"than": "than", "within": "kept within", "least": "at least", "equal": "equal within"}
+    for name in words:
         if claim[name] is not None:
-            says += f" ({words} {_number(claim[name])})"
+            says += f" ({words[name]} {_number(claim[name])})"
     if not claim["pairs"]:
         return f"| {says} | | | | | {claim['verdict']} |"
     gap = f"{_number(claim['difference'])} ({_number(claim['low'])} to {_number(claim['high'])})"

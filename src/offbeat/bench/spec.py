@@ -19,7 +19,8 @@ from offbeat.errors import ConfigError
 TABLES = Path(__file__).parent / "tables"
 DIRECTIONS = ("higher", "lower")
 CLAIMANTS = ("paper", "ours", "check")
-UNITS = ("item", "run")
+LISTS = ("looks", "metrics", "left_out")
+UNITS = ("item", "run", "training")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,6 +67,12 @@ class Claim:
     direction: str = "higher"
     within: float | None = None
     """At most so much worse counts as kept; None asks for better."""
+    least: float | None = None
+    """At least so much better counts; None is any amount."""
+    than: float | None = None
+    """The number that the reading is held against, in place of another row."""
+    items: tuple[str, ...] = ()
+    """Names of the items that it is about; none is all of them."""
     equal: float | None = None
     """The claim is that the two differ by less than this, the smallest effect that matters."""
     of: str = "paper"
@@ -85,8 +92,9 @@ class Table:
     backbone: str = "pocket"
     seeds: int = 1
     unit: str = "item"
-    """What a test pairs: ``item``, mean over its seeds, which speaks of further items; or ``run``,
-    each seed of each item, which speaks of further seeds of these items."""
+    """What a test pairs: ``item``, mean over its seeds, which speaks of further items; ``run``,
+    each seed of each item, which speaks of further seeds of these items; or ``training``, each
+    seed, mean over items, which speaks of further trainings."""
     items: Any = ()
     """A list, or what the program makes them of, such as ``{pairs: 30}``."""
     looks: tuple[int, ...] = ()
@@ -102,6 +110,8 @@ class Table:
     metrics: tuple[str, ...] = ()
     """Registered metrics, which become readings of the same names."""
     claims: tuple[Claim, ...] = ()
+    left_out: tuple[str, ...] = ()
+    """Claims of the paper that are not tested here, each a sentence that says why."""
     sheet: int = 6
     """Items on the sheet; 0 draws none."""
 
@@ -145,7 +155,7 @@ def _table(name: str, raw: dict[str, Any]) -> Table:
     table: Table = _made(
         Table,
         {
-            **{key: tuple(v) if key in ("looks", "metrics") else v for key, v in raw.items()},
+            **{key: tuple(v) if key in LISTS else v for key, v in raw.items()},
             "name": name,
             "ways": ways,
             "claims": tuple(c for c in claims if {c.way, c.over or c.way} <= set(ways)),
@@ -157,8 +167,10 @@ def _table(name: str, raw: dict[str, Any]) -> Table:
     for claim in claims:
         if claim.of not in CLAIMANTS:
             raise ValueError(f"claims: `of` must be one of {CLAIMANTS}: {claim.of!r}")
-        if claim.within is not None and claim.equal is not None:
-            raise ValueError(f"claims: expected `within` or `equal`, got both: {claim.says!r}")
+        if sum(value is not None for value in (claim.within, claim.least, claim.equal)) > 1:
+            raise ValueError(f"claims: expected one of `within`, `least`, `equal`: {claim.says!r}")
+        if claim.than is not None and (claim.over or claim.over_reading):
+            raise ValueError(f"claims: expected `over` or `than`, got both: {claim.says!r}")
         if claim.direction not in DIRECTIONS:
             raise ValueError(f"claims: direction must be one of {DIRECTIONS}: {claim.direction!r}")
         if kept is None:
@@ -169,7 +181,8 @@ def _table(name: str, raw: dict[str, Any]) -> Table:
 def _made(cls: type, values: Mapping[str, Any], where: str) -> Any:
     known = {one.name for one in fields(cls)}
     _known(where, values, known)
-    tuples = {"looks"} & set(values) if cls is Way else set()
+    tuples = {"looks", "items"} & {name for name in values if isinstance(values[name], list)}
+    tuples = tuples if cls in (Way, Claim) else set()
     found = {k: tuple(v) if k in tuples and v is not None else v for k, v in values.items()}
     return cls(**found)
 

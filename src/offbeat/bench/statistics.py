@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
+from scipy import stats
 from torch import Tensor
 
 from offbeat.core.rng import stream
@@ -27,6 +28,7 @@ EXACT_UP_TO = 14
 LEVEL = 0.05
 FEWEST = 6
 """Pairs below which no two-sided test of signs can reach the level: 2 / 2^5 is above it."""
+FEWEST_TRAININGS = 5
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
@@ -59,14 +61,31 @@ def sign_flip_p(differences: Sequence[float], *, one_sided: bool = False) -> flo
     return (int((means >= seen).sum()) + extra) / (len(signs) + extra)
 
 
-def equivalence_p(differences: Sequence[float], margin: float) -> float:
+def paired_p(differences: Sequence[float], unit: str, *, one_sided: bool = False) -> float:
+    """Return the p value that paired differences have mean 0, by the test of a unit.
+
+    Items and runs by flipping signs; trainings by the t test. These are few, each the mean over
+    many items and so near normal, and five signs can say nothing. Where all are alike, signs.
+    """
+    if unit != "training" or len(set(differences)) < 2:
+        return sign_flip_p(differences, one_sided=one_sided)
+    side = "greater" if one_sided else "two-sided"
+    return float(stats.ttest_1samp(differences, 0.0, alternative=side).pvalue)
+
+
+def equivalence_p(differences: Sequence[float], margin: float, unit: str = "item") -> float:
     """Return the p value that the mean is a ``margin`` or more from 0: two one-sided tests.
 
     Source: Schuirmann, A comparison of the two one-sided tests procedure (1987).
     """
-    above = sign_flip_p([margin - value for value in differences], one_sided=True)
-    below = sign_flip_p([margin + value for value in differences], one_sided=True)
+    above = paired_p([margin - value for value in differences], unit, one_sided=True)
+    below = paired_p([margin + value for value in differences], unit, one_sided=True)
     return max(above, below)
+
+
+def fewest(unit: str) -> int:
+    """Return the fewest pairs of a unit that a verdict may rest on."""
+    return FEWEST_TRAININGS if unit == "training" else FEWEST
 
 
 def effect_size(differences: Sequence[float]) -> float:
@@ -81,12 +100,12 @@ def effect_size(differences: Sequence[float]) -> float:
 
 
 @functools.cache
-def smallest_effect(num: int, *, power: float = 0.8) -> float:
-    """Return the smallest d_z that ``num`` pairs find with a power, by this test, simulated.
+def smallest_effect(num: int, unit: str = "item", *, power: float = 0.8) -> float:
+    """Return the smallest d_z that ``num`` pairs find with a power, by their test, simulated.
 
     Infinite below the fewest pairs. Differences are normal; the same call gives the same number.
     """
-    if num < FEWEST:
+    if num < fewest(unit):
         return math.inf
     noise = torch.randn(NUM_SIMULATED, num, generator=stream(0, "power"), dtype=torch.float64)
     signs = _signs(num)[0].double() / num
@@ -94,10 +113,13 @@ def smallest_effect(num: int, *, power: float = 0.8) -> float:
     for _ in range(10):
         effect = (low + high) / 2
         values = noise + effect
-        means = values @ signs.T
-        p = (means.abs() >= values.mean(dim=1, keepdim=True).abs() - 1e-12).double().mean(dim=1)
-        found = float((p < LEVEL).double().mean())
-        low, high = (effect, high) if found < power else (low, effect)
+        if unit == "training":
+            p = torch.from_numpy(stats.ttest_1samp(values.numpy(), 0.0, axis=1).pvalue)
+        else:
+            means, mean = values @ signs.T, values.mean(dim=1, keepdim=True)
+            p = (means.abs() >= mean.abs() - 1e-12).double().mean(dim=1)
+        share = float((p < LEVEL).double().mean())
+        low, high = (effect, high) if share < power else (low, effect)
     return high
 
 
@@ -108,7 +130,9 @@ def _signs(num: int) -> tuple[Tensor, int]:
     return torch.randint(2, (NUM_RESAMPLES, num), generator=stream(0, "signs")) * 2.0 - 1, 1
 
 
-def verdict(mean: float, p: float, num: int, *, of_paper: bool, equal: bool = False) -> Verdict:
+def verdict(
+    mean: float, p: float, num: int, *, of_paper: bool, equal: bool = False, unit: str = "item"
+) -> Verdict:
     """Return the verdict on a claim.
 
     Args:
@@ -117,8 +141,9 @@ def verdict(mean: float, p: float, num: int, *, of_paper: bool, equal: bool = Fa
         num: Pairs.
         of_paper: Whether a paper claims it.
         equal: Whether the claim is that there is no difference beyond its margin.
+        unit: What a pair is of.
     """
-    if num < FEWEST or not p < LEVEL:
+    if num < fewest(unit) or not p < LEVEL:
         return "undecided"
     if equal:
         return "equal within the margin"

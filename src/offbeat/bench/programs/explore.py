@@ -2,14 +2,18 @@
 
 Distance is measured in the prior's own space, for ways that learn a concept or say a prompt;
 novelty in the picture itself, for all ways: one less the cosine to the nearest of 16 ordinary ones.
-Sources: Song and Elgammal, arXiv:2601.22125; Richardson et al., ConceptLab, arXiv:2308.02669.
+A way that ``avoids`` another is read by its distance from that one's samples, too; in the form
+``another seed`` it is not told of them, and searches with another seed. The form ``fit`` searches
+nothing and reads how likely further ordinary samples are to the way's density.
+Sources: Song and Elgammal, arXiv:2601.22125; Richardson et al., ConceptLab, arXiv:2308.02669;
+colourfulness: Hasler and Suesstrunk, Measuring Colourfulness in Natural Images (2003).
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -19,7 +23,8 @@ from offbeat.bench.cells import Item
 from offbeat.bench.lab import Lab, Outcome, spending
 from offbeat.bench.spec import Table, Way
 from offbeat.core.baseline import Baseline
-from offbeat.core.drawing import draw, ordinary_prompt, sample_concept
+from offbeat.core.density import AvoidCluster
+from offbeat.core.drawing import draw, ordinary_prompt, plain_concept_of, sample_concept
 from offbeat.core.rng import streams
 from offbeat.core.templates import fill
 from offbeat.files.cache import cached
@@ -38,6 +43,9 @@ from offbeat.types import Concept, Evaluations, Request, Step
 NUM_SAMPLES = 64
 """Embeddings that a distance is the median of."""
 NUM_VARIETY = 16
+NUM_MARKED = 500
+"""Embeddings that a cluster to avoid is fitted to."""
+NUM_FIT = 256
 
 
 class _SpentError(Exception):
@@ -58,6 +66,7 @@ class Explore:
         self._baselines: dict[str, Baseline] = {}
         self._judges: dict[str, CalibratedJudge] = {}
         self._eyes: dict[str, Eye] = {}
+        self._concepts: dict[tuple[str, str, int], Concept] = {}
 
     def items(self) -> list[Item]:
         """Return the subjects."""
@@ -71,7 +80,10 @@ class Explore:
 
     def cell(self, way: Way, item: Item, seed: int) -> Outcome:
         """Search or draw, judge, and measure."""
-        request = Request(subject=item.value, num_images=self.table.num_images, seed=seed)
+        if way.form == "fit":
+            return self._fit(way, str(item.value))
+        chosen = seed + 1000 if way.form == "another seed" else seed
+        request = Request(subject=item.value, num_images=self.table.num_images, seed=chosen)
         method = self._method(way) if way.method else None
         backbone, looks = self.lab.backbone_for(way), _Looks(self, request)
         given = self._given(way, method, request)
@@ -86,6 +98,9 @@ class Explore:
             total = spent.total - looks.evaluations
         seconds = time.perf_counter() - started - looks.seconds
         readings = {**looks.readings, **self.in_prior(concept, request)}
+        if way.avoids:
+            marked = replace(request, seed=seed)
+            readings |= self._from_marked(self.table.ways[way.avoids], marked, concept)
         return self._outcome(way, request, images, readings, total, seconds)
 
     def _given(self, way: Way, method: Any, request: Request) -> dict[str, Any]:
@@ -98,8 +113,9 @@ class Explore:
             given["judge"] = judge
         if isinstance(method, LowProbability):
             given["baseline"] = self.baseline(request.subject)
-            if way.avoids:
-                given["avoid"] = [self._avoided(self.table.ways[way.avoids], request)]
+            if way.avoids and way.form != "another seed":
+                marked = self._marked(self.table.ways[way.avoids], request)
+                given["avoid"] = [self.samples(marked, request, NUM_MARKED, "avoided")]
         return given
 
     def _learned(
@@ -134,14 +150,39 @@ class Explore:
             return enough.concept
         return found
 
-    def _avoided(self, other: Way, request: Request) -> Tensor:
-        """Return samples of another way's concept for the same request."""
+    def _from_marked(self, other: Way, request: Request, concept: Concept) -> dict[str, float]:
+        """Return the median distances from what was marked: of a concept, and of itself."""
+        marked, space = self._marked(other, request), self.baseline(request.subject).space
+        cluster = AvoidCluster.fit(space, self.samples(marked, request, NUM_MARKED, "avoided"))
+
+        def distance(of: Concept) -> float:
+            samples = self.samples(of, request, NUM_SAMPLES, "fresh")
+            return float(cluster.squared_distance(samples).sqrt().median())
+
+        return {"from the marked": distance(concept), "marked itself": distance(marked)}
+
+    def _fit(self, way: Way, subject: str) -> Outcome:
+        """Return how likely fresh ordinary samples are to a density, in nats an axis."""
+        density = self._measured(LowProbabilityConfig(**{**self.table.options, **way.set}), subject)
+        request = Request(subject=subject, seed=1)
+        fresh = self.samples(plain_concept_of(subject, self.lab.backbone), request, NUM_FIT, "fit")
+        likely = float(density.density.log_prob(fresh).mean()) / density.space.num_components
+        readings = {"likelihood": likely, "variance kept": density.space.variance_kept}
+        return Outcome(readings=readings, images=torch.zeros(0, 3, 1, 1))
+
+    def _marked(self, other: Way, request: Request) -> Concept:
+        """Return another way's concept for the same request, searched once."""
+        place = other.name, request.subject, request.seed
+        if place not in self._concepts:
+            self._concepts[place] = self._searched(other, request)
+        return self._concepts[place]
+
+    def _searched(self, other: Way, request: Request) -> Concept:
         method = self._method(other)
         given = self._given(other, method, request)
         with spending(self.lab.backbone_for(other)) as spent:
             looks = _Looks(self, request)
-            concept = self._learned(other, method, request, looks, spent, given)
-        return self.samples(concept, request, 500, "avoided")
+            return self._learned(replace(other, looks=()), method, request, looks, spent, given)
 
     def _outcome(
         self,
@@ -159,7 +200,11 @@ class Explore:
             "valid": self.valid(images, request.subject),
             "novelty": float(far.mean()),
             "seen": self.seen(images, request.subject),
+            "colourfulness": float(colourfulness(images).mean()),
+            "sureness": float(self.lab.reader.class_probabilities(images).amax(dim=1).mean()),
+            **self.member(images, request.subject),
         }
+        own["failed"] = float(own["valid"] < 0.5)
         if len(images) > 1:
             own["diversity"] = vendi_score(seen)
         return Outcome(
@@ -188,6 +233,16 @@ class Explore:
             )
         return float(self._eyes[subject].novelty(images).quantile(0.5))
 
+    def member(self, images: Tensor, subject: str) -> dict[str, float]:
+        """Return how surely pictures show one known member of a subject that has several."""
+        judge = self._judge(subject)
+        members = judge.members(subject) if hasattr(judge, "members") else []
+        if len(members) < 2:
+            return {}
+        columns = [list(self.lab.reader.labels).index(member) for member in members]
+        read = self.lab.reader.class_probabilities(images)[:, columns]
+        return {"member": float(read.amax(dim=1).mean())}
+
     @torch.no_grad()
     def in_prior(self, concept: Concept, request: Request) -> dict[str, float]:
         """Return readings of fresh embeddings of a concept beside ordinary ones."""
@@ -211,20 +266,23 @@ class Explore:
     def baseline(self, subject: str) -> Baseline:
         """Return the density of a subject's ordinary samples, measured once."""
         if subject not in self._baselines:
-            backbone, request = self.lab.backbone, Request(subject=subject)
-            cfg = self.shared
-            key = {
-                "bench": 1,
-                "fingerprint": backbone.fingerprint,
-                "prompt": ordinary_prompt(backbone, request),
-                "num": [cfg.num_baseline, cfg.num_held_out, cfg.axes],
-                "versions": versions(),
-                **cfg.sampling(backbone),
-            }
-            method = LowProbability(cfg)
-            packed = cached("bench", key, lambda: method.measure(backbone, request).pack())
-            self._baselines[subject] = Baseline.unpack(*packed)
+            self._baselines[subject] = self._measured(self.shared, subject)
         return self._baselines[subject]
+
+    def _measured(self, cfg: LowProbabilityConfig, subject: str) -> Baseline:
+        backbone, request = self.lab.backbone, Request(subject=subject)
+        key = {
+            "bench": 1,
+            "fingerprint": backbone.fingerprint,
+            "prompt": ordinary_prompt(backbone, request),
+            "num": [cfg.num_baseline, cfg.num_held_out, cfg.axes],
+            "density": cfg.density,
+            "versions": versions(),
+            **cfg.sampling(backbone),
+        }
+        method = LowProbability(cfg)
+        packed = cached("bench", key, lambda: method.measure(backbone, request).pack())
+        return Baseline.unpack(*packed)
 
     def _judge(self, subject: str) -> CalibratedJudge:
         if subject not in self._judges:
@@ -272,6 +330,18 @@ class _Looks:
         images = draw(program.lab.backbone, concept, seed=request.seed, num=num)
         readings["valid"] = program.valid(images, request.subject)
         readings["seen"] = program.seen(images, request.subject)
+        readings |= program.member(images, request.subject)
         self.readings |= {f"{name}@{step}": value for name, value in readings.items()}
         self.seconds += time.perf_counter() - started
         self.evaluations += spent.total - before
+
+
+def colourfulness(images: Tensor) -> Tensor:
+    """Return how colourful pictures, ``[B, 3, H, W]``, 0 to 1, are: ``[B]``, 0 or more.
+
+    Source: Hasler and Suesstrunk (2003), in units of 1 where theirs are of 255.
+    """
+    red, green, blue = images.flatten(2).unbind(dim=1)
+    opponents = torch.stack([red - green, (red + green) / 2 - blue])  # [2, B, H * W]
+    spread, mean = torch.std_mean(opponents, dim=2)
+    return spread.norm(dim=0) + 0.3 * mean.norm(dim=0)

@@ -1,13 +1,16 @@
 """Mix words: pairs and weightings, by prompts and by every method that mixes.
 
-Classes are read by a judge that no method asks. Sources: CreTok, arXiv:2410.24160; DisTok,
-arXiv:2505.03667; ConceptLab, arXiv:2308.02669; the balance reward: RMLer, with its a = 5.
+Classes are read by a judge that no method asks. A way with a method and a ``prompt`` is drawn in
+that prompt, with ``{concept}``. The form ``redescribed`` draws, in plain words, what its judge
+names in the way's own picture. Sources: CreTok, arXiv:2410.24160; DisTok, arXiv:2505.03667;
+ConceptLab, arXiv:2308.02669; the balance reward: RMLer, with its a = 5.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -18,12 +21,15 @@ from offbeat.bench.lab import Lab, Outcome, spending
 from offbeat.bench.spec import Table, Way
 from offbeat.checkpoints.open import check_needs
 from offbeat.core import vocab
-from offbeat.core.drawing import draw
+from offbeat.core.drawing import draw, plain_concept_of
 from offbeat.core.functional import balance_reward, cosine, distribution_kl
 from offbeat.core.templates import article, fill
 from offbeat.files.cache import cached
 from offbeat.files.labels import versions
+from offbeat.judges.choose import choose_judge
 from offbeat.methods.settings import config_of, make_method
+from offbeat.protocols import NamesThings, ReadsPresence
+from offbeat.protocols.judges import PRESENT_FROM
 from offbeat.runs.trained import find_trained
 from offbeat.types import Concept, Request, Trained
 from offbeat.verbs.train import train
@@ -86,6 +92,8 @@ class Fuse:
             else:
                 with torch.enable_grad():
                     concept = self._concept(way, method, request, trained)
+                if way.form == "redescribed":
+                    concept = self._redescribed(way, concept, seed)
                 images = draw(backbone, concept, seed=seed, num=num)
         return Outcome(
             readings=self._read(way, images, shares),
@@ -99,7 +107,7 @@ class Fuse:
         words = [word for word, _ in sorted(request.weights, key=lambda pair: -pair[1])]
         if method is not None:
             found: Concept = method.fuse(self.lab.backbone_for(way), request, trained=trained)
-            return found
+            return replace(found, template=way.prompt or found.template)
         own = fill(str(self.lab.backbone_for(way).card["prompt_template"]), subject="{concept}")
         if not way.prompt:
             return Concept(template=own, subject=request.subject, word=" ".join(words))
@@ -107,6 +115,13 @@ class Fuse:
             return Concept(template=own, subject=words[0], word=words[0])
         word = way.prompt.replace("{words}", _listed(words))
         return Concept(template="{concept}", subject=request.subject, word=word)
+
+    def _redescribed(self, way: Way, concept: Concept, seed: int) -> Concept:
+        """Return a prompt of what the way's judge names in a picture of a concept."""
+        backbone = self.lab.backbone_for(way)
+        judge = choose_judge(way.judge, backbone, NamesThings)
+        picture = draw(backbone, concept, seed=seed, num=1)[0]
+        return plain_concept_of(judge.name_it(picture, "thing"), backbone)
 
     def _learned(self, way: Way, method: Any, seed: int) -> Trained | None:
         """Return a method's training: the bundled one, or one made for this row and seed."""
@@ -151,6 +166,9 @@ class Fuse:
                 "kl": float(distribution_kl(asked, read).mean()),
                 "top is largest": float((read.argmax(1) == int(asked.argmax())).float().mean()),
             }
+            if isinstance(reader, ReadsPresence):
+                there = reader.presence(images)[:, columns] >= PRESENT_FROM
+                found["all present"] = float(there.all(dim=1).float().mean())
         if len(words) == 2:
             seen = self.lab.embeds(images)
             near = [

@@ -99,7 +99,12 @@ class LowProbabilityConfig(Settings):
         help="One loss a step (appendix S2.4), or their sum (eq. 8, an ablation).",
     )
     max_pull_back: int = setting(20, 1, MANY, help="Anchor steps on one noise before a new one.")
-    avoid_weight: float = setting(1.0, 0, 1e6, help="alpha: weight of the clusters to avoid.")
+    avoid_weight: float = setting(
+        1.0,
+        -1e6,
+        1e6,
+        help="alpha: of the clusters to avoid; -1 is eq. 7 as printed, which draws in.",
+    )
     judge_every: int = setting(25, 1, MANY, help="Steps between two questions to the judge.")
     num_judged: int | None = setting(
         None, 1, 1000, help="Pictures in a question; None: 8 for a seen novelty, else 4."
