@@ -156,7 +156,7 @@ def test_rows_in_another_unit_and_number_come_back(tmp_path):
 
 def test_a_fused_word_and_a_trained_one_go_out(pocket, tmp_path):
     run = fuse(["pig", "owl"], method="cretok", backbone=pocket, judge="none", num_images=1)
-    (path,) = run.export(out=tmp_path)
+    (path,) = run.export("diffusers", out=tmp_path)
     assert path.name == "cretok.safetensors"
     assert list(load(path.read_bytes())) == ["<cretok>"]
     assert "<cretok>" in header_of(path)["modelspec.trigger_phrase"]
@@ -231,7 +231,7 @@ def test_what_cannot_be_used_says_why(sd, xl, tmp_path):
         import_concept(tmp_path / "absent.safetensors", backbone=sd)
     with pytest.raises(StoreError, match="exists already"):
         export_concept(source, out=tmp_path / "a")
-    with pytest.raises(ConfigError, match="expected one of diffusers"):
+    with pytest.raises(ConfigError, match="expected one of common, diffusers"):
         export_concept(source, "webui", out=tmp_path)
     with pytest.raises(ConfigError, match="this checkpoint has one"):
         export_concept(source, "sdxl", out=tmp_path)
@@ -247,6 +247,39 @@ def test_the_commands(sd, tmp_path, monkeypatch):
     assert done.exit_code == 0, done.output
     assert load_run("runs/pigowl").concept.word == "<pigowl>"
     assert run(app, ["import", "no.safetensors", "--backbone", "pocket"]).exit_code == 2
+
+
+def invokeai_width(tensors):
+    """The width that InvokeAI's probe reads of a token's file, by its published code."""
+    if "emb_params" in tensors:
+        return tensors["emb_params"].shape[-1]
+    if "clip_g" in tensors:
+        return tensors["clip_g"].shape[-1]
+    return next(iter(tensors.values())).shape[0]
+
+
+def a1111_rows(tensors):
+    """The rows that AUTOMATIC1111 and ComfyUI take of a token's file, by their published code."""
+    if "emb_params" in tensors:
+        return tensors["emb_params"]
+    (rows,) = tensors.values()
+    return rows[None] if rows.ndim == 1 else rows
+
+
+@pytest.mark.parametrize("num", [1, 3])
+def test_what_goes_out_is_read_by_all(sd, tmp_path, num):
+    concept = token(sd, num=num, lora=factors(sd))
+    rows = concept.token_embeds[PLACEHOLDER]
+    path, lora = export_concept(kept_in(tmp_path, concept, sd), out=tmp_path / "out")
+    tensors = load(path.read_bytes())
+    assert invokeai_width(tensors) == 32
+    assert torch.equal(a1111_rows(tensors), rows)
+    assert len(tensors) == 1  # diffusers' loader takes an only tensor, and is told its word
+    assert all(name.startswith("lora_unet_") for name in load(lora.read_bytes()))
+    if num == 1:  # its own format then fits them too
+        (path,) = export_concept(kept_in(tmp_path, token(sd, num=1), sd), "diffusers", out=tmp_path)
+        assert invokeai_width(load(path.read_bytes())) == 32
+        assert torch.equal(a1111_rows(load(path.read_bytes())), rows)
 
 
 # --- LoRA

@@ -202,11 +202,20 @@ def swapped_profile():
     return bytes(data.replace(b"s\0R\0G\0B", b"o\0t\0h\0r"))
 
 
-@pytest.mark.parametrize("name", ["truncated.jpg", "zero.png", "x.svg", "fake.heic"])
+@pytest.mark.parametrize(
+    "name", ["truncated.jpg", "zero.png", "x.svg", "fake.heic", "bad-ancillary-crc.png"]
+)
 def test_what_is_no_picture_is_one_sentence_for_every_reader(name):
     for read in (read_whole, read_picture, clean_png):
         with pytest.raises(ImageError, match=rf"{name}: expected a picture"):
             read(CASES / name)
+
+
+def test_a_png_whose_pixels_are_all_there_is_read():
+    """It was cut behind its last row: the library's own decoder shows the same."""
+    images = reading(CASES / "truncated.png")
+    assert images.shape[1:] == (24, 40)
+    assert images[:, -1].std() > 0  # the last row is none that was filled up
 
 
 def test_a_recipe_behind_the_pixels_is_read():

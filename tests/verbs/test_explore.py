@@ -132,7 +132,7 @@ def test_render_draws_the_concept_in_another_prompt(pocket, done, tmp_path):
         done.folder, prompt="a red {concept}", num_images=1, backbone=pocket, out=tmp_path / "r"
     )
     recipe = read_recipe(tmp_path / "r/images/0000.png")
-    assert recipe["prompt"] == "a red [handbag]"
+    assert recipe["prompt"] == "a red <handbag>"
     assert len(run.images) == 1
     own = offbeat.render(done, num_images=2, seed=done.summary["seed"], backbone=pocket)
     assert [p.tobytes() for p in own.images] == [p.tobytes() for p in done.images]

@@ -40,7 +40,7 @@ def test_a_run_is_written_and_read_back(done):
     names = {path.name for path in done.folder.iterdir()}
     assert {"request.json", "contact.png", "report.html", "images", "ordinary"} <= names
     recipe = read_recipe(done.folder / "images" / "0004.png")
-    assert recipe["prompt"] == "a picture of a [handbag]"
+    assert recipe["prompt"] == "a picture of a <handbag>"
     assert (recipe["method"], recipe["index"], recipe["num_inference_steps"]) == ("cads", 4, 4)
     alone = read_recipe(done.folder / "ordinary" / "0001.png")
     assert (alone["prompt"], alone["method"]) == ("a picture of a handbag", "ordinary")

@@ -42,7 +42,7 @@ def test_a_mixture_of_words_is_written_and_read_back(mixed):
     assert {"request.json", "contact.png", "report.html", "images", "ordinary"} <= names
     assert not list(mixed.folder.rglob("*.safetensors"))
     recipe = read_recipe(mixed.folder / "images" / "0001.png")
-    assert recipe["prompt"] == "a picture of a [owl + teapot]"
+    assert recipe["prompt"] == "a picture of a <owl-teapot>"
     assert (recipe["method"], recipe["index"], recipe["num_inference_steps"]) == ("magicmix", 1, 4)
     alone = read_recipe(mixed.folder / "ordinary" / "0002.png")
     assert (alone["prompt"], alone["method"]) == ("a picture of a teapot", "ordinary")

@@ -61,7 +61,8 @@ def fit(
     for name, factor in names.items():
         layer, *end = re.split(rf"\.(lora_[AB]|{MAGNITUDE}|lora_down|lora_up)\b", name)
         layers.setdefault(layer, {})[end[0] if end else ""] = factor
-    factors, left_out = {}, []
+    factors: dict[str, Tensor] = {}
+    left_out = []
     for layer, pair in layers.items():
         module = _module(parts, layer)
         if module is None or not {"lora_A", "lora_B"} <= set(pair):

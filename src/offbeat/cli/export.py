@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from offbeat.cli import options as shared
-from offbeat.cli.output import errors_shown, free_folder
+from offbeat.cli.output import errors_shown, free_folder, show_note
 
 
 def export(
@@ -25,9 +25,10 @@ def export(
         typer.Option(
             "--format",
             "-f",
-            help="Who shall read it: `diffusers`, `a1111` (Forge too), `comfyui`, `sdxl`, `kohya`.",
+            help="Who shall read it: `common` is read by diffusers, AUTOMATIC1111, Forge, ComfyUI "
+            "and InvokeAI; or `diffusers`, `a1111`, `comfyui`, `sdxl`, `kohya` alone.",
         ),
-    ] = "diffusers",
+    ] = "common",
     token: Annotated[
         str | None,
         typer.Option(
@@ -50,9 +51,16 @@ def export(
     """
     with errors_shown():
         import offbeat
+        from offbeat.files.exchange import holds_factors
 
-        for path in offbeat.export_concept(source, format, token=token, out=out):
+        paths = offbeat.export_concept(source, format, token=token, out=out)
+        for path in paths:
             typer.echo(str(path))
+        if format == "diffusers" and any(holds_factors(path.read_bytes()) for path in paths):
+            show_note(
+                "ComfyUI passes over LoRA in these names without a word; for it, export with "
+                "--format comfyui"
+            )
 
 
 @shared.placing

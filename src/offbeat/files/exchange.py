@@ -13,7 +13,7 @@ from torch import Tensor
 from offbeat.errors import ConfigError, CorruptRunError
 from offbeat.files.disk import pack_tensors, unpack_tensors
 from offbeat.files.labels import kohya_labels, labels
-from offbeat.files.lora import is_lora, rank_of, read_factors, to_kohya, with_config
+from offbeat.files.lora import UNET, is_lora, rank_of, read_factors, to_kohya, with_config
 from offbeat.files.tokens import (
     TokenLayout,
     read_pickle,
@@ -24,13 +24,17 @@ from offbeat.files.tokens import (
 from offbeat.types import PLACEHOLDER, Concept
 
 STYLES = {
+    "common": ("a1111", "common"),
     "diffusers": ("diffusers", "diffusers"),
     "a1111": ("a1111", "kohya"),
     "comfyui": ("a1111", "kohya"),
     "sdxl": ("sdxl", "kohya"),
     "kohya": ("a1111", "kohya"),
 }
-"""What a user may ask for: the layout of tokens, and that of LoRA factors."""
+"""What a user may ask for: the layout of tokens, and that of LoRA factors.
+
+``common`` is what diffusers, AUTOMATIC1111, ComfyUI and InvokeAI all read.
+"""
 
 SUFFIX = ".safetensors"
 
@@ -99,7 +103,7 @@ def _lora_file(
 ) -> bytes:
     factors = {name: factor.float() for name, factor in concept.lora.items()}
     metadata = {"format": "pt", **labels(shown, "lora")}
-    if style == "kohya":
+    if style == "kohya" or (style == "common" and any(name.startswith(UNET) for name in factors)):
         metadata |= kohya_labels(shown, rank_of(factors))
         factors = to_kohya(factors)
     return pack_tensors(factors, {**told, "export": style}, labels=metadata)
@@ -116,7 +120,7 @@ def holds_factors(data: bytes) -> bool:
     return is_lora(json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]))
 
 
-def read_weights(data: bytes, path: PurePath) -> Found:
+def read_weights(data: bytes, path: str | PurePath) -> Found:
     """Return what a file of learned tokens or LoRA factors holds, of any layout that is known.
 
     Args:
@@ -132,7 +136,7 @@ def read_weights(data: bytes, path: PurePath) -> Found:
     from safetensors import SafetensorError
     from safetensors.torch import load
 
-    file = str(path)
+    path, file = Path(path), str(path)
     # a safetensors file may begin with either byte too, and has a brace after its first eight
     if data[:4] == b"PK\x03\x04" or (data[:1] == b"\x80" and data[8:9] != b"{"):
         return Found(tokens=read_pickle(data, file), lora={}, about={})
@@ -152,7 +156,7 @@ def read_weights(data: bytes, path: PurePath) -> Found:
         except (ValueError, TypeError) as error:
             raise CorruptRunError(f"{file}: {error}") from error
     if is_lora(tensors):
-        header = with_config(written, Path(path))
+        header = with_config(written, path)
         return Found(tokens={}, lora=read_factors(tensors, header, file), about=about)
     tokens = read_token_tensors(tensors, file)
     if "token" in about:  # such a file cannot say its word itself in every layout

@@ -198,7 +198,7 @@ def _peft_scales(header: Mapping[str, str], file: str) -> Any:
             fits = (value for name, value in patterns.items() if layer.endswith(name.lstrip("^")))
             return float(next(fits, usual))
 
-        return own(alphas, alpha) / own(ranks, rank) ** power
+        return float(own(alphas, alpha) / own(ranks, rank) ** power)
 
     return scale
 

@@ -17,6 +17,7 @@ from torch import Tensor
 from offbeat.core.checks import check_finite, check_shape
 from offbeat.errors import ConfigError, ImageError
 from offbeat.files.disk import parse_json, plain
+from offbeat.files.foreign import USER_COMMENT, settings_of, text_of
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -25,6 +26,25 @@ MAX_PIXELS = 64_000_000
 """A picture with more is refused before it is decoded."""
 
 RECIPE_KEY, PARAMETERS_KEY, CONCEPT_KEY = "offbeat", "parameters", "offbeat-concept"
+
+SAMPLERS = {
+    "DDIMScheduler": "DDIM",
+    "DDPMScheduler": "DDPM",
+    "PNDMScheduler": "PLMS",
+    "EulerDiscreteScheduler": "Euler",
+    "EulerAncestralDiscreteScheduler": "Euler a",
+    "FlowMatchEulerDiscreteScheduler": "Euler",
+    "HeunDiscreteScheduler": "Heun",
+    "LMSDiscreteScheduler": "LMS",
+    "KDPM2DiscreteScheduler": "DPM2",
+    "KDPM2AncestralDiscreteScheduler": "DPM2 a",
+    "DPMSolverSDEScheduler": "DPM++ SDE",
+    "DPMSolverMultistepScheduler": "DPM++ 2M",
+    "DPMSolverSinglestepScheduler": "DPM++ 2S a",
+    "UniPCMultistepScheduler": "UniPC",
+    "LCMScheduler": "LCM",
+}
+"""Schedulers of diffusers, and the names of the same samplers in AUTOMATIC1111 and Forge."""
 
 _INFOTEXT = {
     "num_inference_steps": "Steps",
@@ -111,10 +131,11 @@ def infotext(recipe: Mapping[str, Any]) -> str:
     lines = [_lines(recipe.get("prompt") or "")]
     if negative := recipe.get("negative_prompt"):
         lines.append(f"{NEGATIVE} {_lines(negative)}")
+    shown = {**recipe, "scheduler": SAMPLERS.get(scheduler := recipe.get("scheduler"), scheduler)}
     settings = [
-        f"{label}: {_quoted(recipe[key])}"
+        f"{label}: {_quoted(shown[key])}"
         for key, label in _INFOTEXT.items()
-        if recipe.get(key) is not None and _one_line(recipe[key])
+        if shown.get(key) is not None and _one_line(shown[key])
     ]
     return "\n".join([*lines, ", ".join(settings)])
 
@@ -216,19 +237,29 @@ def same_pixels(path: str | Path, picture: Image.Image) -> bool:
 
 
 def read_infotext(path: str | Path) -> str:
-    """Return what AUTOMATIC1111 and the tools after it keep in a picture: prompt and settings.
+    """Return prompt and settings that a picture keeps, as AUTOMATIC1111 writes them.
+
+    Read are its text, EXIF's comment, and what ComfyUI, InvokeAI, NovelAI and Fooocus keep.
 
     Raises:
         ImageError: If the file is no picture, or keeps nothing.
     """
-    text = _text(path, PARAMETERS_KEY)
+    info = _info(path, PARAMETERS_KEY)
+    if settings := settings_of(info):
+        return infotext(settings)
+    text = info.get(PARAMETERS_KEY) or text_of(info.get(USER_COMMENT))
     if not text:
         raise ImageError(f"{path}: holds no settings; a site or an editor may have removed them")
     return str(text)
 
 
 def _text(path: str | Path, key: str) -> Any:
-    """Return what a picture keeps under a key, before its pixels or behind them; None if nothing.
+    """Return what a picture keeps under a key; None if nothing."""
+    return _info(path, key).get(key)
+
+
+def _info(path: str | Path, key: str) -> dict[str, Any]:
+    """Return the entries of a picture, those behind its pixels too where ``key`` is not before.
 
     Some tools write text behind the pixels: only then are these decoded.
     """
@@ -236,7 +267,17 @@ def _text(path: str | Path, key: str) -> Any:
         if key not in picture.info and picture.format == "PNG":
             with suppress(Exception):  # damaged pixels: what stands before them is known already
                 picture.load()
-        return picture.info.get(key)
+        info = dict(picture.info)
+        from PIL.ExifTags import IFD, Base
+
+        with suppress(Exception):  # EXIF that is damaged says nothing
+            exif = picture.getexif()
+            info[USER_COMMENT] = exif.get_ifd(IFD.Exif).get(Base.UserComment)
+            for tag in (Base.Make, Base.Model):  # where ComfyUI keeps its graph in WebP
+                keyword, colon, text = str(exif.get(tag, "")).partition(":")
+                if colon and keyword.lower() == "prompt":
+                    info["prompt"] = text
+        return info
 
 
 def _opened(path: str | Path) -> Image.Image:

@@ -18,7 +18,7 @@ SUFFIX = ".safetensors"
 
 def export_learned(
     learned: Learned,
-    format: str = "diffusers",
+    format: str = "common",
     *,
     token: str | None = None,
     backbone: str | Path | TextBackbone | None = None,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from offbeat.files.concept import CONCEPT_FILE, concept_of
 from offbeat.files.disk import digest_of
+from offbeat.files.exchange import stem_of
 from offbeat.files.png import encode_png
 from offbeat.protocols import TextBackbone
 from offbeat.runs.sheet import contact_sheet, png_of
@@ -49,8 +50,7 @@ def png_files(
         drawing: What else ``draw`` was told, or ``GIVEN``, or ``BY_METHOD``.
     """
     learned = bool(concept.token_embeds or concept.lora or concept.image_embeds is not None)
-    # brackets mark what no word of a prompt stands for
-    word = f"[{concept.subject}]" if learned else concept.word
+    word = f"<{stem_of(concept.subject)}>" if learned else concept.word
     recipe = {
         **request,
         "prompt": concept.template.replace("{concept}", word),

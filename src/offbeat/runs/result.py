@@ -76,7 +76,7 @@ class Run:
         return Path(folder)
 
     def export(
-        self, format: str = "diffusers", *, token: str | None = None, out: str | Path = "."
+        self, format: str = "common", *, token: str | None = None, out: str | Path = "."
     ) -> list[Path]:
         """Write the concept as another tool reads it; as of ``offbeat.export_concept``."""
         return export_learned(learned_of(self), format, token=token, out=out)

@@ -27,7 +27,7 @@ JUDGES = ("auto", "none", "clip", "classifier")
 """Those that need no weights but the checkpoint's own."""
 JOBS = ("explore", "fuse", "sweep", "grid", "dream", "paint")
 """Commands that a browser may ask a method for."""
-FORMATS = ("diffusers", "a1111", "comfyui", "sdxl", "kohya")
+FORMATS = ("common", "diffusers", "a1111", "comfyui", "sdxl", "kohya")
 
 
 @dataclass(frozen=True, slots=True)

@@ -309,7 +309,7 @@ def export(
     name: Name,
     studio: TheStudio,
     session: Session,
-    format: Literal["diffusers", "a1111", "comfyui", "sdxl", "kohya"] = "diffusers",
+    format: Literal["common", "diffusers", "a1111", "comfyui", "sdxl", "kohya"] = "common",
     token: Annotated[str, Query(max_length=64, pattern=r"^(<?[A-Za-z0-9_-]{1,60}>?)?$")] = "",
     index: Annotated[int | None, Query(ge=0, lt=100_000)] = None,
 ) -> Response:

@@ -225,7 +225,7 @@ def _check_concept(data: bytes, name: str) -> None:
         if isinstance(about, dict) and about and "export" not in about:  # one of our own
             decode_concept(lambda file: data if file == CONCEPT_FILE else None)
             return
-        read_weights(data, name)
+        read_weights(data, Path(name))
     except OffbeatError:
         raise
     except Exception as error:

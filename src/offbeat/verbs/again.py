@@ -148,10 +148,11 @@ def checked_recipe(recipe: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
         raise ImageError(f"{path}: its recipe is damaged (drawing, request: expected objects)")
     if how.get("by") == "nobody":
         raise ImageError(f"{path}: shows a picture that was given; nothing drew it")
-    for name, kinds in (("lora", {"scale": float}), ("embeddings", {})):
-        files = recipe.get(name, [])
+    more: dict[str, dict[str, type]] = {"lora": {"scale": float}, "embeddings": {}}
+    for field, kinds in more.items():
+        files = recipe.get(field, [])
         if not isinstance(files, list) or not all(_names_a_file(told, kinds) for told in files):
-            raise ImageError(f"{path}: its recipe is damaged ({name}: {str(files)[:40]})")
+            raise ImageError(f"{path}: its recipe is damaged ({field}: {str(files)[:40]})")
     texts = [(recipe, "checkpoint"), (recipe, "fingerprint"), (recipe, "verb"), (how, "by")]
     texts += [(recipe, name) for name in ("device", "dtype", "attention") if recipe.get(name)]
     counts = [(recipe, "index"), (how, "start")]

@@ -18,6 +18,7 @@ from offbeat.core.drawing import DRAW_BATCH, draw, plain_concept_of
 from offbeat.core.functional import cosine
 from offbeat.core.templates import fill
 from offbeat.errors import ConfigError
+from offbeat.files.exchange import stem_of
 from offbeat.files.png import to_pil
 from offbeat.judges.choose import choose_checker
 from offbeat.methods.settings import config_of, verbs_of
@@ -225,11 +226,10 @@ class SubjectDrawing:
         self, pictures: Sequence[Image.Image], alone: Sequence[Image.Image]
     ) -> dict[str, bytes]:
         asked, backbone = self.session.request, self.session.backbone
-        # brackets mark what no word of a prompt stands for
         drawn = Concept(
             template=self.plain.template,
             subject=self.subject,
-            word=f"[{self.subject}]",
+            word=f"<{stem_of(self.subject)}>",
             metadata={"method": self.method.name},
         )
         recipe = {**asked, **steering_of(self.method)}

@@ -21,7 +21,7 @@ from offbeat.verbs.session import Session, check_template
 
 def export_concept(
     source: Source,
-    format: str = "diffusers",
+    format: str = "common",
     *,
     token: str | None = None,
     backbone: str | Path | TextBackbone | None = None,
@@ -33,8 +33,9 @@ def export_concept(
     Args:
         source: A run, its folder, ``FOLDER:INDEX``, a ``concept.safetensors``, or a picture that
             keeps its concept inside.
-        format: ``diffusers``; ``a1111`` or ``comfyui`` (also Forge); ``sdxl`` (the rows of two
-            encoders in one file, which every format is where there are two); ``kohya``.
+        format: ``common``, which diffusers, AUTOMATIC1111, Forge, ComfyUI and InvokeAI read;
+            ``diffusers``; ``a1111`` or ``comfyui``; ``sdxl`` (the rows of two encoders in one file,
+            which every format is where there are two); ``kohya``.
         token: Its word in prompts, e.g. ``<owlpig>``; None makes one of the subject, or of the
             name of the file in ``out``.
         backbone: Only for concepts of an early Offbeat on a checkpoint of several text encoders.

@@ -21,6 +21,7 @@ from offbeat.core.functional import balance_reward, pair_cosine
 from offbeat.core.templates import fill
 from offbeat.errors import CapabilityError, ConfigError, ImageError
 from offbeat.files.disk import digest_of
+from offbeat.files.exchange import stem_of
 from offbeat.files.pictures import is_picture, read_picture
 from offbeat.files.png import to_pil
 from offbeat.judges.choose import choose_judge
@@ -372,11 +373,10 @@ class Mixture:
         """Return every picture's file: the mixtures, and both sources alone."""
         request, backbone, each = self.session.request, self.session.backbone, self.num_images
         recipe = {**request, **steering_of(self.method)}
-        # brackets mark what no word of a prompt stands for
         mixture = Concept(
             template=plain_concept_of("", backbone, request["prompt"]).template,
             subject=self.subject,
-            word=f"[{self.subject}]",
+            word=f"<{stem_of(self.subject)}>",
             metadata={"method": self.method.name},
         )
         files: dict[str, bytes] = {}

@@ -19,6 +19,7 @@ from offbeat.checkpoints.open import load_backbone
 from offbeat.checkpoints.placement import Where, placement_of
 from offbeat.errors import ConfigError, ImageError, OffbeatError, PromptError
 from offbeat.files import png
+from offbeat.files.exchange import stem_of
 from offbeat.files.pictures import picture_files, read_whole, whole
 from offbeat.judges.choose import choose_any
 from offbeat.metrics import EncoderMetric, SharedEncoder, texts_for
@@ -239,8 +240,10 @@ def _text_in(recipe: Mapping[str, Any], reads: str) -> str | None:
     text, subject = recipe.get(reads), recipe.get("subject")
     if not isinstance(text, str) or not text:
         return None
-    # what was learned stands in brackets: "a picture of a [handbag]"
-    return text.replace(f"[{subject}]", str(subject))
+    # what was learned stands in brackets: "a picture of a <handbag>", or "[handbag]" of before
+    for word in (f"<{stem_of(str(subject))}>", f"[{subject}]"):
+        text = text.replace(word, str(subject))
+    return text
 
 
 def _texts(
