@@ -11,9 +11,13 @@ import offbeat
 import tiny
 import tiny_flow
 from offbeat import cli, load_backbone
-from offbeat.checkpoints import placement
+from offbeat.checkpoints import base, memory, placement
+from offbeat.checkpoints import open as opening
 from offbeat.checkpoints.open import adapter_of
 from offbeat.checkpoints.placement import Placement, placement_of
+from offbeat.checkpoints.sizes import survey
+from offbeat.core.drawing import draw as draw_word
+from offbeat.core.drawing import plain_concept_of
 from offbeat.core.rng import stream, streams
 from offbeat.errors import CheckpointError, ConfigError
 from offbeat.files.png import read_recipe
@@ -187,6 +191,45 @@ def test_a_gradient_passes_weights_that_have_left(folders, form, offload):
     with far.device():
         got = slope(backbone, start.clone().requires_grad_())
     torch.testing.assert_close(got, wanted, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("form", ["sd", "2.2", "flux"])
+def test_an_accelerator_draws_as_many_at_once_as_its_memory_is_for(folders, monkeypatch, form):
+    def drawn(backbone):
+        sizes, decode = [], backbone.decode
+        monkeypatch.setattr(backbone, "decode", lambda x: (sizes.append(len(x)), decode(x))[1])
+        word = plain_concept_of("castle", backbone)
+        return draw_word(backbone, word, seed=0, num=5, decoding={"num_inference_steps": 2}), sizes
+
+    on_cpu, sizes = drawn(load_backbone(folders[form]))
+    assert sizes == [2, 2, 1]  # the card's, within four at a time
+    backbone = placed(folders[form])
+    with far.device() as device:
+        placement = Placement(device=device, dtype="float32")
+        assert memory.pictures_at_once(folders[form], placement) is None  # it cannot be asked
+        found = survey(folders[form])
+        each = max(memory._activations(part, found, placement) for part in found.parts)
+        for room, fit in ((1, 1), (7.9, 4), (900, 64)):
+            monkeypatch.setattr(memory, "free_memory", lambda device, room=room: 2 * each * room)
+            assert memory.pictures_at_once(folders[form], placement) == fit
+        backbone.drawing_at_once(64)
+        images, sizes = drawn(backbone)
+        assert sizes == [5]
+        torch.testing.assert_close(images, on_cpu, rtol=0, atol=1e-3)
+    assert memory.pictures_at_once(folders[form], Placement(device="cpu")) is None
+    monkeypatch.setattr(opening, "pictures_at_once", lambda source, placement: 32)
+    assert load_backbone(folders[form]).card["decode_batch_size"] == 32
+
+
+def test_convolutions_are_laid_out_for_the_device(folders, expected, monkeypatch):
+    monkeypatch.setattr(base, "CHANNELS_LAST", ("meta",))
+    for offload in ("none", "model"):
+        backbone = placed(folders["sd"], offload=offload)
+        for layer in (backbone.unet.conv_in, backbone.vae.decoder.conv_in):
+            assert layer.weight.is_contiguous(memory_format=torch.channels_last)
+        with far.device():
+            torch.testing.assert_close(draw(backbone), expected["sd"], rtol=0, atol=1e-3)
+    assert load_backbone(folders["sd"]).unet.conv_in.weight.is_contiguous()  # the CPU keeps its own
 
 
 def test_pictures_as_prompts_edits_and_factors_work_offloaded(folders):

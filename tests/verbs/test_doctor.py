@@ -1,6 +1,7 @@
 """`offbeat doctor`: what is wrong is found, said, and told by the exit code."""
 
 import sys
+import threading
 from email.message import Message
 from importlib import metadata
 
@@ -80,11 +81,28 @@ def test_memory_of_a_container_counts(monkeypatch):
 
 
 def test_devices_say_what_auto_is(monkeypatch):
-    found = {one.what: one.found for one in doctor._devices()}
-    assert "threads" in found["cpu"]
+    found = {one.what: one.found for one in doctor._accelerators()}
+    assert "threads" in doctor._cpu().found
     assert f"--device auto is {placement.first_device()}" in found["auto"]
     monkeypatch.setattr(doctor.shutil, "which", lambda name: None)
     assert doctor._compiler().level in ("note", "fine")
+
+
+def test_what_takes_long_is_waited_for_beside_the_drawing(monkeypatch):
+    drawing = threading.Event()
+
+    def slow():
+        assert drawing.wait(60)
+        yield doctor.Finding("slow", "found")
+
+    def draws(name):
+        drawing.set()
+        return doctor.Finding(name, "draws")
+
+    monkeypatch.setattr(doctor, "_torchvision", slow)
+    monkeypatch.setattr(doctor, "_accelerators", slow)
+    monkeypatch.setattr(doctor, "_draws", draws)
+    assert [one.what for one in doctor.doctor()].count("slow") == 2
 
 
 def test_a_cache_that_cannot_be_written_is_found(tmp_path, monkeypatch):

@@ -117,7 +117,7 @@ def test_swaps_have_no_path(pocket_sd):
 
 def test_a_killed_mixture_goes_on(pocket_sd, tmp_path):
     def killed(stage, done, total, values):
-        if stage == "mixing" and done == 2:
+        if stage == "mixing" and done == 1:
             raise KeyboardInterrupt
 
     settings = {"backbone": pocket_sd, "num_images": 5, "judge": "none", **COMMON}

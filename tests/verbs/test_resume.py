@@ -45,16 +45,20 @@ KILLS = {
 the checkpoint is removed."""
 
 KILLED = """
-    import os, shutil, signal, sys
+    import itertools, os, shutil, signal, sys
     import matplotlib.figure, torch
     torch.set_num_threads(1)
     import offbeat
     from offbeat import LowProbabilityConfig
-    from offbeat.runs import folder as run_folder
+    from offbeat.runs import folder as run_folder, recorder
 
     root, kills, config, settings = sys.argv[1], *map(eval, sys.argv[2:])
     pocket = offbeat.load_backbone("pocket")
     pocket._card["num_inference_steps"] = 2  # how well it draws is not the matter here
+
+    # the clock is read twice a step: a state every five steps
+    recorder.CHECKPOINT_SECONDS = 10
+    recorder.Recorder.__init__.__kwdefaults__["clock"] = itertools.count().__next__
 
     def die_before(wanted, number, out):
         def guarded(function, name_of):

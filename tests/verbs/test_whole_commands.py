@@ -49,8 +49,10 @@ KILLED = """
     import offbeat
     from offbeat.checkpoints import open as opening
     from offbeat.cli import app
+    from offbeat.runs import recorder
 
     name, root, moments, command = sys.argv[1], sys.argv[2], int(sys.argv[3]), eval(sys.argv[4])
+    recorder.CHECKPOINT_SECONDS = 0.2  # of commands that take seconds
     loaded = {kind: offbeat.load_backbone(kind) for kind in ("pocket", "pocket-sd")}
     for backbone in loaded.values():
         backbone._card["num_inference_steps"] = 2  # how well it draws is not the matter here

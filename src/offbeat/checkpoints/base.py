@@ -36,6 +36,8 @@ Kept = TypeVar("Kept")
 DENOISERS = ("unet", "transformer")
 AUTOENCODERS = ("vae", "movq")
 """The attributes by which an adapter keeps these parts, as diffusers' pipelines name them."""
+CHANNELS_LAST = ("cuda", "xpu")
+"""Devices whose convolutions are faster where the channels of a pixel lie side by side."""
 
 
 class Checkpoint(ABC):
@@ -206,10 +208,13 @@ class Checkpoint(ABC):
         set_vae(vae, slicing=chosen.vae_slicing, tiling=chosen.vae_tiling)
         if chosen.attention is not None:
             set_attention(denoiser, chosen.attention)
+        device = usable(chosen.device)
+        if device.type in CHANNELS_LAST:
+            for module in (vae, denoiser):
+                module.to(memory_format=torch.channels_last)
         if chosen.offload == "none":
             self.to(chosen.device)
         else:
-            device = usable(chosen.device)
             offload(list(self._modules()), device, chosen.offload, whole=self._called_by_parts())
         if chosen.compile:
             compile_denoiser(denoiser, self.device)
@@ -235,6 +240,12 @@ class Checkpoint(ABC):
             raise ConfigError(f"{path}: holds LoRA factors and no token; give it by --lora")
         self.add_embedding(tokens, path.stem)  # type: ignore[attr-defined]
         self._tokens = (*self._tokens, replace(file, digest=digest))
+
+    def drawing_at_once(self, pictures: int) -> Self:
+        """Draw batches of so many pictures, if the card does not say more; returns self."""
+        most = max(pictures, int(self._card["decode_batch_size"]))
+        self._card = {**self._card, "decode_batch_size": most}
+        return self
 
     def _part(self, *names: str) -> Any:
         """Return the first attribute of these names that there is."""

@@ -6,6 +6,7 @@ its first width and of the picture's size, one with spatial norms 10. These numb
 the published configurations (SD 1.5, SDXL, Kandinsky 2.2, SD3, FLUX and their autoencoders), with
 attention that keeps no matrix, and a quarter is added. One picture is assumed, twice with guidance:
 larger batches are halved where they do not fit. A search that follows gradients needs more.
+The same rule says how many pictures an accelerator draws at once.
 """
 
 from __future__ import annotations
@@ -33,6 +34,8 @@ MARGIN = 1.25
 RESERVE = 256 * 2**20
 """Bytes that are left to libraries."""
 TEXT_TOKENS = 512
+MOST_AT_ONCE = 64
+"""Pictures of a batch, however much memory is free: more are no faster."""
 GUIDED = 2
 """Predictions for one picture: with guidance and without."""
 SIZES = {"auto": 4, "float32": 4, "bfloat16": 2, "float16": 2}
@@ -78,6 +81,34 @@ def check_fits(source: str | Path, placement: Placement) -> None:
         f"{source}: needs about {_gb(wanted)} in {where}, and {_gb(there or 0)} are free. "
         f"{_advice(found, placement, free, host, device)} --no-check-memory tries it all the same"
     )
+
+
+def pictures_at_once(source: str | Path, placement: Placement) -> int | None:
+    """Return how many pictures are drawn at once on an accelerator, its weights there already.
+
+    They take half of what is free at most. It is a power of two, so that little differences of the
+    free memory change no batch, and with it the rounding of no picture.
+
+    Args:
+        source: Name, folder, hub id or file.
+        placement: With a device.
+
+    Returns:
+        1 to ``MOST_AT_ONCE``; None on the CPU, with offloaded weights, and where it cannot be said.
+    """
+    device = usable(placement.device)
+    if device.type == "cpu" or placement.offload != "none" or not placement.check_memory:
+        return None
+    try:
+        found = survey(source)
+    except CheckpointError:
+        return None
+    free = free_memory(device)
+    each = max((_activations(part, found, placement) for part in found.parts), default=0)
+    if free is None or not each:
+        return None
+    fit = min(MOST_AT_ONCE, max(1, free // (2 * each)))
+    return 1 << (int(fit).bit_length() - 1)
 
 
 def needed(found: Survey, placement: Placement) -> Need:

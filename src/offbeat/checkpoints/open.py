@@ -14,7 +14,7 @@ from offbeat.checkpoints.base import Checkpoint
 from offbeat.checkpoints.forms import Form, form_of
 from offbeat.checkpoints.hub import without_network
 from offbeat.checkpoints.known.unclip import SEPARATOR, is_bundled
-from offbeat.checkpoints.memory import check_fits
+from offbeat.checkpoints.memory import check_fits, pictures_at_once
 from offbeat.checkpoints.placement import Dtype, Offload, Placement, Where, placement_of
 from offbeat.checkpoints.trust import readable
 from offbeat.checkpoints.weights import reading_variant
@@ -125,7 +125,9 @@ def _load(source: str | Path, asked: Placement) -> Any:
         model.merge_lora(lora)
     for embedding in placement.embeddings:
         model.add_tokens(embedding)
-    return model.place(placement)
+    model.place(placement)
+    at_once = pictures_at_once(source, placement)
+    return model if at_once is None else model.drawing_at_once(at_once)
 
 
 class Kept:

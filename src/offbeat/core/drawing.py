@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from offbeat.core.parts import calls
+from offbeat.core.parts import calls, is_shared
 from offbeat.core.rng import stream, streams
 from offbeat.core.templates import fill
 from offbeat.errors import CapabilityError, PromptError
@@ -25,7 +25,16 @@ from offbeat.protocols.capabilities import backbones_with
 from offbeat.types import Concept, Observe, Request, TextEmbeds, ignore
 
 DRAW_BATCH = 4
-"""Pictures between two progress reports; each has its own streams, so it changes no picture."""
+"""Pictures between two progress reports on the CPU; each has its own streams."""
+
+JUDGED_STEPS, MANY_STEPS = 16, 25
+"""Denoising steps of pictures that only a judge sees, where the checkpoint takes more than many."""
+
+
+def judged_steps(backbone: Any) -> int:
+    """Return the denoising steps of a picture that a judge or an eye sees, and nobody else."""
+    own = int(backbone.card["num_inference_steps"])
+    return JUDGED_STEPS if own > MANY_STEPS else own
 
 
 @dataclass(frozen=True, slots=True)
@@ -258,6 +267,7 @@ def draw_embeds(
             purpose,
             observe,
             stage,
+            _chunk_size(backbone),
         )
     return image_embeds, images
 
@@ -293,7 +303,19 @@ def _draw_text(
         numbers = range(num) if rows is None else rows
         # only this process has the factors in place
         made = here if concept.lora else partial(calls, backbone, "draw_text")
-        return _in_chunks(made, drawn, seed, numbers, purpose, observe, stage)
+        size = _chunk_size(backbone)
+        return _in_chunks(made, drawn, seed, numbers, purpose, observe, stage, size)
+
+
+def _chunk_size(backbone: Any) -> int:
+    """Return how many pictures are drawn between two progress reports.
+
+    On the CPU always as many, so that no picture's rounding depends on the memory; on an
+    accelerator as many as its memory is for.
+    """
+    if backbone.device.type == "cpu" or is_shared():
+        return DRAW_BATCH
+    return max(DRAW_BATCH, int(backbone.card.get("decode_batch_size", DRAW_BATCH)))
 
 
 def _in_chunks(
@@ -304,18 +326,19 @@ def _in_chunks(
     purpose: str,
     observe: Observe,
     stage: str,
+    size: int,
 ) -> Tensor:
     """Return the images of these numbers; ``arguments`` is given a place in them and streams."""
     parts: list[Tensor] = []
-    starts = range(0, len(numbers), DRAW_BATCH)
-    chunks = ((start, numbers[start : start + DRAW_BATCH]) for start in starts)
+    starts = range(0, len(numbers), size)
+    chunks = ((start, numbers[start : start + size]) for start in starts)
     asked = (
         arguments(start, [stream(seed, purpose, "decoder", row) for row in chunk])
         for start, chunk in chunks
     )
     for part in made(asked):
         parts.append(part)
-        observe(stage, min(len(parts) * DRAW_BATCH, len(numbers)), len(numbers), {})
+        observe(stage, min(len(parts) * size, len(numbers)), len(numbers), {})
     return torch.cat(parts)
 
 
@@ -372,7 +395,7 @@ def draw_concept(
     image: Sequence[torch.Generator],
     **settings: Any,
 ) -> Tensor:
-    """Return pictures of a concept, ``[B, 3, H, W]``, 0 to 1, on the CPU.
+    """Return pictures of a concept for a judge, ``[B, 3, H, W]``, 0 to 1, on the CPU.
 
     Args:
         backbone: One that decodes embeddings, or reads them of pictures that it draws from text.
@@ -383,7 +406,9 @@ def draw_concept(
     """
     if isinstance(backbone, PriorBackbone):
         embeds = sample_concept(backbone, concept, prior, **settings)
-        return backbone.decode_embeds(embeds.to(backbone.device), generator=image).cpu()
+        return backbone.decode_embeds(
+            embeds.to(backbone.device), generator=image, num_inference_steps=judged_steps(backbone)
+        ).cpu()
     settings["guidance_scale"] = settings.pop("prior_guidance_scale", None)
     text = backbone.encode_text([concept.prompt()], tokens=concept.token_embeds)
     with backbone.adapted(concept.lora):

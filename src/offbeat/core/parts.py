@@ -25,6 +25,11 @@ def sharing(share: Sharing) -> Iterator[None]:
         _SHARING.reset(token)
 
 
+def is_shared() -> bool:
+    """Return whether another makes the calls: then small ones are shared better."""
+    return _SHARING.get() is not None
+
+
 def calls(backbone: Any, name: str, arguments: Iterable[Arguments]) -> Iterator[Tensor]:
     """Yield what a function of a backbone returns for each, on the CPU, in order."""
     share = _SHARING.get()

@@ -15,6 +15,9 @@ from offbeat.types import Observe, OnStep, Step
 
 OnKept = Callable[[int, Step], None]
 
+CHECKPOINT_SECONDS = 30.0
+"""Work that a kill may cost: a state is written when the last one is so old."""
+
 SMALL_WIDTH = 512
 """Width of a token vector up to which a network counts as small."""
 
@@ -40,10 +43,9 @@ def few_threads(backbone: TextBackbone) -> Iterator[None]:
 class Recorder:
     """Records the steps of one search after another, numbered from 0.
 
-    A search of thousands of short steps writes one row in ``row_every`` and one state in
-    ``checkpoint_every``, a multiple of it: then a resumed run writes the very rows that an
-    undisturbed one writes. Seconds are told to the observer and never written: two equal runs
-    have equal files.
+    A search of thousands of short steps writes one row in ``row_every``. A resumed run writes the
+    very rows that an undisturbed one writes. Seconds are told to the observer and never written:
+    two equal runs have equal files.
     """
 
     def __init__(
@@ -54,11 +56,12 @@ class Recorder:
         stage: str,
         label: str = "trial",
         row_every: int = 1,
-        checkpoint_every: int = 5,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.folder, self.observe = folder, observe
         self.stage, self.label = stage, label
-        self.row_every, self.checkpoint_every = row_every, checkpoint_every
+        self.row_every, self.clock = row_every, clock
+        self._kept_at = clock()
         self.rows: list[dict[str, Any]] = []
         """The rows of the trace, with those of earlier processes."""
 
@@ -70,44 +73,63 @@ class Recorder:
         Args:
             number: Of the search.
             total: Steps that it takes at most.
-            on_kept: Told the count of each step that gets a row, before the checkpoint is written.
+            on_kept: Told the count of each step that gets a row in the run folder.
             done: Steps that an earlier process took.
         """
-        started = time.monotonic()
+        started = self.clock()
 
         def on_step(step: Step) -> None:
             count, stopped = step.index + 1, bool(step.values.get("stopped"))
-            pace = (time.monotonic() - started) / max(1, count - done)
+            pace = (self.clock() - started) / max(1, count - done)
             left = 0.0 if stopped else pace * (total - count)
             values = {name: value for name, value in step.values.items() if name != "seconds"}
             row = {self.label: number, "step": step.index, "loss": step.loss, **values}
             if not count % self.row_every or stopped or not step.index:
                 self.rows.append(row)
-                self._keep(number, step, row, on_kept, stopped=stopped)
-            # last: an observer that stops the run stops it after the step
-            self.observe(self.stage, count, total, {**row, "seconds_left": left})
+                if self.folder is not None:
+                    self.folder.append_trace(row)
+                    if on_kept is not None:
+                        on_kept(count, step)
+            snapshot = step.snapshot
+            self.tell(
+                self.stage,
+                count,
+                total,
+                {**row, "seconds_left": left},
+                None if snapshot is None else lambda: {self.label: number, "search": snapshot()},
+            )
 
         return on_step
 
-    def _keep(
+    def tell(
         self,
-        number: int,
-        step: Step,
-        row: Mapping[str, Any],
-        on_kept: OnKept | None,
-        *,
-        stopped: bool,
+        stage: str,
+        done: int,
+        total: int,
+        values: Mapping[str, Any],
+        state: Callable[[], Mapping[str, Any]] | None,
     ) -> None:
-        """Write a step to the run folder, if there is one."""
-        if self.folder is None:
-            return
-        count = step.index + 1
-        self.folder.append_trace(row)
-        if on_kept is not None:
-            on_kept(count, step)
-        if step.snapshot and (count % self.checkpoint_every == 0 or stopped):
-            state = {self.label: number, "rows": len(self.rows), "search": step.snapshot()}
-            self.folder.save_checkpoint(state)
+        """Tell the observer, and write the state where the last one is old.
+
+        An observer that ends the run by an error loses nothing: the state is written first.
+
+        Args:
+            stage: What is done.
+            done: How much of it.
+            total: Of how much.
+            values: What else there is to tell.
+            state: What to go on from; the number of rows is added. None cannot be gone on from.
+        """
+        is_due = self.clock() - self._kept_at >= CHECKPOINT_SECONDS
+        try:
+            self.observe(stage, done, total, values)
+        except BaseException:
+            is_due = True
+            raise
+        finally:
+            if is_due and state is not None and self.folder is not None:
+                self.folder.save_checkpoint({**state(), "rows": len(self.rows)})
+                self._kept_at = self.clock()
 
     def taken(self, number: int) -> int:
         """Return how many steps search ``number`` has taken, as far as the rows tell."""

@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, metadata, requires, version
 from pathlib import Path
@@ -31,8 +32,8 @@ EXTRAS = {
 }
 """What an extra adds; any other extra is described by its packages."""
 ATTENTION = ("flash-attn", "xformers", "sageattention")
-NUM_STEPS = 4
-"""Of the trial picture."""
+NUM_STEPS, MAX_THREADS = 4, 4
+"""Of the trial picture: so small a network is slower on the many cores of a large machine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,22 +50,18 @@ class Finding:
 def doctor() -> list[Finding]:
     """Check versions, devices, memory, folders and the bundled checkpoints.
 
-    Nothing is changed, and no network is used; a picture is drawn by each form of pocket.
+    Nothing is changed, and no network is used; a picture is drawn by each form of pocket. A process
+    that imports torchvision and the first call of each accelerator take seconds: they are waited
+    for beside the drawing.
     """
-    return [
-        _python(),
-        *_packages(),
-        *_torchvision(),
-        *_extras(),
-        *_devices(),
-        _compiler(),
-        _attention(),
-        _memory(),
-        _cache(),
-        _hub(),
-        _ffmpeg(),
-        *(_draws(name) for name in ("pocket", "pocket-sd")),
-    ]
+    with ThreadPoolExecutor() as pool:
+        torchvision = pool.submit(lambda: list(_torchvision()))
+        accelerators = pool.submit(lambda: list(_accelerators()))
+        first = [_python(), *_packages()]
+        extras, cpu = list(_extras()), _cpu()
+        last = [_compiler(), _attention(), _memory(), _cache(), _hub(), _ffmpeg()]
+        last += [_draws(name) for name in ("pocket", "pocket-sd")]
+        return [*first, *torchvision.result(), *extras, cpu, *accelerators.result(), *last]
 
 
 def _python() -> Finding:
@@ -151,11 +148,16 @@ def _is_installed(name: str) -> bool:
     return True
 
 
-def _devices() -> Iterator[Finding]:
+def _cpu() -> Finding:
     import torch
 
     count = os.cpu_count() or 1
-    yield Finding("cpu", f"{count} cores, torch uses {torch.get_num_threads()} threads")
+    return Finding("cpu", f"{count} cores, torch uses {torch.get_num_threads()} threads")
+
+
+def _accelerators() -> Iterator[Finding]:
+    import torch
+
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
             free, total = torch.cuda.mem_get_info(index)
@@ -232,11 +234,16 @@ def _ffmpeg() -> Finding:
 
 def _draws(name: str) -> Finding:
     """Draw one picture by a bundled checkpoint."""
-    started = time.perf_counter()
+    import torch
+
+    started, threads = time.perf_counter(), torch.get_num_threads()
+    torch.set_num_threads(min(threads, MAX_THREADS))
     try:
         generate("a pig", num_images=1, num_inference_steps=NUM_STEPS, backbone=name)
     except Exception as error:  # whatever it is, it is the finding
         advice = "install offbeat again"
         return Finding(name, f"{type(error).__name__}: {error}", "wrong", advice)
+    finally:
+        torch.set_num_threads(threads)
     seconds = time.perf_counter() - started
     return Finding(name, f"loads, and draws in {NUM_STEPS} steps, {seconds:.1f} s")

@@ -124,7 +124,7 @@ def dream(
     )
     if finished:
         return session.finished()
-    session.record("dreaming", "concept", row_every=10, checkpoint_every=50)
+    session.record("dreaming", "concept", row_every=10)
     request = Request(subject=kind or "dream", seed=seed)
 
     def dreamt(index: int) -> Concept:

@@ -70,7 +70,7 @@ def evolve(session: Session, point: Shares, task: Task) -> Run:
     )
     if finished:
         return session.finished()
-    session.record("searching", "concept", row_every=10, checkpoint_every=50)
+    session.record("searching", "concept", row_every=10)
     child = session.learn(
         0,
         "",

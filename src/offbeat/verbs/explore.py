@@ -15,7 +15,7 @@ from offbeat.checkpoints.placement import Where
 from offbeat.core.baseline import Baseline
 from offbeat.core.checks import check_whole
 from offbeat.core.density import AvoidCluster, Support
-from offbeat.core.drawing import draw_embeds, prior_settings, sample_concept
+from offbeat.core.drawing import draw_embeds, judged_steps, prior_settings, sample_concept
 from offbeat.core.rng import streams
 from offbeat.core.taste import Taste
 from offbeat.errors import ConfigError
@@ -30,7 +30,7 @@ from offbeat.methods.low_probability.method import LowProbability
 from offbeat.methods.settings import configured
 from offbeat.metrics.encoders import Encoder
 from offbeat.metrics.seen import eye_of
-from offbeat.protocols import CalibratedJudge, ChecksSubject, TextBackbone
+from offbeat.protocols import CalibratedJudge, ChecksSubject, PriorBackbone, TextBackbone
 from offbeat.runs.clusters import avoid_clusters, start_concept, unlike_clusters
 from offbeat.runs.images import png_files
 from offbeat.runs.map import BASELINE_FILE, Region
@@ -398,12 +398,28 @@ class Exploration:
         plan = self.plan
         if self.judge is None and plan.candidates == 1 and plan.config.novelty is None:
             return None
+        images = self._compared_with({})
+        if isinstance(self.judge, CalibratedJudge):
+            self.judge.calibrate(images[:NUM_CALIBRATION], self.plan.subject)
+        encoder = eye_of(own_reader(self.judge, self.backbone))
+        references, looked_at = encoder.image_embeds(list(images)), None
+        steps = judged_steps(self.backbone)
+        few = isinstance(self.backbone, PriorBackbone)  # others draw in the search's own steps
+        if few and steps < int(self.backbone.card["num_inference_steps"]):
+            quick = self._compared_with({"num_inference_steps": steps})
+            looked_at = encoder.image_embeds(list(quick))
+        return Eye(encoder, references, self._taste(encoder), looked_at)
+
+    def _compared_with(self, decoding: dict[str, Any]) -> Tensor:
+        """Return ordinary pictures, ``[N, 3, H, W]``, drawn once for all runs."""
+        references = self.plan.references(self.backbone)
         key = {
             "version": 2,
-            "prompts": [concept.prompt() for concept, _ in self.plan.references(self.backbone)],
+            "prompts": [concept.prompt() for concept, _ in references],
             "num": NUM_REFERENCES,
             **self._conditions(),
             **self.plan.config.sampling(self.backbone),
+            **({"decoding": decoding} if decoding else {}),
         }
 
         def drawn() -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -414,18 +430,15 @@ class Exploration:
                     seed=0,
                     num=num,
                     purpose="calibration",
+                    decoding=decoding,
                     observe=self.session.observe,
                     stage="ordinary pictures to compare with",
                 )[1]
-                for concept, num in self.plan.references(self.backbone)
+                for concept, num in references
             ]
             return {"images": (torch.cat(parts) * 255).round().byte()}, {}
 
-        images = cached("ordinary", key, drawn)[0]["images"].float() / 255
-        if isinstance(self.judge, CalibratedJudge):
-            self.judge.calibrate(images[:NUM_CALIBRATION], self.plan.subject)
-        encoder = eye_of(own_reader(self.judge, self.backbone))
-        return Eye(encoder, encoder.image_embeds(list(images)), self._taste(encoder))
+        return cached("ordinary", key, drawn)[0]["images"].float() / 255
 
     def _taste(self, encoder: Encoder) -> Taste | None:
         """Learn what somebody likes, in terms of what the eye sees."""
@@ -474,7 +487,7 @@ class Exploration:
                 avoid=away,
                 judge=self.judge,
                 support=support,
-                look=None if eye is None else eye.novelty,
+                look=None if eye is None else eye.look,
                 start=self.start,
                 on_step=on_step,
                 resume=state,

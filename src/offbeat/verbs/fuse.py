@@ -311,7 +311,7 @@ class Fusion:
     def run(self) -> Run:
         """Return the run, written if it has a folder."""
         session = self.session
-        session.record("searching", "concept", row_every=10, checkpoint_every=50)
+        session.record("searching", "concept", row_every=10)
         concepts = [self._concept(number, point) for number, point in enumerate(self.points)]
         images = [session.draw(concept) for concept in concepts]
         parents = [session.plain(word) for word in self.words]

@@ -220,17 +220,10 @@ class Session:
         assert self.folder is not None
         return load_run(self.folder.path)
 
-    def record(
-        self, stage: str, label: str, *, row_every: int = 1, checkpoint_every: int = 5
-    ) -> Recorder:
+    def record(self, stage: str, label: str, *, row_every: int = 1) -> Recorder:
         """Return the recorder of this session's steps, see ``Recorder``."""
         self.recorder = Recorder(
-            self.folder,
-            self.observe,
-            stage=stage,
-            label=label,
-            row_every=row_every,
-            checkpoint_every=checkpoint_every,
+            self.folder, self.observe, stage=stage, label=label, row_every=row_every
         )
         return self.recorder
 
@@ -277,7 +270,7 @@ class Session:
     def draw_parts(
         self, stage: str, count: int, draw_part: Callable[[int], Mapping[str, Tensor]]
     ) -> list[dict[str, Tensor]]:
-        """Return ``count`` parts of a drawing; those drawn before a kill are not drawn again.
+        """Return ``count`` parts of a drawing; what was kept before a kill is not drawn again.
 
         Args:
             stage: What the observer is told.
@@ -293,10 +286,8 @@ class Session:
             part = draw_part(number)
             names |= part.keys()
             drawn |= {f"{number:06d}{name}": tensor.cpu() for name, tensor in part.items()}
-            self.observe(stage, number + 1, count, {})
-            if folder is not None and number + 1 < count:
-                rows = len(self.recorder.rows)
-                folder.save_checkpoint({"part": number + 1, "rows": rows, "search": drawn})
+            state = {"part": number + 1, "search": drawn}
+            self.recorder.tell(stage, number + 1, count, {}, state.copy)
         return [{name: drawn[f"{n:06d}{name}"] for name in names} for n in range(count)]
 
     def draw(self, concept: Concept) -> Tensor:

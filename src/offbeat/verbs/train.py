@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from PIL import Image
 
 ROW_EVERY = 50
-CHECKPOINT_EVERY = 500
 NUM_SHOWN = 6
 LISTS = {"substitute-60": vocab.SUBSTITUTE_60, "animals": vocab.ANIMALS}
 
@@ -94,9 +93,7 @@ def train(
         known, _ = find_trained(chosen, model, session.folder.path)
         assert known is not None
         return known
-    recorder = session.record(
-        "training", "training", row_every=ROW_EVERY, checkpoint_every=CHECKPOINT_EVERY
-    )
+    recorder = session.record("training", "training", row_every=ROW_EVERY)
     state = recorder.resume(0)
     with few_threads(model):
         trained: Trained = chosen.train(

@@ -12,7 +12,12 @@ import torch
 from torch import Tensor
 
 from offbeat.core.checks import check_finite, check_shape
-from offbeat.core.drawing import decoding_settings, sample_concept, template_of
+from offbeat.core.drawing import (
+    decoding_settings,
+    judged_steps,
+    sample_concept,
+    template_of,
+)
 from offbeat.core.functional import cosine
 from offbeat.core.rng import stream, streams
 from offbeat.core.templates import fill
@@ -66,8 +71,6 @@ class ClassPrompts:
 
     def read(self, words: Sequence[str], variant: int, *, positive: bool = False) -> Tensor:
         """Return embeddings of words in one variant, ``[N, D]``; a style's positive names none."""
-        if not words:
-            return self.backbone.encode_text([""]).text_embeds[:0].detach()
         return torch.stack([self._table(word, positive)[variant] for word in words])
 
     @torch.no_grad()
@@ -112,8 +115,6 @@ class Search:
             "num_inference_steps": config.prior_num_inference_steps,
             "prior_guidance_scale": float(scale),
         }
-        with torch.no_grad():
-            self.settings["negative"] = backbone.encode_text([""])
         self.row = self._initial_row().requires_grad_()
         self.optimizer = torch.optim.AdamW(
             [self.row], lr=config.learning_rate, weight_decay=config.weight_decay
@@ -168,7 +169,9 @@ class Search:
             positives, limit = self._drawn_parents(), 1.0  # the pull of evolution has no end
         else:
             positives, limit = self.prompts.read(self.words, variant, positive=True), cfg.max_cosine
-        negatives = self.prompts.read(self.negatives, variant)
+        negatives = positives[:0]
+        if self.negatives:
+            negatives = self.prompts.read(self.negatives, variant)
         for name, others in (("positive_cosines", positives), ("negative_cosines", negatives)):
             values[name] = cosine(embeds.detach(), others)[0].tolist()
         return prior_constraint_loss(
@@ -213,7 +216,7 @@ class Search:
         images = self.backbone.decode_embeds(
             image_embeds.to(self.backbone.device),
             generator=streams(seed, "judge", num=1),
-            **decoding_settings(concept),
+            **{"num_inference_steps": judged_steps(self.backbone), **decoding_settings(concept)},
         )
         question = prompts.STYLE_QUESTION if self.config.style else self.request.subject
         answer = " ".join(self.judge.name_it(images[0].cpu(), question).split()).lower()

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from offbeat.core import vocab
-from offbeat.core.drawing import sample_concept
+from offbeat.core.drawing import judged_steps, sample_concept
 from offbeat.core.rng import streams
 from offbeat.errors import ConfigError, VocabularyError
 from offbeat.methods.distok.config import DisTokConfig
@@ -86,9 +86,7 @@ class Reader:
             ConfigError: If the judge knows fewer than two of them.
         """
         self.backbone, self.judge, self.template = backbone, judge, template
-        self.settings: dict[str, Any] = (
-            {} if num_inference_steps is None else {"num_inference_steps": num_inference_steps}
-        )
+        self.settings = {"num_inference_steps": num_inference_steps or judged_steps(backbone)}
         labels = {label.lower(): column for column, label in enumerate(judge.labels)}
         self.known = [index for index, word in enumerate(words) if word.lower() in labels]
         self.columns = [labels[words[index].lower()] for index in self.known]

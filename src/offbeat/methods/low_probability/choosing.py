@@ -38,6 +38,8 @@ class Eye:
     """Features of ordinary pictures, ``[M, D]``."""
     taste: Taste | None = None
     """What somebody likes, learned from the same features."""
+    looked_at: Tensor | None = None
+    """Features of ordinary pictures in as few steps as those of a search's looks."""
 
     def features(self, images: Tensor) -> Tensor:
         """Return features of pictures, ``[B, D]``."""
@@ -46,6 +48,11 @@ class Eye:
     def novelty(self, images: Tensor) -> Tensor:
         """Return the seen novelty of pictures, ``[B]``: 1 is just another ordinary one."""
         return seen_novelty(self.features(images), self.references)
+
+    def look(self, images: Tensor) -> Tensor:
+        """Return the seen novelty of pictures of a search's look, ``[B]``."""
+        references = self.references if self.looked_at is None else self.looked_at
+        return seen_novelty(self.features(images), references)
 
 
 @dataclass(frozen=True, slots=True)

@@ -63,7 +63,7 @@ class LowProbability(Method[LowProbabilityConfig]):
         num_baseline, num_held_out = cfg.samples(backbone)
         with torch.no_grad():
             text = backbone.encode_text([prompt])
-            settings = {"negative": backbone.encode_text([""]), **cfg.sampling(backbone)}
+            settings = cfg.sampling(backbone)
 
             def draw(purpose: str, total: int) -> Tensor:
                 parts: list[Tensor] = []
@@ -118,7 +118,7 @@ class LowProbability(Method[LowProbabilityConfig]):
         words = tuple(backbone.card["concepts"]) or DEFAULT_LABELS
         words = words[:: -(-len(words) // MAX_WORDS)]
         template = str(backbone.card["prompt_template"])
-        settings = {"negative": backbone.encode_text([""]), **self.config.sampling(backbone)}
+        settings = self.config.sampling(backbone)
         parts = []
         for start in range(0, len(words), 16):
             text = backbone.encode_text(

@@ -64,8 +64,7 @@ class Search:
         self.radius = config.radius(baseline)
         self.support = support if config.use_support else None
         self.look = look
-        with torch.no_grad():
-            self.settings = {"negative": backbone.encode_text([""]), **config.sampling(backbone)}
+        self.settings = config.sampling(backbone)
         self.space = ConceptSpace(
             config.space, backbone, request, rank=config.lora_rank, settings=self.settings
         )
