@@ -9,6 +9,7 @@ from diffusers import FluxPipeline, StableDiffusion3Pipeline
 from safetensors.torch import load_file, save_file
 
 import tiny_flow
+from offbeat import load_backbone
 from offbeat.backbones.flow.flux import FluxBackbone
 from offbeat.backbones.flow.sd3 import SD3Backbone
 from offbeat.core.rng import stream, streams
@@ -43,11 +44,9 @@ def draw_with(pipe, prompt=PROMPT, *, seed=1, scale=4.0, steps=3, **settings):
         generator=stream(seed),
         guidance_scale=scale,
         num_inference_steps=steps,
-        height=16,
-        width=16,
         max_sequence_length=LENGTH,
         output_type="np",
-        **settings,
+        **{"height": 16, "width": 16, **settings},
     ).images
     return torch.from_numpy(images).permute(0, 3, 1, 2)
 
@@ -104,6 +103,16 @@ def test_a_negative_prompt_steers_as_in_the_pipeline(tiny_flow_backbone, pipe):
     ours = draw(tiny_flow_backbone, negative=negative)
     same(ours, draw_with(pipe, negative_prompt="blue", **true))
     differ(ours, draw(tiny_flow_backbone), 1e-4)
+
+
+@torch.no_grad()
+def test_a_picture_that_is_no_square_is_guided_as_in_the_pipeline(tiny_flow_folder, pipe, tmp_path):
+    folder = shutil.copytree(tiny_flow_folder, tmp_path / tiny_flow_folder.name)
+    card = json.loads((folder / "card.json").read_text())
+    (folder / "card.json").write_text(json.dumps({**card, "height": 16, "width": 32}))
+    ours = draw(load_backbone(folder))
+    assert ours.shape == (1, 3, 16, 32)
+    same(ours, draw_with(pipe, width=32))
 
 
 @torch.no_grad()

@@ -19,7 +19,7 @@ from offbeat.protocols import PriorBackbone
 STEPS = 3
 
 
-def draw_with_pipeline(folder, image_embeds, negative, scale, size, generator):
+def draw_with_pipeline(folder, image_embeds, negative, scale, size, generator, width=None):
     old = json.loads((folder / "model_index.json").read_text())
     old = old["_class_name"] == "KandinskyPipeline"
     version = KandinskyPipeline if old else KandinskyV22Pipeline
@@ -32,7 +32,7 @@ def draw_with_pipeline(folder, image_embeds, negative, scale, size, generator):
         guidance_scale=scale,
         num_inference_steps=STEPS,
         height=size,
-        width=size,
+        width=width or size,
         generator=generator,
         output_type="np",
     ).images
@@ -59,10 +59,24 @@ def test_pictures_match_the_pipeline(tiny_backbone, tiny_folder, scale):
 
 
 @torch.no_grad()
+def test_a_picture_that_is_no_square_is_guided_as_in_the_pipeline(tiny_folder, tmp_path):
+    folder = shutil.copytree(tiny_folder, tmp_path / "wide")
+    card = json.loads((folder / "card.json").read_text())
+    (folder / "card.json").write_text(json.dumps({**card, "height": 32, "width": 64}))
+    backbone = UnclipBackbone.load(folder)
+    embeds, negative = torch.randn(2, 32, generator=stream(0)), backbone.unconditional_embeds()
+    settings = {"num_inference_steps": STEPS, "guidance_scale": 4.0}
+    ours = backbone.decode_embeds(embeds, generator=stream(1), **settings)
+    assert ours.shape == (2, 3, 32, 64)
+    theirs = draw_with_pipeline(folder / "decoder", embeds, negative, 4.0, 32, stream(1), width=64)
+    torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-4)
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("variance", ["learned_range", "fixed_small"])
 @pytest.mark.parametrize("scale", [1.0, 4.0])
 def test_a_learned_variance_is_used_as_in_the_pipeline(tiny_folder, tmp_path, variance, scale):
-    """Kandinsky 2.2 is published with ``DDPMScheduler`` and ``learned_range``; and no square."""
+    """Kandinsky 2.2 is published with ``DDPMScheduler`` and ``learned_range``."""
     folder = shutil.copytree(tiny_folder, tmp_path / "copy")
     index = json.loads((folder / "decoder" / "model_index.json").read_text())
     index["scheduler"] = ["diffusers", "DDPMScheduler"]
