@@ -51,7 +51,7 @@ def test_a_judge_s_pictures_take_few_steps_where_a_checkpoint_takes_many(
     monkeypatch.setitem(pocket._card, "num_inference_steps", own)
     judge = Judge(answers=["yes", "cow"])
     LowProbability(SEARCH).fit(pocket, Request(subject="owl"), judge=judge)
-    config = ConceptLabConfig(num_steps=1, judge_every=1)
+    config = ConceptLabConfig(num_steps=1, judge_every=1, num_inference_steps=None)
     ConceptLab(config).fit(pocket, Request(subject="owl"), judge=judge)
     tokens = pocket.token_embed("owl")[None]
     Reader(pocket, judge, Judge.labels, "a {concept}", None).read(

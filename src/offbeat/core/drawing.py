@@ -31,9 +31,15 @@ JUDGED_STEPS, MANY_STEPS = 16, 25
 """Denoising steps of pictures that only a judge sees, where the checkpoint takes more than many."""
 
 
-def judged_steps(backbone: Any) -> int:
-    """Return the denoising steps of a picture that a judge or an eye sees, and nobody else."""
-    own = int(backbone.card["num_inference_steps"])
+def judged_steps(backbone: Any, concept: Concept | None = None) -> int:
+    """Return the denoising steps of a picture that a judge or an eye sees, and nobody else.
+
+    Args:
+        backbone: Whose card says the steps of others.
+        concept: Which may say them instead.
+    """
+    said = {} if concept is None else decoding_settings(concept)
+    own = int(said.get("num_inference_steps", backbone.card["num_inference_steps"]))
     return JUDGED_STEPS if own > MANY_STEPS else own
 
 

@@ -216,7 +216,10 @@ class Search:
         images = self.backbone.decode_embeds(
             image_embeds.to(self.backbone.device),
             generator=streams(seed, "judge", num=1),
-            **{"num_inference_steps": judged_steps(self.backbone), **decoding_settings(concept)},
+            **{
+                **decoding_settings(concept),
+                "num_inference_steps": judged_steps(self.backbone, concept),
+            },
         )
         question = prompts.STYLE_QUESTION if self.config.style else self.request.subject
         answer = " ".join(self.judge.name_it(images[0].cpu(), question).split()).lower()
