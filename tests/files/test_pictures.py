@@ -212,9 +212,9 @@ def test_what_is_no_picture_is_one_sentence_for_every_reader(name):
 
 
 def test_a_png_whose_pixels_are_all_there_is_read():
-    images = reading(CASES / "truncated.png")  # of one colour, and cut behind its last row
+    images = reading(CASES / "truncated.png")  # cut behind its last row, which is grey
     assert images.shape[1:] == (24, 40)
-    assert torch.equal(images[:, -1], images[:, 0])
+    assert 0.3 < images[:, -1].min() == images[:, -1].max() < 0.4
 
 
 def test_a_recipe_behind_the_pixels_is_read():
