@@ -144,6 +144,7 @@ def judged(claim: Claim, table: Table, values: Values) -> dict[str, Any]:
         "least": claim.least,
         "equal": claim.equal,
         "than": claim.than,
+        "direction": claim.direction,
         "unit": unit,
         "pairs": len(gaps),
     }
@@ -301,7 +302,8 @@ def _entry(found: Mapping[str, Any] | None) -> str:
 
 def _claim(claim: Mapping[str, Any]) -> str:
     says = claim["says"]
-    words = {"than": "than", "within": "kept within", "least": "at least", "equal": "equal within"}
+    side = "above" if claim["direction"] == "higher" else "below"
+    words = {"than": side, "within": "kept within", "least": "at least", "equal": "equal within"}
     for name in words:
         if claim[name] is not None:
             says += f" ({words[name]} {_number(claim[name])})"
