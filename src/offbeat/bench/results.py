@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +101,7 @@ def by_unit(rows: Sequence[tuple[Cell, Mapping[str, Any]]], unit: str = "item") 
 
     An item's is its mean over seeds, a training's its mean over items.
     """
-    names = {
+    names: dict[str, Callable[[Cell], str]] = {
         "item": lambda cell: cell.item.name,
         "run": lambda cell: f"{cell.item.name} {cell.seed}",
         "training": lambda cell: str(cell.seed),

@@ -408,5 +408,5 @@ def check_trained(trained: Trained | None, name: str, *tensors: str) -> Trained:
 
 def steps_of(method: Any) -> int:
     """Return how many optimizer steps a method takes at most; 1 if it says none."""
-    steps = getattr(method, "num_steps", None)
-    return int(steps or getattr(getattr(method, "config", None), "num_steps", 1))
+    steps: int = getattr(getattr(method, "config", None), "num_steps", 1)
+    return int(getattr(method, "num_steps", steps))

@@ -344,4 +344,5 @@ def colourfulness(images: Tensor) -> Tensor:
     red, green, blue = images.flatten(2).unbind(dim=1)
     opponents = torch.stack([red - green, (red + green) / 2 - blue])  # [2, B, H * W]
     spread, mean = torch.std_mean(opponents, dim=2)
-    return spread.norm(dim=0) + 0.3 * mean.norm(dim=0)
+    colourful: Tensor = spread.norm(dim=0) + 0.3 * mean.norm(dim=0)
+    return colourful

@@ -86,7 +86,9 @@ class Reader:
             ConfigError: If the judge knows fewer than two of them.
         """
         self.backbone, self.judge, self.template = backbone, judge, template
-        self.settings = {"num_inference_steps": num_inference_steps or judged_steps(backbone)}
+        self.settings: dict[str, Any] = {
+            "num_inference_steps": num_inference_steps or judged_steps(backbone)
+        }
         labels = {label.lower(): column for column, label in enumerate(judge.labels)}
         self.known = [index for index, word in enumerate(words) if word.lower() in labels]
         self.columns = [labels[words[index].lower()] for index in self.known]

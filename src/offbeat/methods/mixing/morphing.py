@@ -218,8 +218,8 @@ class Ends:
         ends = torch.zeros(len(rows), 1), torch.ones(len(rows), 1)
         at = torch.cat([ends[0], shares, ends[1]], dim=1).flatten().to(backbone.device)
         pairs = rows.repeat_interleave(length).to(backbone.device)
-        factors = [lora_rows(lora, pairs) for lora in self.lora]
-        lora = blended_lora(*factors, at, blend=self.lora_blend)
+        of_first, of_second = (lora_rows(lora, pairs) for lora in self.lora)
+        lora = blended_lora(of_first, of_second, at, blend=self.lora_blend)
         blend = BlendedAttention(at, length, until=self.blended_steps, own=self.own_attention)
         first, second = (text[pairs] for text in self.texts)
         left, right = (noise[pairs] for noise in self.noise)
