@@ -10,16 +10,15 @@ from diffusers import (
     KandinskyV22PriorPipeline,
     UnCLIPScheduler,
 )
-from peft import LoraConfig
 from torch.utils._python_dispatch import TorchDispatchMode
 
 import far
 from offbeat.backbones.unclip import prior
 from offbeat.backbones.unclip.adapter import UnclipBackbone
-from offbeat.backbones.unclip.prior import LORA_TARGETS
 from offbeat.checkpoints.placement import Placement
 from offbeat.core.rng import stream, streams
 from offbeat.errors import CheckpointError, RangeError, ShapeError
+from plain_prior import add_adapter, plain_sample
 
 PROMPTS = ["a cat", "a somewhat longer picture of two dogs"]
 NEGATIVE = "blurred"
@@ -124,44 +123,6 @@ def test_a_short_prompt_does_not_see_the_padding_of_a_long_one(tiny_backbone):
     assert_same(both[:1], alone)
 
 
-def plain_sample(prior, scheduler, text, negative, *, num_samples, scale, generator):
-    """The pipeline's loop as it is, padding and all, with gradient."""
-    full = prior.config.num_embeddings
-
-    def widen(part):
-        missing = full - part.text_mask.shape[1]
-        pad = torch.nn.functional.pad
-        return (
-            part.text_embeds.expand(num_samples, -1),
-            pad(part.text_encoder_hidden_states, (0, 0, 0, missing)).expand(num_samples, -1, -1),
-            pad(part.text_mask, (0, missing)).expand(num_samples, -1),
-        )
-
-    halves = zip(widen(negative), widen(text), strict=True)
-    pooled, states, mask = (torch.cat(pair) for pair in halves)
-    scheduler.set_timesteps(STEPS)
-    timesteps = scheduler.timesteps
-    latents = torch.randn(num_samples, prior.config.embedding_dim, generator=generator)
-    for index, timestep in enumerate(timesteps):
-        predicted = prior(
-            torch.cat([latents, latents]),
-            timestep=timestep,
-            proj_embedding=pooled,
-            encoder_hidden_states=states,
-            attention_mask=mask,
-        ).predicted_image_embedding
-        uncond, cond = predicted.chunk(2)
-        earlier = timesteps[index + 1] if index + 1 < len(timesteps) else None
-        latents = scheduler.step(
-            uncond + scale * (cond - uncond),
-            timestep,
-            latents,
-            prev_timestep=earlier,
-            generator=generator,
-        ).prev_sample
-    return prior.post_process_latents(latents)
-
-
 def random_lora(backbone):
     factors = backbone.init_lora(3, generator=stream(0, "lora"))
     noise = stream(0, "lora", "B")
@@ -191,18 +152,20 @@ def test_gradient_and_lora_match_the_plain_loop_with_peft(tiny_backbone):
     our_token, *our_factors = torch.autograd.grad((ours * weight).sum(), [token, *factors.values()])
 
     prior = copy.deepcopy(tiny_backbone.fast_prior.prior)
-    prior.add_adapter(LoraConfig(r=3, lora_alpha=3, target_modules=list(LORA_TARGETS)))
-    adapter = {
-        name.replace(".default", ""): parameter
-        for name, parameter in prior.named_parameters()
-        if "lora_" in name
-    }
+    adapter = add_adapter(prior, 3)
     assert adapter.keys() == factors.keys()
     for name, parameter in adapter.items():
         parameter.data.copy_(factors[name].detach())
     scheduler = copy.deepcopy(tiny_backbone.fast_prior.scheduler)
     theirs = plain_sample(
-        prior, scheduler, encode(), negative, num_samples=2, scale=3.0, generator=stream(5)
+        prior,
+        scheduler,
+        encode(),
+        negative,
+        num_samples=2,
+        steps=STEPS,
+        scale=3.0,
+        generator=stream(5),
     )
     assert_same(ours.detach(), theirs.detach())
     their_token, *their_factors = torch.autograd.grad(
