@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from offbeat.backbones.attention import Moment
+from offbeat.backbones.guidance import Guidance, second_half
 from offbeat.checkpoints.offload import runs_on
-from offbeat.core.functional import guide
 from offbeat.errors import CheckpointError, ShapeError
 from offbeat.protocols import Generators
 from offbeat.types import TextEmbeds
@@ -57,7 +57,7 @@ class Predictor:
     unet: Any
     settings: dict[str, Any]
     """What it is told at every step."""
-    guidance_scale: float
+    guidance: Guidance
     guided: bool
     """Whether the unguided half is predicted too, first in the batch."""
     moment: Moment
@@ -66,15 +66,36 @@ class Predictor:
 
     def __call__(self, latents: Tensor, timestep: Tensor, step: int) -> Tensor:
         """Return the prediction, ``[B, C, h, w]``, float32, at a timestep and its number."""
-        self.moment.step, self.moment.guided = step, self.guided
+        guided = self.guided and self.guidance.guides(step)
+        self.moment.step, self.moment.guided = step, guided
         shown = latents.to(self.unet.dtype)
-        doubled = torch.cat([shown, shown]) if self.guided else shown
+        doubled = torch.cat([shown, shown]) if guided else shown
         self.count(len(doubled))
-        predicted: Tensor = self.unet(doubled, timestep, **self.settings).sample.float()
-        if not self.guided:
-            return predicted
+        predicted: Tensor = self.unet(doubled, timestep, **self._told(step, guided)).sample.float()
+        if not guided:
+            return self.guidance.alone(predicted, step) if self.guided else predicted
         uncond, cond = predicted.chunk(2)
-        return guide(uncond, cond, self.guidance_scale)
+        return self.guidance.combined(uncond, cond, step)
+
+    def _told(self, step: int, guided: bool) -> dict[str, Any]:
+        """Return what the network is told at a step: CADS blurs the text, in the text's half."""
+        settings = self.settings
+        if self.guided and not guided:
+            settings = {name: second_half(value) for name, value in settings.items()}
+        if not self.guidance.blurs(step):
+            return settings
+
+        def blurred(condition: Tensor) -> Tensor:
+            if not guided:
+                return self.guidance.told(condition, step)
+            uncond, cond = condition.chunk(2)
+            return torch.cat([uncond, self.guidance.told(cond, step)])
+
+        added = dict(settings["added_cond_kwargs"] or {})
+        if "text_embeds" in added:
+            added["text_embeds"] = blurred(added["text_embeds"])
+        states = blurred(settings["encoder_hidden_states"])
+        return {**settings, "encoder_hidden_states": states, "added_cond_kwargs": added or None}
 
 
 def clean_latents(

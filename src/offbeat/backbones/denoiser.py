@@ -9,6 +9,7 @@ import copy
 from abc import abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from typing import Any, TypeAlias
 
 import torch
@@ -22,16 +23,18 @@ from offbeat.backbones.conditions import (
     remembers_steps,
     step_settings,
 )
+from offbeat.backbones.guidance import Walk
 from offbeat.backbones.images import in_batches
 from offbeat.backbones.inversion import walk_back
 from offbeat.backbones.lora import lora_in
+from offbeat.backbones.redraw import Redraw, Redrawing, check_grid
 from offbeat.backbones.text import ReadsText
 from offbeat.backbones.unclip.prior import check_streams
 from offbeat.checkpoints.base import Checkpoint
 from offbeat.checkpoints.pipeline import cell_of
-from offbeat.core.checks import check_range, check_shape
+from offbeat.core.checks import check_range
 from offbeat.core.rng import normal
-from offbeat.errors import ConfigError, ShapeError
+from offbeat.errors import ConfigError
 from offbeat.protocols import Generators
 from offbeat.types import AfterStep, OnClean, Sampler, TextEmbeds
 
@@ -80,8 +83,12 @@ class Denoiser(Checkpoint, ReadsText):
         guidance_scale: float | None,
         image_embeds: Tensor | None = None,
         ip_adapter_scale: float | None = None,
+        walk: Walk | None = None,
     ) -> tuple[Predict, AbstractContextManager[None]]:
-        """Return what predicts, and the block in which it must run."""
+        """Return what predicts, and the block in which it must run.
+
+        Without a walk guidance is plain, as for one look at a picture.
+        """
 
     @abstractmethod
     def _noised(
@@ -130,8 +137,8 @@ class Denoiser(Checkpoint, ReadsText):
         return int(self._network.config.in_channels)
 
     @property
-    def _grid(self) -> int:
-        """Pixels that a side must be a multiple of."""
+    def grid(self) -> int:
+        """Pixels that a side of a picture must be a multiple of."""
         return cell_of(self.vae.config)
 
     def empty_text(self) -> TextEmbeds:
@@ -165,9 +172,9 @@ class Denoiser(Checkpoint, ReadsText):
 
     def _latent_size(self) -> tuple[int, int]:
         """Return height and width of the latents of a picture of the card's size."""
-        per_side = self._grid // cell_of(self.vae.config)
+        per_side = self.grid // cell_of(self.vae.config)
         height, width = (
-            int(self._card[side]) // self._grid * per_side for side in ("height", "width")
+            int(self._card[side]) // self.grid * per_side for side in ("height", "width")
         )
         return height, width
 
@@ -216,11 +223,12 @@ class Denoiser(Checkpoint, ReadsText):
             ShapeError: If numbers of prompts, pictures and latents do not fit.
         """
         check_streams(generator, len(latents))
-        predict, in_place = self._predictor(
-            latents, text, negative, guidance_scale, image_embeds, ip_adapter_scale
-        )
         scheduler = self._scheduler_of(sampler)
         every = self._set_timesteps(num_inference_steps, scheduler, latents.shape[-2:])
+        walk = Walk(len(every), generator)
+        predict, in_place = self._predictor(
+            latents, text, negative, guidance_scale, image_embeds, ip_adapter_scale, walk
+        )
         timesteps = every[start:stop]
         if stop is not None and stop < len(every) and remembers_steps(scheduler):
             raise ConfigError(
@@ -360,6 +368,7 @@ class Denoiser(Checkpoint, ReadsText):
         guidance_scale: float | None = None,
         image_embeds: Tensor | None = None,
         ip_adapter_scale: float | None = None,
+        redraw: Redraw | None = None,
     ) -> Tensor:
         """Return ``images``, ``[B, 3, H, W]``, float32, 0 to 1: noise, ``denoise`` and ``decode``.
 
@@ -372,6 +381,7 @@ class Denoiser(Checkpoint, ReadsText):
             guidance_scale: 1 or less is off.
             image_embeds: Image prompt.
             ip_adapter_scale: Its weight.
+            redraw: A picture to begin from in the place of noise.
         """
         noises = generator if isinstance(generator, Sequence) else ()
         count = num_samples or len(noises) or len(text)
@@ -386,9 +396,13 @@ class Denoiser(Checkpoint, ReadsText):
             pictures = image_embeds
             if pictures is not None and len(pictures) > 1:
                 pictures = pictures[rows]
-            latents = self.init_latents(
-                noise, num_samples=num, num_inference_steps=num_inference_steps
-            )
+            begun: dict[str, Any] = {}
+            if redraw is None:
+                latents = self.init_latents(
+                    noise, num_samples=num, num_inference_steps=num_inference_steps
+                )
+            else:
+                latents, begun = self._begun(redraw, noise, num, num_inference_steps)
             latents = self.denoise(
                 latents,
                 cut_text(text, rows),
@@ -398,11 +412,34 @@ class Denoiser(Checkpoint, ReadsText):
                 guidance_scale=guidance_scale,
                 image_embeds=pictures,
                 ip_adapter_scale=ip_adapter_scale,
+                **begun,
             )
             return self.decode(latents)
 
         size = int(self._card["decode_batch_size"]) if noises else count
         return in_batches(draw, count, size, noises)
+
+    def _begun(
+        self, redraw: Redraw, noise: Generators, num: int, num_inference_steps: int | None
+    ) -> tuple[Tensor, dict[str, Any]]:
+        """Return the latents of a picture that is drawn anew, and from where ``denoise`` goes on.
+
+        The scheduler is a copy: that of the walk keeps its place.
+        """
+        clean = self.encode_latents(redraw.images.to(self.device)).to(self.device)
+        clean = clean.expand(num, *clean.shape[1:])
+        scheduler = copy.deepcopy(self.scheduler)
+        timesteps = self._set_timesteps(num_inference_steps, scheduler, clean.shape[-2:])
+        steps = self._num_steps(num_inference_steps, scheduler)
+        # some samplers take two timesteps a step
+        start = redraw.start(steps, whole_up=self._counts_parts) * int(scheduler.order)
+        drawn = normal(clean.shape, noise, self.device)
+        redrawing = Redrawing(redraw, clean, drawn, partial(self._noised, scheduler, timesteps))
+        latents = redrawing.latents(start, getattr(scheduler, "init_noise_sigma", 1.0))
+        return latents, {"start": start, "after_step": redrawing.after_step}
+
+    _counts_parts = False
+    """Whether a part of a step counts as one where a picture is drawn anew."""
 
     def decode(self, latents: Tensor) -> Tensor:
         """Return ``images``, ``[B, 3, H, W]``, float32, 0 to 1, of ``latents``."""
@@ -416,12 +453,7 @@ class Denoiser(Checkpoint, ReadsText):
         Raises:
             ShapeError: If a side is no multiple of the latents' cell.
         """
-        check_shape("images", images, None, 3, None, None)
-        if any(side % self._grid for side in images.shape[-2:]):
-            raise ShapeError(
-                f"images: expected sides that are multiples of {self._grid}, got "
-                f"{list(images.shape[-2:])}; resize or crop them first"
-            )
+        check_grid(images, self.grid)
         return encode_pictures(self.vae, images)
 
     @property

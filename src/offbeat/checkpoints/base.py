@@ -12,17 +12,20 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import torch
 from torch import Tensor
 
+from offbeat.checkpoints.guiders import GuiderSpec
 from offbeat.checkpoints.lora import fit, merge
 from offbeat.checkpoints.offload import runs_on
 from offbeat.checkpoints.placement import (
     Placement,
     compile_denoiser,
     offload,
+    sampler_like,
     set_attention,
     set_vae,
     usable,
 )
-from offbeat.errors import ConfigError, ShapeError, StoreError
+from offbeat.core.samplers import SamplerSpec, sampler_named
+from offbeat.errors import CapabilityError, ConfigError, ShapeError, StoreError
 from offbeat.files.disk import digest_of
 from offbeat.files.exchange import read_weights
 from offbeat.files.lora import LoraFile, read_lora_file
@@ -34,6 +37,10 @@ if TYPE_CHECKING:
 
 Kept = TypeVar("Kept")
 DENOISERS = ("unet", "transformer")
+WITH_ADAPTER = ("hyper-sd", "pocket-sd", "sd-1.5", "sdxl")
+"""Backbones that take an IP-Adapter."""
+DRAWN_BY = ("sampler", "guider", "ip_adapter")
+"""The parts of a placement that say how pictures are drawn."""
 AUTOENCODERS = ("vae", "movq")
 """The attributes by which an adapter keeps these parts, as diffusers' pipelines name them."""
 CHANNELS_LAST = ("cuda", "xpu")
@@ -54,6 +61,7 @@ class Checkpoint(ABC):
     _tokens: tuple[TokenFile, ...] = ()
     notes: tuple[str, ...] = ()
     """What a user should know of how it was loaded, one sentence each."""
+    _guider: GuiderSpec | None = None
 
     @abstractmethod
     def _modules(self) -> Iterable[Any]:
@@ -124,7 +132,7 @@ class Checkpoint(ABC):
         """What its numbers depend on beside weights, settings and seed, as JSON values."""
         told = {"device": self.device.type, "dtype": str(self.dtype).removeprefix("torch.")}
         # slicing and offloading change nothing
-        names = ("vae_tiling", "attention", "compile", "variant")
+        names = ("vae_tiling", "attention", "compile", "variant", *DRAWN_BY)
         chosen = {name: getattr(self._placement, name, None) for name in names}
         for name, files in (("lora", self._merged), ("embeddings", self._tokens)):
             chosen[name] = [asdict(file) for file in files]
@@ -204,6 +212,12 @@ class Checkpoint(ABC):
         if self._placement is not None:
             raise ConfigError(f"{self.name}: is placed already; load it again to place it anew")
         chosen = placement.resolved()
+        if chosen.sampler is not None:
+            self._choose_sampler(sampler_named(chosen.sampler))
+        if chosen.guider is not None:
+            self._guider = GuiderSpec.parse(chosen.guider)
+        if chosen.ip_adapter is not None:
+            self._add_ip_adapter(chosen.ip_adapter)
         vae, denoiser = (self._part(*names) for names in (AUTOENCODERS, DENOISERS))
         set_vae(vae, slicing=chosen.vae_slicing, tiling=chosen.vae_tiling)
         if chosen.attention is not None:
@@ -246,6 +260,26 @@ class Checkpoint(ABC):
         most = max(pictures, int(self._card["decode_batch_size"]))
         self._card = {**self._card, "decode_batch_size": most}
         return self
+
+    def _choose_sampler(self, spec: SamplerSpec) -> None:
+        """Denoise by another scheduler, made from the settings of the checkpoint's own.
+
+        Raises:
+            ConfigError: If it cannot walk along a flow, and the checkpoint is one.
+        """
+        scheduler = sampler_like(self.scheduler, spec)  # type: ignore[attr-defined]
+        self.scheduler = scheduler
+        # a card's timesteps are those of its own scheduler
+        kept = {name: value for name, value in self._card.items() if name != "timesteps"}
+        self._card = {**kept, "scheduler": type(scheduler).__name__}
+
+    def _add_ip_adapter(self, source: str) -> None:
+        """Let pictures be prompts.
+
+        Raises:
+            CapabilityError: If the checkpoint takes none.
+        """
+        raise CapabilityError("an IP-Adapter", self.name, "ip_adapter", WITH_ADAPTER)
 
     def _part(self, *names: str) -> Any:
         """Return the first attribute of these names that there is."""

@@ -67,6 +67,9 @@ def load_backbone(
     variant: str | None = None,
     lora: str | Sequence[str | LoraFile] | None = None,
     embeddings: str | Sequence[str | TokenFile] | None = None,
+    sampler: str | None = None,
+    guider: str | None = None,
+    ip_adapter: str | None = None,
 ) -> Any:
     """Load a checkpoint by name, folder or hub id.
 
@@ -82,6 +85,9 @@ def load_backbone(
         variant: Of its weights, e.g. ``fp16``.
         lora: Files to be merged into its weights, ``FILE`` or ``FILE:0.8``.
         embeddings: Files of tokens whose words prompts may hold: the name of the file, or its own.
+        sampler: How it denoises, e.g. ``dpm++-2m-karras``.
+        guider: How it is guided, e.g. ``apg``.
+        ip_adapter: File, folder or hub id of an IP-Adapter.
 
     Returns:
         What the adapter of its form offers: see ``offbeat.protocols``.
@@ -104,6 +110,9 @@ def load_backbone(
         variant=variant,
         lora=lora,
         embeddings=embeddings,
+        sampler=sampler,
+        guider=guider,
+        ip_adapter=ip_adapter,
     )
     with reading_variant(asked.variant):
         return _load(source, asked)

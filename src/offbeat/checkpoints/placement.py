@@ -10,7 +10,10 @@ from typing import Any, Literal, get_args
 
 import torch
 
+from offbeat.checkpoints.guiders import GuiderSpec
 from offbeat.checkpoints.offload import Room
+from offbeat.checkpoints.pipeline import quiet_diffusers
+from offbeat.core.samplers import SAMPLERS, SamplerSpec, sampler_named
 from offbeat.errors import CheckpointError, ConfigError
 from offbeat.files.lora import LoraFile
 from offbeat.files.tokens import TokenFile
@@ -50,6 +53,14 @@ class Placement:
     """LoRA files that are merged into the weights when they are loaded, each with its strength."""
     embeddings: tuple[TokenFile, ...] = ()
     """Files of learned tokens whose words every prompt may hold, negative ones too."""
+    sampler: str | None = None
+    """How pictures are denoised, by the names of AUTOMATIC1111, such as ``dpm++-2m-karras``; None
+    is the checkpoint's own scheduler."""
+    guider: str | None = None
+    """How guidance combines its halves: ``apg``, or with settings ``cads:scale=0.3``; None is
+    plain. See ``offbeat.checkpoints.guiders``."""
+    ip_adapter: str | None = None
+    """File, folder or hub id of an IP-Adapter, so that pictures can be prompts."""
     check_memory: bool = True
     """Refuse a checkpoint that does not fit before it is loaded."""
 
@@ -63,6 +74,10 @@ class Placement:
             object.__setattr__(self, name, tuple(map(parse, files)))
         if self.variant is not None and not re.fullmatch(r"[A-Za-z][\w-]*", self.variant):
             raise ConfigError(f"variant: expected a name such as fp16, got {self.variant!r}")
+        if self.sampler is not None:
+            object.__setattr__(self, "sampler", sampler_named(self.sampler).name)
+        if self.guider is not None:
+            GuiderSpec.parse(self.guider)
         kind = _kind_of(self.device)
         if self.offload != "none" and kind == "cpu":
             raise ConfigError(
@@ -229,6 +244,41 @@ def set_attention(denoiser: Any, backend: str) -> None:
         raise ConfigError(f"attention: {backend!r} cannot be used here: {error}") from error
     finally:
         logging.set_verbosity(level)
+
+
+def sampler_like(scheduler: Any, spec: SamplerSpec) -> Any:
+    """Return the scheduler of a sampler with the noise levels of another.
+
+    Raises:
+        ConfigError: If the other's network was trained along a flow, and the sampler does not
+            walk along one.
+    """
+    import diffusers
+
+    name, settings, config = spec.scheduler, dict(spec.settings), dict(scheduler.config)
+    if type(scheduler).__name__.startswith("FlowMatch"):
+        if not spec.flows:
+            able = ", ".join(one.name for one in SAMPLERS.values() if one.flows)
+            raise ConfigError(
+                f"sampler: {spec.name} does not walk along a flow, as this checkpoint does; "
+                f"expected one of {able}"
+            )
+        if name == "EulerDiscreteScheduler":
+            name = "FlowMatchEulerDiscreteScheduler"
+        else:
+            settings |= {
+                "use_flow_sigmas": True,
+                "prediction_type": "flow_prediction",
+                "flow_shift": config.get("shift", 1.0),
+            }
+    if name != "DDPMScheduler":
+        config.pop("variance_type", None)  # no other knows what to do with a learned variance
+    try:
+        with quiet_diffusers():
+            return getattr(diffusers, name).from_config(config, **settings)
+    except (ImportError, ValueError, NotImplementedError) as error:
+        said = " ".join(str(error).split())
+        raise ConfigError(f"sampler: {spec.name} cannot be used here: {said}") from error
 
 
 BACKEND = "inductor"

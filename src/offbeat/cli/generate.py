@@ -16,16 +16,23 @@ def generate(
     prompt: Annotated[
         str, typer.Argument(metavar="PROMPT", help="E.g. `a red castle on a blue background`.")
     ],
-    negative_prompt: Annotated[str, typer.Option(help="What to steer away from.")] = "",
+    concept: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="CONCEPT[:STRENGTH]",
+            help="What a run learned, as for `offbeat render`, e.g. `runs/handbag-0:0.7`; PROMPT "
+            "then holds `{concept}`, and `{concept2}`, ... for further ones. Repeatable.",
+        ),
+    ] = None,
+    negative_prompt: shared.NegativePrompt = "",
+    image: shared.ImagePrompt = None,
+    image_weight: shared.ImageWeight = None,
+    init_image: shared.InitImage = None,
+    strength: shared.Strength = None,
+    mask: shared.Mask = None,
     num_images: shared.NumImages = 8,
-    steps: Annotated[
-        int | None,
-        typer.Option(min=1, help="Denoising steps."),
-    ] = None,
-    guidance: Annotated[
-        float | None,
-        typer.Option(min=1, help="Guidance scale; 1 is off."),
-    ] = None,
+    steps: shared.Steps = None,
+    guidance: shared.Guidance = None,
     prior_steps: Annotated[
         int | None,
         typer.Option(min=2, help="Denoising steps of the prior; only with a prior."),
@@ -35,7 +42,13 @@ def generate(
         typer.Option(min=1, help="Guidance scale of the prior; 1 is off; only with a prior."),
     ] = None,
     seed: shared.Seed = 0,
-    backbone: shared.Checkpoint = "pocket",
+    backbone: Annotated[
+        str | None,
+        typer.Option(
+            help="A checkpoint: name (`offbeat list backbones`), folder or hub id; by default the "
+            "one that the concept was learned on, or pocket."
+        ),
+    ] = None,
     place: shared.Place = shared.anywhere,
     out: Annotated[Path | None, shared.run_folder("generate")] = None,
 ) -> None:
@@ -46,13 +59,23 @@ def generate(
     `offbeat generate "a red castle on a blue background" -n 16`
 
     `offbeat generate "a red castle" --backbone pocket-sd --negative-prompt "a tree"`
+
+    `offbeat generate "a red castle" --init-image castle.png --strength 0.6`
+
+    `offbeat generate "a {concept} on a table" --concept runs/handbag-0:0.7`
     """
     with at_work(out, Path("runs") / "generate", place, num_images=num_images) as common:
         import offbeat
 
         run = offbeat.generate(
             prompt,
+            concept=concept or (),
             negative_prompt=negative_prompt,
+            image=image,
+            image_weight=image_weight,
+            init_image=init_image,
+            strength=strength,
+            mask=mask,
             num_images=num_images,
             num_inference_steps=steps,
             guidance_scale=guidance,

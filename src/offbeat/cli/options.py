@@ -51,6 +51,7 @@ def anywhere() -> Placement:
 
 
 placed = functools.partial(typer.Option, rich_help_panel="Where and how it runs")
+drawn = functools.partial(typer.Option, rich_help_panel="How it draws")
 Variant = Annotated[
     str | None,
     placed(
@@ -130,6 +131,27 @@ def _options(
     variant: Variant = None,
     lora: Lora = None,
     embedding: Embedding = None,
+    sampler: Annotated[
+        str | None,
+        drawn(
+            help="How pictures are denoised, by A1111's names: `euler`, `euler-a`, "
+            "`dpm++-2m-karras`, `unipc`, `ddim`, `lcm`, ... ; by default the checkpoint's own."
+        ),
+    ] = None,
+    guider: Annotated[
+        str | None,
+        drawn(
+            help="How guidance works: `apg`, `cads`, `interval:start=0.2,stop=0.8`, `cfg-zero`, "
+            "`tcfg`, `apg-mix`; by default plain."
+        ),
+    ] = None,
+    ip_adapter: Annotated[
+        str | None,
+        drawn(
+            help="File, folder or hub id of an IP-Adapter, so that pictures can be prompts on "
+            "SD 1.5 and SDXL, e.g. `h94/IP-Adapter`."
+        ),
+    ] = None,
     prior: Prior = None,
     check_memory: Annotated[
         bool,
@@ -180,6 +202,39 @@ def placing(command: Callable[..., None]) -> Callable[..., None]:
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in taken}
     del run.__wrapped__  # typer would look through to the command
     return run
+
+
+def pictured(*names: str, help: str) -> Any:
+    """Return an option about pictures that are given."""
+    return typer.Option(*names, help=help, rich_help_panel="Pictures that are given")
+
+
+NegativePrompt = Annotated[str, typer.Option(help="What to steer away from.")]
+Steps = Annotated[int | None, typer.Option(min=1, help="Denoising steps.")]
+Guidance = Annotated[float | None, typer.Option(min=0, help="Guidance scale; 1 is off.")]
+ImagePrompt = Annotated[
+    Path | None,
+    pictured(help="A picture as prompt beside the text: an IP-Adapter or an unCLIP checkpoint."),
+]
+ImageWeight = Annotated[
+    float | None,
+    pictured(
+        help="Its weight: of an IP-Adapter 0 to 10, of an unCLIP checkpoint its share, 0 to 1 "
+        "(by default 0.5)."
+    ),
+]
+InitImage = Annotated[Path | None, pictured(help="A picture to begin from, not noise.")]
+Strength = Annotated[
+    float | None,
+    pictured(help="How far it is drawn anew, 0 to 1; by default 0.8, or 1 with a mask."),
+]
+Mask = Annotated[
+    Path | None,
+    pictured(
+        help="White where it is drawn anew. Latents are blended after each step: no network for "
+        "inpainting is needed, and edges may show."
+    ),
+]
 
 
 Settings = Annotated[

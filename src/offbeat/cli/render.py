@@ -16,20 +16,29 @@ def render(
     sources: Annotated[
         list[str],
         typer.Argument(
-            metavar="CONCEPT...",
+            metavar="CONCEPT[:STRENGTH]...",
             help="A finished run folder, `FOLDER:NUMBER` for one concept of several, or a "
-            "`concept.safetensors`, a picture, or a token of another tool. Several share a prompt.",
+            "`concept.safetensors`, a picture, or a token of another tool. Several share a prompt. "
+            "A strength has a point or a sign: `:0.7`, `:-1.0`; 0.0 is the subject itself.",
         ),
     ],
     prompt: Annotated[
         str | None,
         typer.Option(
             help="With `{concept}` where it stands, e.g. `an oil painting of a {concept}`, and "
-            "`{concept2}`, `{concept3}`, ... for further ones; by default the prompt that it was "
-            "learned in."
+            "`{concept2}`, `{concept3}`, ... for further ones, and `{concept:0.7}` for one of "
+            "another strength; by default the prompt that it was learned in."
         ),
     ] = None,
+    negative_prompt: shared.NegativePrompt = "",
+    image: shared.ImagePrompt = None,
+    image_weight: shared.ImageWeight = None,
+    init_image: shared.InitImage = None,
+    strength: shared.Strength = None,
+    mask: shared.Mask = None,
     num_images: shared.NumImages = 8,
+    steps: shared.Steps = None,
+    guidance: shared.Guidance = None,
     seed: shared.Seed = 0,
     backbone: Annotated[
         str | None,
@@ -58,6 +67,14 @@ def render(
         run = offbeat.render(
             sources,
             prompt=prompt,
+            negative_prompt=negative_prompt,
+            image=image,
+            image_weight=image_weight,
+            init_image=init_image,
+            strength=strength,
+            mask=mask,
+            num_inference_steps=steps,
+            guidance_scale=guidance,
             num_images=num_images,
             seed=seed,
             backbone=backbone,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -14,7 +14,7 @@ from torch import Tensor
 from offbeat.core.parts import calls, is_shared
 from offbeat.core.rng import stream, streams
 from offbeat.core.templates import fill
-from offbeat.errors import CapabilityError, PromptError
+from offbeat.errors import CapabilityError, ConfigError, PromptError
 from offbeat.protocols import (
     DrawingBackbone,
     ExploringBackbone,
@@ -152,6 +152,8 @@ def draw(
     template: str | None = None,
     negative_prompt: str = "",
     decoding: Mapping[str, Any] | None = None,
+    image_prompt: Tensor | None = None,
+    image_weight: float | None = None,
     observe: Observe = ignore,
     stage: str = "drawing",
 ) -> Tensor:
@@ -168,8 +170,11 @@ def draw(
         rows: Numbers of the pictures to draw; None draws the first ``num``.
         template: Another prompt with ``{concept}``.
         negative_prompt: What guidance steers from, in the prior too where there is one.
-        decoding: Steps and guidance of the decoder; None is what goes with the concept, or the
-            checkpoint's own.
+        decoding: Steps and guidance of the decoder, and what else it is told; None is what goes
+            with the concept, or the checkpoint's own.
+        image_prompt: A picture as prompt, ``[1, D]``, from ``encode_image``.
+        image_weight: Its weight beside the text, as its IP-Adapter takes it; with a prior its
+            share, 0 to 1. None is the checkpoint's own, or a half.
         observe: Told how far it is.
         stage: Under this name.
 
@@ -184,6 +189,8 @@ def draw(
         "template": template,
         "negative_prompt": negative_prompt,
         "decoding": decoding,
+        "image_prompt": image_prompt,
+        "image_weight": image_weight,
         "observe": observe,
         "stage": stage,
     }
@@ -196,6 +203,44 @@ def draw(
         # LoRA factors are the prior's, and embeddings are what it makes
         missing = "sample_prior" if concept.image_embeds is None else "decode_embeds"
     raise CapabilityError("drawing this concept", backbone.name, missing, backbones_with(missing))
+
+
+def scaled(concept: Concept, backbone: TextBackbone, strength: float) -> Concept:
+    """Return a concept of another strength: 1 is the concept, 0 its subject, below 0 its contrary.
+
+    A learned token moves on the line through it and the subject's own vector; LoRA factors are
+    multiplied.
+
+    Raises:
+        ConfigError: If the concept is a learned embedding, which no word is the zero of.
+    """
+    if strength == 1:
+        return concept
+    if concept.image_embeds is not None:
+        raise ConfigError(
+            "strength: an embedding (--space direct) has no strength; leave the number out"
+        )
+    zero = backbone.token_embed(concept.subject)
+
+    def moved(rows: Tensor) -> Tensor:
+        rows = rows.float()
+        there = torch.cat(  # zeros fill up the rows of an encoder that has fewer
+            [
+                part.any(dim=-1, keepdim=True).expand_as(part)
+                for part in rows.split([width for _, width, _ in backbone.token_layout], dim=-1)  # type: ignore[attr-defined]
+            ],
+            dim=-1,
+        )
+        return torch.where(there, zero + strength * (rows - zero), rows)
+
+    return replace(
+        concept,
+        token_embeds={word: moved(rows) for word, rows in concept.token_embeds.items()},
+        lora={
+            name: factor * strength if ".lora_B." in name else factor
+            for name, factor in concept.lora.items()
+        },
+    )
 
 
 def adapts_only(concept: Concept, backbone: DrawingBackbone) -> bool:
@@ -215,6 +260,8 @@ def draw_embeds(
     template: str | None = None,
     negative_prompt: str = "",
     decoding: Mapping[str, Any] | None = None,
+    image_prompt: Tensor | None = None,
+    image_weight: float | None = None,
     observe: Observe = ignore,
     stage: str = "drawing",
 ) -> tuple[Tensor, Tensor]:
@@ -235,6 +282,8 @@ def draw_embeds(
             template=template,
             negative_prompt=negative_prompt,
             decoding={**search_decoding(concept), **(decoding or {})},
+            image_prompt=image_prompt,
+            image_weight=image_weight,
             observe=observe,
             stage=stage,
         )
@@ -260,6 +309,9 @@ def draw_embeds(
             template=template,
             **settings,
         )
+        if image_prompt is not None:  # a weighted mean of points, as Kandinsky's pipelines take it
+            share = 0.5 if image_weight is None else image_weight
+            image_embeds = share * image_prompt.cpu() + (1 - share) * image_embeds
 
         def decode(start: int, noise: list[torch.Generator]) -> dict[str, Any]:
             chunk = image_embeds[start : start + len(noise)].to(backbone.device)
@@ -289,6 +341,8 @@ def _draw_text(
     template: str | None,
     negative_prompt: str,
     decoding: Mapping[str, Any] | None,
+    image_prompt: Tensor | None,
+    image_weight: float | None,
     observe: Observe,
     stage: str,
 ) -> Tensor:
@@ -301,7 +355,10 @@ def _draw_text(
         negative = backbone.encode_text([negative_prompt]) if negative_prompt else None
 
         def drawn(start: int, noise: list[torch.Generator]) -> dict[str, Any]:
-            return {"text": text, "generator": noise, "negative": negative, **(decoding or {})}
+            told = {"text": text, "generator": noise, "negative": negative, **(decoding or {})}
+            if image_prompt is not None:
+                told |= {"image_embeds": image_prompt, "ip_adapter_scale": image_weight}
+            return told
 
         def here(arguments: Iterable[Mapping[str, Any]]) -> Iterator[Tensor]:
             return (backbone.draw_text(**one).cpu() for one in arguments)

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
+from offbeat.checkpoints.base import DRAWN_BY
 from offbeat.checkpoints.open import loaded, loaded_recorded
 from offbeat.checkpoints.placement import Placement, Where, placement_of
 from offbeat.core.checks import check_whole
@@ -30,9 +31,11 @@ from offbeat.runs.folder import RunFolder
 from offbeat.runs.recorder import few_threads
 from offbeat.runs.result import concept_folders
 from offbeat.types import Concept, Observe, ignore
+from offbeat.verbs.controls import steering_again
 from offbeat.verbs.explore_draw import explore_by_drawing
 from offbeat.verbs.mix import Mixture, Parent, parent_of
-from offbeat.verbs.paint import Painting, Picture, strengths_of
+from offbeat.verbs.paint import Painting, strengths_of
+from offbeat.verbs.pictures import Picture
 from offbeat.verbs.session import Session, conditions_of
 
 File = TypeVar("File", LoraFile, TokenFile)
@@ -107,10 +110,10 @@ def again(
             "checkpoint with --backbone"
         )
     folders = [Path(run).expanduser()] if run is not None else [path.resolve().parent.parent]
+    search = [*map(Path, sources), folders[0] / "sources", folders[0] / "ordinary", path.parent]
     if how["by"] == "draw":
-        image = _drawn(path, recipe, how, model, folders[0], observe)
+        image = _drawn(path, recipe, model, folders[0], search, observe)
     else:
-        search = [*map(Path, sources), folders[0] / "sources", folders[0] / "ordinary", path.parent]
         image = drawn(recipe, model, search, observe)
     (made,) = to_pil(image[None])
     data = encode_png(made, recipe, concept=read_concept_file(path))
@@ -154,7 +157,8 @@ def checked_recipe(recipe: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
         if not isinstance(files, list) or not all(_names_a_file(told, kinds) for told in files):
             raise ImageError(f"{path}: its recipe is damaged ({field}: {str(files)[:40]})")
     texts = [(recipe, "checkpoint"), (recipe, "fingerprint"), (recipe, "verb"), (how, "by")]
-    texts += [(recipe, name) for name in ("device", "dtype", "attention") if recipe.get(name)]
+    placed = ("device", "dtype", "attention", *DRAWN_BY)
+    texts += [(recipe, name) for name in placed if recipe.get(name)]
     counts = [(recipe, "index"), (how, "start")]
     seeds, objects = [(recipe, "seed")], [(recipe, "versions")]
     if how.get("by") == "draw":
@@ -191,8 +195,10 @@ def _names_a_file(told: Any, more: Mapping[str, type]) -> bool:
 
 def _place(recipe: Mapping[str, Any], search: Sequence[Path]) -> Placement:
     """Return where and in which type a picture was drawn."""
-    names = ("device", "dtype", "vae_tiling", "attention", "compile", "variant")
+    names = ("device", "dtype", "vae_tiling", "attention", "compile", "variant", *DRAWN_BY)
     settings = {name: recipe[name] for name in names if recipe.get(name)}
+    if not Path(settings.get("ip_adapter", "")).expanduser().exists():
+        settings.pop("ip_adapter", None)  # a file does not decide what is fetched
     where = Placement(
         **settings,
         lora=tuple(LoraFile(**told) for told in recipe.get("lora", ())),
@@ -235,18 +241,26 @@ def _notes(recipe: Mapping[str, Any], model: TextBackbone) -> Iterator[str]:
 def _drawn(
     path: Path,
     recipe: Mapping[str, Any],
-    how: Mapping[str, Any],
     model: TextBackbone,
     run: Path,
+    search: Sequence[Path],
     observe: Observe,
 ) -> Tensor:
     """Return a picture of a concept, ``[3, H, W]``: drawn among those that it was drawn among."""
+    how = recipe["drawing"]
     num, rows, index = how["num"], how.get("rows"), how.get("at", recipe["index"])
     check_whole("at", index, 0, (num if rows is None else len(rows)) - 1)
     for row in rows or ():
         check_whole("rows", row, 0, MAX_COUNT)
     concept = _concept_of(path, how["concept"], run)
     drawing = {name: how[name] for name in ("negative_prompt", "decoding") if name in how}
+    if "pictures" in how:
+        try:
+            drawing = steering_again(how, model, partial(_named, search)).drawing(model)
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
+            if isinstance(error, OffbeatError):
+                raise
+            raise ImageError(f"{path}: its recipe is damaged (pictures: {error})") from error
     settings: dict[str, Any] = {
         "seed": recipe["seed"],
         "num": how["num"],
@@ -422,6 +436,10 @@ def _found(name: str, search: Sequence[Path], is_it: Callable[[Path], bool]) -> 
         f"{name}: the picture that this one was made from is not there, nor in {places}; pass the "
         "same file, or its folder, with --source"
     )
+
+
+def _named(search: Sequence[Path], name: str, is_it: Callable[[Path], bool]) -> Path:
+    return _found(name, search, is_it)
 
 
 def _candidates(name: Path, search: Sequence[Path]) -> Iterator[Path]:

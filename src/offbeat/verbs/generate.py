@@ -2,34 +2,43 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from offbeat.checkpoints.placement import Where
 from offbeat.core.checks import check_range, check_whole
 from offbeat.core.drawing import draw
-from offbeat.core.templates import check_text
 from offbeat.errors import ConfigError
 from offbeat.files.png import to_pil
 from offbeat.protocols import PriorBackbone, TextBackbone
 from offbeat.runs.images import png_files, sheet
-from offbeat.runs.result import Run, concept_files, costed
+from offbeat.runs.result import Run, Source, concept_files, costed
 from offbeat.types import Concept, Observe, ignore
-from offbeat.verbs.session import Session, check_numbers, checked_text
+from offbeat.verbs.controls import Controls
+from offbeat.verbs.pictures import PictureLike
+from offbeat.verbs.render import joined
+from offbeat.verbs.session import Session, check_numbers, checked_text, prompt_strengths
 
 
 @costed
 def generate(
     prompt: str,
     *,
+    concept: Source | Sequence[Source] = (),
     negative_prompt: str = "",
+    image: PictureLike | None = None,
+    image_weight: float | None = None,
+    init_image: PictureLike | None = None,
+    strength: float | None = None,
+    mask: PictureLike | None = None,
     num_images: int = 8,
     num_inference_steps: int | None = None,
     guidance_scale: float | None = None,
     prior_num_inference_steps: int | None = None,
     prior_guidance_scale: float | None = None,
     seed: int = 0,
-    backbone: str | Path | TextBackbone = "pocket",
+    backbone: str | Path | TextBackbone | None = None,
     device: Where = "auto",
     out: str | Path | None = None,
     observe: Observe = ignore,
@@ -38,72 +47,94 @@ def generate(
 
     Args:
         prompt: Any text that fits the checkpoint.
+        concept: What runs learned, as for ``render``; then the prompt holds ``{concept}``, and
+            ``{concept2}``, ... for further ones. ``FILE:0.7`` is one of another strength.
         negative_prompt: What guidance steers from, in the prior too where there is one.
+        image: A picture as prompt beside the text: by the checkpoint's IP-Adapter, or by the
+            image embedding of an unCLIP checkpoint. File, or ``[3, H, W]``, 0 to 1.
+        image_weight: Its weight: an IP-Adapter's, 0 to 10, by default the checkpoint's own; of an
+            unCLIP checkpoint its share, 0 to 1, by default a half.
+        init_image: A picture to begin from in the place of noise. Its shape is kept, and about the
+            checkpoint's number of pixels.
+        strength: How far it is drawn anew, above 0 to 1; None is 0.8, or 1 with a mask.
+        mask: A picture of its shape, white where it is drawn anew. Latents are blended after each
+            step, so no network for inpainting is needed, and edges may show.
         num_images: Pictures, 1 or more.
         num_inference_steps: Denoising steps; None is the checkpoint's own, as with the next three.
         guidance_scale: 1 is off.
         prior_num_inference_steps: 2 or more; only where there is a prior, as the next one.
         prior_guidance_scale: 1 is off.
         seed: Same seed, same pictures.
-        backbone: Name, folder, hub id, or a loaded one.
+        backbone: Name, folder, hub id, or a loaded one; None is what the first concept was learned
+            on, or pocket.
         device: Where to run, or a ``Placement``: see ``load_backbone``.
         out: Run folder to write; None keeps all in memory.
         observe: Told how far the drawing is.
 
     Raises:
+        CapabilityError: If the checkpoint cannot read or begin from a picture.
         CheckpointError: If there is no such checkpoint.
         ConfigError: If a setting is out of its range, or of a prior that the checkpoint lacks.
-        PromptError: If the prompt is empty or too long.
+        ImageError: If a file is no picture.
+        PromptError: If the prompt is empty or too long, or lacks a concept's place.
     """
     checked_text("prompt", prompt)
-    check_text("negative_prompt", negative_prompt)
     check_numbers(num_images=num_images, seed=seed)
-    for name, steps, low in (
-        ("num_inference_steps", num_inference_steps, 1),
-        ("prior_num_inference_steps", prior_num_inference_steps, 2),
-    ):
-        if steps is not None:
-            check_whole(name, steps, low, 1000)
-    for name, scale in (
-        ("guidance_scale", guidance_scale),
-        ("prior_guidance_scale", prior_guidance_scale),
-    ):
-        if scale is not None:
-            check_range(name, scale, 0, 1000)
+    if prior_num_inference_steps is not None:
+        check_whole("prior_num_inference_steps", prior_num_inference_steps, 2, 1000)
+    if prior_guidance_scale is not None:
+        check_range("prior_guidance_scale", prior_guidance_scale, 0, 1000)
+    controls = Controls(
+        negative_prompt=negative_prompt,
+        num_inference_steps=num_inference_steps,
+        guidance_scale=guidance_scale,
+        image=image,
+        image_weight=image_weight,
+        init_image=init_image,
+        strength=strength,
+        mask=mask,
+    )
     session = Session(backbone, device, out=out, observe=observe)
-    model = session.load()
-    card = model.card
+    sources = [concept] if isinstance(concept, str | Path | Run) else list(concept)
+    learned = session.load_learned(sources) if sources else []
+    model = session.backbone if sources else session.load()
+    steering = controls.steering(model, learned=bool(sources))
     prior = _prior_settings(model, prior_num_inference_steps, prior_guidance_scale)
-    decoding: dict[str, Any] = {
-        "num_inference_steps": num_inference_steps or card["num_inference_steps"],
-        "guidance_scale": _or(guidance_scale, card["guidance_scale"]),
-    }
     metadata = {"method": "generate", **{name: str(value) for name, value in prior.items()}}
-    # the prompt is the word, not the template: it may hold {concept} itself
-    concept = Concept(template="{concept}", subject=prompt, word=prompt, metadata=metadata)
-    model.encode_text([prompt, negative_prompt])  # too long a text fails before a folder is made
+    if learned:
+        template, learned = prompt_strengths(prompt, learned, model)
+        what = joined([part.concept for part in learned], template)
+        what = replace(what, metadata={**what.metadata, **metadata})
+    else:  # the prompt is the word, not the template: it may hold {concept} itself
+        what = Concept(template="{concept}", subject=prompt, word=prompt, metadata=metadata)
+    # too long a text fails before a folder is made
+    model.encode_text([what.prompt(), negative_prompt], tokens=what.token_embeds)
+    told = steering.drawing(model)
     session.open(
         {
             "verb": "generate",
             "prompt": prompt,
-            "negative_prompt": negative_prompt,
             "num_images": num_images,
             "seed": seed,
+            **({"concepts": [dict(part.origin) for part in learned]} if learned else {}),
             **prior,
-            **decoding,
+            **steering.request,
         }
     )
-    drawing: dict[str, Any] = {"negative_prompt": negative_prompt, "decoding": decoding}
-    images = draw(model, concept, seed=seed, num=num_images, **drawing, observe=observe)
+    images = draw(model, what, seed=seed, num=num_images, **told, observe=observe)
     pictures = to_pil(images)
+    drawing = steering.recipe
     return session.write(
-        [concept],
+        [what],
         pictures,
         {
-            **png_files("images", pictures, session.request, concept, model, drawing=drawing),
-            **concept_files([concept], model),
+            **png_files("images", pictures, session.request, what, model, drawing=drawing),
+            **concept_files([what], model),
         },
-        views={"contact.png": lambda: sheet([("", pictures)], title=prompt)},
+        views={
+            "contact.png": lambda: sheet([("", pictures)], title=prompt),
+            **steering.copies(),
+        },
     )
 
 
@@ -119,7 +150,9 @@ def _prior_settings(
     if isinstance(model, PriorBackbone):
         return {
             "prior_num_inference_steps": num_inference_steps or card["prior_num_inference_steps"],
-            "prior_guidance_scale": _or(guidance_scale, card["prior_guidance_scale"]),
+            "prior_guidance_scale": float(
+                card["prior_guidance_scale"] if guidance_scale is None else guidance_scale
+            ),
         }
     settings = {
         "prior_num_inference_steps": num_inference_steps,
@@ -132,7 +165,3 @@ def _prior_settings(
                 "it out, or choose a backbone with a prior, such as pocket"
             )
     return {}
-
-
-def _or(value: float | None, default: Any) -> float:
-    return float(default if value is None else value)

@@ -12,11 +12,9 @@ import torch
 from torch import Tensor
 
 from offbeat.checkpoints.placement import Where
-from offbeat.core.checks import check_finite, check_shape
-from offbeat.errors import CapabilityError, ConfigError, ImageError, RangeError
+from offbeat.core.checks import check_shape
+from offbeat.errors import CapabilityError, ConfigError
 from offbeat.files.cache import cached
-from offbeat.files.disk import digest_of
-from offbeat.files.pictures import FORMATS, read_picture
 from offbeat.files.png import to_pil
 from offbeat.methods.settings import config_of
 from offbeat.protocols import PaintingBackbone, TextBackbone
@@ -25,6 +23,7 @@ from offbeat.runs.images import BY_METHOD, GIVEN, png_files, sheet, source_files
 from offbeat.runs.recorder import few_threads
 from offbeat.runs.result import Run, costed
 from offbeat.types import Concept, Observe, Request, ignore
+from offbeat.verbs.pictures import Picture, PictureLike
 from offbeat.verbs.session import Session, check_numbers, checked_text, conditions_of
 
 if TYPE_CHECKING:
@@ -40,8 +39,6 @@ COLUMNS = 9
 
 
 MAX_SWEEP = 64
-
-PictureLike = str | Path | Tensor
 
 
 @costed
@@ -144,7 +141,7 @@ def _check_prompting(method: Any, backbone: TextBackbone) -> None:
     """Refuse a method that shows a picture to a checkpoint that cannot look at one."""
     prompted = getattr(getattr(method, "config", None), "with_semantic", False)
     if prompted and not getattr(backbone, "takes_images", True):
-        who = f"{method.name}, unless with_semantic is false,"
+        who = f"{method.name}, unless with_semantic is false or an adapter is named (--ip-adapter),"
         raise CapabilityError(who, backbone.name, "ip_adapter", backbones_with("edit_attention"))
 
 
@@ -170,68 +167,6 @@ def strengths_of(
         if not 1 <= len(strengths) <= MAX_SWEEP or not all(map(math.isfinite, strengths)):
             raise ConfigError(f"sweep: expected 1 to {MAX_SWEEP} strengths, got {strengths}")
     return [(at, type(method)(replace(config, strength=at))) for at in strengths]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Picture:
-    """A picture that was given: its file, if there was one, and what was done with it."""
-
-    name: str
-    image: Tensor
-    """``[3, H, W]``, 0 to 1."""
-    digest: str
-    """Of its pixels as they are used."""
-    file: Path | None = None
-    """Where it was read."""
-    note: str = ""
-    """How it was brought to the checkpoint's size, in a sentence."""
-
-    @classmethod
-    def read(cls, source: str | Path | Tensor, role: str, size: int) -> Picture:
-        """Read a file as a square of ``size`` pixels, or take a tensor as it is.
-
-        Raises:
-            ImageError: If the file is no picture, or is too large.
-            ShapeError: If the tensor is no picture.
-            RangeError: If its values lie outside 0 to 1.
-        """
-        if isinstance(source, Tensor):
-            check_shape(role, source, 3, None, None)
-            check_finite(role, source)
-            if float(source.min()) < 0 or float(source.max()) > 1:
-                raise RangeError(f"{role}: expected values from 0 to 1")
-            image, name, note, file = source.detach().cpu().float(), role, "", None
-        elif not isinstance(source, str | Path):
-            raise ImageError(f"{role}: expected a file or a tensor, got {source!r}")
-        else:
-            image, name = read_picture(source, size=size), Path(source).name
-            file = Path(source).expanduser()
-            note = _fitted(file, size)
-        digest = digest_of(image.contiguous().numpy().tobytes())
-        return cls(name=name, image=image, digest=digest, note=note, file=file)
-
-
-def _fitted(file: Path, size: int) -> str:
-    """Return what ``read_picture`` does with this file, if it is anything; it was read already."""
-    import warnings
-
-    from PIL import Image
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        with Image.open(file, formats=FORMATS) as picture:
-            width, height = picture.size
-            if picture.getexif().get(0x0112, 1) >= 5:  # lies on its side
-                width, height = height, width
-            frames = int(getattr(picture, "n_frames", 1))
-    done = []
-    if frames > 1 and not file.suffix.lower().startswith(".tif"):
-        done.append(f"is an animation of {frames} frames, of which the first is used")
-    if width != height:
-        done.append(f"is {width} x {height}: padded to a square with the colour of its border")
-    if max(width, height) < size:
-        done.append(f"is small ({width} x {height}): enlarged to {size} x {size}, so it is blurred")
-    return f"{file.name} {'; it '.join(done)}." if done else ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -17,7 +17,9 @@ from offbeat.protocols import TextBackbone
 from offbeat.runs.images import png_files, sheet
 from offbeat.runs.result import Run, Source, concept_files, costed
 from offbeat.types import Concept, Observe, ignore
-from offbeat.verbs.session import Session, check_numbers, checked_text
+from offbeat.verbs.controls import Controls
+from offbeat.verbs.pictures import PictureLike
+from offbeat.verbs.session import Session, check_numbers, checked_text, prompt_strengths
 
 
 @costed
@@ -25,7 +27,15 @@ def render(
     source: Source | Sequence[Source],
     *,
     prompt: str | None = None,
+    negative_prompt: str = "",
+    image: PictureLike | None = None,
+    image_weight: float | None = None,
+    init_image: PictureLike | None = None,
+    strength: float | None = None,
+    mask: PictureLike | None = None,
     num_images: int = 8,
+    num_inference_steps: int | None = None,
+    guidance_scale: float | None = None,
     seed: int = 0,
     backbone: str | Path | TextBackbone | None = None,
     device: Where = "auto",
@@ -37,10 +47,20 @@ def render(
     Args:
         source: A run, its folder, ``FOLDER:INDEX`` for one concept of several, a
             ``concept.safetensors``, a picture that keeps its concept inside, or a token of another
-            tool. Several may stand in one prompt.
+            tool. Several may stand in one prompt. ``SOURCE:0.7`` is one of another strength: 1 is
+            what was learned, 0 its subject, below 0 its contrary.
         prompt: With ``{concept}``, e.g. ``an oil painting of a {concept}``, and ``{concept2}``,
-            ``{concept3}``, ... for further sources; None is the concept's own.
+            ``{concept3}``, ... for further sources; ``{concept:0.7}`` has a strength, too. None is
+            the concept's own.
+        negative_prompt: As in ``generate``, and so the next five.
+        image: A picture as prompt.
+        image_weight: Its weight.
+        init_image: A picture to begin from.
+        strength: How far it is drawn anew.
+        mask: Where.
         num_images: Pictures to draw.
+        num_inference_steps: Denoising steps; None is the checkpoint's own, as with the next one.
+        guidance_scale: 1 is off.
         seed: Same seed, same pictures; a run's own seed gives its own noise.
         backbone: None is the checkpoint that the run used.
         device: Where to run, or a ``Placement``: see ``load_backbone``.
@@ -58,12 +78,26 @@ def render(
     if prompt is not None:
         checked_text("prompt", prompt)
     check_numbers(num_images=num_images, seed=seed)
+    controls = Controls(
+        negative_prompt=negative_prompt,
+        num_inference_steps=num_inference_steps,
+        guidance_scale=guidance_scale,
+        image=image,
+        image_weight=image_weight,
+        init_image=init_image,
+        strength=strength,
+        mask=mask,
+    )
     session = Session(backbone, device, out=out, observe=observe)
     learned = session.load_learned(sources)
-    model, first = session.backbone, learned[0]
+    model = session.backbone
+    if prompt is not None:
+        prompt, learned = prompt_strengths(prompt, learned, model)
+    first, steering = learned[0], controls.steering(model, learned=True)
     concept = joined([part.concept for part in learned], prompt)
     # too long a prompt fails before a folder is made
-    model.encode_text([concept.prompt()], tokens=concept.token_embeds)
+    model.encode_text([concept.prompt(), negative_prompt], tokens=concept.token_embeds)
+    told = steering.drawing(model)
     request: dict[str, Any] = {
         "subject": concept.subject,
         "verb": "render",
@@ -72,22 +106,29 @@ def render(
         "seed": seed,
         "learned": dict(first.origin),
         "prior": dict(prior_settings(concept)),
+        **steering.request,
     }
     if len(learned) > 1:
         request["beside"] = [dict(part.origin) for part in learned[1:]]
     session.open(request)
     template = None if prompt is None else concept.template
-    images = draw(model, concept, seed=seed, num=num_images, template=template, observe=observe)
+    told |= {"template": template, "observe": observe}
+    images = draw(model, concept, seed=seed, num=num_images, **told)
     pictures = to_pil(images)
     title = _title(request["prompt"], learned)
     return session.write(
         [concept],
         pictures,
         {
-            **png_files("images", pictures, session.request, concept, model),
+            **png_files(
+                "images", pictures, session.request, concept, model, drawing=steering.recipe
+            ),
             **concept_files([concept], model),
         },
-        views={"contact.png": lambda: sheet([(title, pictures)], title=concept.subject)},
+        views={
+            "contact.png": lambda: sheet([(title, pictures)], title=concept.subject),
+            **steering.copies(),
+        },
     )
 
 

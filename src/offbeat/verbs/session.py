@@ -7,6 +7,7 @@ fingerprint, the versions, the device and the dtype into a run.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -17,8 +18,8 @@ from torch import Tensor
 
 from offbeat.checkpoints.open import check_needs, default_backbone, loaded, loaded_recorded
 from offbeat.checkpoints.placement import Where
-from offbeat.core.checks import check_gradients, check_whole
-from offbeat.core.drawing import draw, plain_concept_of
+from offbeat.core.checks import check_gradients, check_range, check_whole
+from offbeat.core.drawing import draw, plain_concept_of, scaled
 from offbeat.core.templates import check_text, fill
 from offbeat.errors import ConfigError, PromptError
 from offbeat.files.concept import CONCEPT_FILE
@@ -167,13 +168,17 @@ class Session:
             FingerprintError: If a concept was learned on another checkpoint.
         """
         backbone = None if self._source is None else self.load()
-        learned = [learned_of(source, backbone) for source in sources]
+        named = [with_strength(source) for source in sources]
+        learned = [learned_of(source, backbone) for source, _ in named]
         if backbone is None:
             self._use(loaded_recorded(learned[0].checkpoint, self._device))
         learned = [fitted(concept, self.backbone) for concept in learned]
         for concept in learned:
             self.problems += concept.notes
-        return learned
+        return [
+            part if strength is None else stronger(part, self.backbone, strength)
+            for part, (_, strength) in zip(learned, named, strict=True)
+        ]
 
     def method(self, name: str, settings: Mapping[str, Any] | None, verb: str, cannot: str) -> Any:
         """Return a method that suits the checkpoint.
@@ -389,6 +394,54 @@ class Session:
             )
 
         return report
+
+
+STRENGTH = r"[+-]?\d*\.\d+|[+-]\d+"
+"""A concept's strength as it is written: with a point or a sign, as a plain number is an index."""
+MAX_STRENGTH = 10.0
+
+
+def with_strength(source: Source) -> tuple[Source, float | None]:
+    """Return a source without its strength, and the strength; None if it says none.
+
+    >>> with_strength("runs/dream-0:3:-0.5")
+    ('runs/dream-0:3', -0.5)
+    """
+    if isinstance(source, Run) or Path(source).expanduser().exists():
+        return source, None
+    match = re.fullmatch(rf"(.+):({STRENGTH})", str(source))
+    return (source, None) if match is None else (match[1], float(match[2]))
+
+
+def stronger(learned: Learned, backbone: TextBackbone, strength: float) -> Learned:
+    """Return a learned concept of another strength, and say so in its origin.
+
+    Raises:
+        RangeError: If it is beyond 10.
+    """
+    check_range("strength of a concept", strength, -MAX_STRENGTH, MAX_STRENGTH)
+    before = float(learned.origin.get("strength", 1.0))
+    return replace(
+        learned,
+        concept=scaled(learned.concept, backbone, strength),
+        origin={**learned.origin, "strength": before * strength},
+    )
+
+
+def prompt_strengths(
+    prompt: str, learned: Sequence[Learned], backbone: TextBackbone
+) -> tuple[str, list[Learned]]:
+    """Return a prompt without the strengths in it, and the concepts with them.
+
+    ``{concept:0.7}`` and ``{concept2:-0.3}`` are places with a strength.
+    """
+    parts = list(learned)
+    for place, number, strength in re.findall(rf"({{concept(\d*):({STRENGTH}|\d+)}})", prompt):
+        index = int(number or 1) - 1
+        if index < len(parts):
+            parts[index] = stronger(parts[index], backbone, float(strength))
+            prompt = prompt.replace(place, f"{{concept{number}}}")
+    return prompt, parts
 
 
 def in_prompt(concept: Concept, prompt: str | None) -> Concept:

@@ -22,11 +22,11 @@ from torch import Tensor
 from offbeat.backbones.conditions import spread
 from offbeat.backbones.denoiser import Denoiser, Predict
 from offbeat.backbones.flow import load as load_file  # which needs PATCH
+from offbeat.backbones.guidance import Guidance, Walk
 from offbeat.backbones.text import Encoder, T5Encoder
 from offbeat.checkpoints.known.flow import PATCH
 from offbeat.checkpoints.pipeline import cell_of
 from offbeat.core.checks import check_shape
-from offbeat.core.functional import guide
 from offbeat.errors import CapabilityError
 from offbeat.types import Sampler, TextEmbeds
 
@@ -39,6 +39,7 @@ class FlowDenoiser(Denoiser):
 
     pipeline: ClassVar[str]
     """The class of diffusers whose folders it reads."""
+    _counts_parts = True
     transformer: Any
     _euler: Any
     _clips: tuple[Encoder, ...]
@@ -134,7 +135,8 @@ class FlowDenoiser(Denoiser):
         return {"transformer": self.transformer, **dict(zip(names, clips, strict=False))}
 
     @property
-    def _grid(self) -> int:
+    def grid(self) -> int:
+        """Pixels that a side of a picture must be a multiple of."""
         return cell_of(self.vae.config) * PATCH
 
     def _scheduler_of(self, sampler: Sampler) -> Any:
@@ -146,6 +148,9 @@ class FlowDenoiser(Denoiser):
         steps = self._num_steps(num_inference_steps, scheduler)
         height, width = self._latent_size() if size is None else size
         settings = self._timestep_settings(steps, (height // PATCH) * (width // PATCH))
+        if not type(scheduler).__name__.startswith("FlowMatch"):  # it has noise levels of its own
+            shift = {"mu": settings.get("mu")} if scheduler.config.use_dynamic_shifting else {}
+            settings = {"num_inference_steps": steps, **shift}
         scheduler.set_timesteps(**settings)
         timesteps: Tensor = scheduler.timesteps
         return timesteps
@@ -162,6 +167,7 @@ class FlowDenoiser(Denoiser):
         guidance_scale: float | None,
         image_embeds: Tensor | None = None,
         ip_adapter_scale: float | None = None,
+        walk: Walk | None = None,
     ) -> tuple[Predict, AbstractContextManager[None]]:
         if image_embeds is not None:
             raise CapabilityError("an image prompt", self.name, "ip_adapter", ("pocket-sd",))
@@ -177,17 +183,25 @@ class FlowDenoiser(Denoiser):
             for name in ("text_encoder_hidden_states", "text_embeds")
         )
         pooled = pooled[:, : sum(self._pooled_widths())]
+        guidance = Guidance(self._guider, reach, walk)
 
         def predict(shown: Tensor, timestep: Tensor, step: int) -> Tensor:
             shown = shown.to(dtype)
-            doubled = torch.cat([shown, shown]) if guided else shown
+            doubles = guided and guidance.guides(step)
+            doubled = torch.cat([shown, shown]) if doubles else shown
             times = timestep.to(self.device).expand(len(doubled))
             self._asked(denoiser=len(doubled))
-            predicted = self._velocity(doubled, times, states, pooled, scale).float()
-            if not guided:
-                return predicted
+            # the text's half comes last; CADS blurs it alone
+            told = [
+                torch.cat([whole[: len(whole) - batch], guidance.told(whole[-batch:], step)])
+                for whole in (states, pooled)
+            ]
+            told = told if doubles else [whole[-batch:] for whole in told]
+            predicted = self._velocity(doubled, times, *told, scale).float()
+            if not doubles:
+                return guidance.alone(predicted, step) if guided else predicted
             uncond, cond = predicted.chunk(2)
-            return guide(uncond, cond, reach)
+            return guidance.combined(uncond, cond, step)
 
         return predict, self._adapting()
 

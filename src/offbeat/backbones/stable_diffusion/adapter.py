@@ -22,6 +22,7 @@ from offbeat.backbones.stable_diffusion.latents import LatentDenoiser
 from offbeat.backbones.stable_diffusion.load import (
     load_adapter,
     load_components,
+    load_named_adapter,
     own_projection,
 )
 from offbeat.backbones.text import Encoder
@@ -104,6 +105,14 @@ class StableDiffusionBackbone(LatentDenoiser):
     def takes_images(self) -> bool:
         """Whether pictures can be prompts: it has an IP-Adapter and the encoder for it."""
         return self._adapter is not None and self.image_encoder is not None
+
+    def _add_ip_adapter(self, source: str) -> None:
+        parts = load_named_adapter(source, self.unet, self.dtype)
+        self._adapter = parts["adapter"]
+        self.image_encoder = parts["image_encoder"]
+        self._pixel_stats = parts["pixels"]
+        for module in (self._adapter.modules, self.image_encoder):
+            module.eval().requires_grad_(False)
 
     # --- text -----------------------------------------------------------------------------
 

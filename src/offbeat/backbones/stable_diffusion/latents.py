@@ -12,6 +12,7 @@ from torch import Tensor
 from offbeat.backbones.attention import Moment, edited
 from offbeat.backbones.conditions import Predictor, clean_latents, guidance_embed, text_conditions
 from offbeat.backbones.denoiser import Denoiser, Predict
+from offbeat.backbones.guidance import Guidance, Walk
 from offbeat.backbones.inversion import ddim_factors
 from offbeat.backbones.lora import init_lora
 from offbeat.backbones.unclip.prior import check_streams
@@ -130,6 +131,7 @@ class LatentDenoiser(Denoiser):
         guidance_scale: float | None,
         image_embeds: Tensor | None = None,
         ip_adapter_scale: float | None = None,
+        walk: Walk | None = None,
     ) -> tuple[Predictor, AbstractContextManager[None]]:
         """Return what predicts, and the block in which it must run: adapter and edits in place."""
         check_shape("latents", latents, None, self.unet.config.in_channels, None, None)
@@ -155,7 +157,7 @@ class LatentDenoiser(Denoiser):
         predictor = Predictor(
             self.unet,
             settings,
-            scale,
+            Guidance(self._guider, scale, walk),
             guided,
             moment,
             lambda samples: self._asked(denoiser=samples),

@@ -10,10 +10,10 @@ import torch
 from offbeat.backbones.images import read_pixel_stats
 from offbeat.backbones.stable_diffusion.ip_adapter import IpAdapter
 from offbeat.checkpoints.known.stable_diffusion import ADAPTER
-from offbeat.checkpoints.pipeline import PipelineFolder
+from offbeat.checkpoints.pipeline import PipelineFolder, locate
 from offbeat.checkpoints.trust import refuse_broken
 from offbeat.checkpoints.weights import json_object
-from offbeat.errors import CheckpointError
+from offbeat.errors import CheckpointError, UnsafeWeightsError
 
 CLIP_PIXELS = (
     [0.48145466, 0.4578275, 0.40821073],
@@ -92,6 +92,66 @@ def load_adapter(
             found |= _image_encoder(place, dtype)
             break
     return found
+
+
+PUBLISHED = {False: "models/ip-adapter_sd15", True: "sdxl_models/ip-adapter_sdxl"}
+"""Where ``h94/IP-Adapter`` has its plain adapters, by whether the U-Net is that of SDXL."""
+
+
+def load_named_adapter(source: str, unet: Any, dtype: torch.dtype) -> dict[str, Any]:
+    """Return an IP-Adapter and the encoder of its pictures, as they are published.
+
+    Args:
+        source: The adapter's file; a folder that holds one, such as a copy of ``h94/IP-Adapter`` or
+            its ``models/``; or a hub id.
+        unet: What it speaks to.
+        dtype: Of the encoder's weights.
+
+    Raises:
+        CheckpointError: If there is none, it is damaged, or no encoder of its width lies with it.
+        UnsafeWeightsError: If it is a pickle.
+    """
+    path = Path(source).expanduser()
+    name = PUBLISHED[unet.config.addition_embed_type == "text_time"]
+    if not path.exists():
+        encoder = f"{name.partition('/')[0]}/image_encoder"
+        only = tuple(f"{encoder}/{part}" for part in ("config.json", "model.safetensors"))
+        path = locate(source, only=(f"{name}.safetensors", *only), what="an IP-Adapter")
+    file = path if path.is_file() else _adapter_in(path, name)
+    if file.suffix != ".safetensors":
+        raise UnsafeWeightsError(
+            f"{file}: is a pickle, which can run code when it is read; take the .safetensors of "
+            "the same name"
+        )
+    adapter = IpAdapter(unet, file)
+    # the encoder lies beside its adapter, or in the other folder of the published repository
+    widths = []
+    for place in (file.parent, file.parent.parent / "models", file.parent.parent):
+        config = place / "image_encoder" / "config.json"
+        if not config.is_file():
+            continue
+        width = json_object(config, expected="an image encoder").get("projection_dim")
+        if width == adapter.width:
+            return {"adapter": adapter, **_image_encoder(place, dtype)}
+        widths.append(f"{config.parent} is {width} wide")
+    raise CheckpointError(
+        f"{file}: expected its encoder of pictures, {adapter.width} wide, as image_encoder/ beside "
+        f"it, and found {'; '.join(widths) or 'none'}"
+    )
+
+
+def _adapter_in(folder: Path, name: str) -> Path:
+    """Return the plain adapter of a folder, for a U-Net whose published one is called ``name``."""
+    names = [name, name.rpartition("/")[2], "ip_adapter/ip_adapter", "ip_adapter"]
+    files = [folder / f"{one}.safetensors" for one in names]
+    file = next((file for file in files if file.is_file()), None)
+    if file is None:
+        held = sorted(str(path.relative_to(folder)) for path in folder.rglob("*.safetensors"))
+        raise CheckpointError(
+            f"{folder}: expected an IP-Adapter as {name}.safetensors or ip_adapter.safetensors, "
+            f"got {', '.join(held[:8]) or 'no .safetensors'}; name the file itself"
+        )
+    return file
 
 
 def _image_encoder(place: Path, dtype: torch.dtype) -> dict[str, Any]:

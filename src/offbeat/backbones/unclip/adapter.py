@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,9 @@ import torch
 from torch import Tensor
 
 from offbeat.backbones.conditions import step_settings
+from offbeat.backbones.guidance import Guidance, Walk
 from offbeat.backbones.images import clip_pixels, in_batches
+from offbeat.backbones.redraw import Redraw, Redrawing, check_grid
 from offbeat.backbones.text import Encoder, ReadsText
 from offbeat.backbones.unclip.load import load_decoder, load_prior
 from offbeat.backbones.unclip.prior import LORA_TARGETS, FastPrior, check_streams, lora_name
@@ -24,7 +27,6 @@ from offbeat.checkpoints.known.cards import drawing_settings, read_card, suited
 from offbeat.checkpoints.known.unclip import find
 from offbeat.checkpoints.pipeline import fingerprint
 from offbeat.core.checks import check_range, check_shape
-from offbeat.core.functional import guide
 from offbeat.core.rng import normal
 from offbeat.errors import ShapeError
 from offbeat.protocols import Generators
@@ -197,6 +199,7 @@ class UnclipBackbone(Checkpoint, ReadsText):
         num_inference_steps: int | None = None,
         guidance_scale: float | None = None,
         negative_image_embeds: Tensor | None = None,
+        redraw: Redraw | None = None,
     ) -> Tensor:
         """Return ``images``, ``[B, 3, H, W]``, float32, 0 to 1.
 
@@ -206,6 +209,7 @@ class UnclipBackbone(Checkpoint, ReadsText):
             num_inference_steps: Denoising steps; None is the checkpoint's own.
             guidance_scale: 1 = off; None is the checkpoint's own.
             negative_image_embeds: What guidance steers from, ``[1, D]`` or ``[B, D]``.
+            redraw: A picture to begin from in the place of noise.
         """
         check_shape("image_embeds", image_embeds, None, self.unet_embed_width)
         check_streams(generator, len(image_embeds))
@@ -219,7 +223,7 @@ class UnclipBackbone(Checkpoint, ReadsText):
 
         def draw(rows: slice) -> Tensor:
             noise = list(generator[rows]) if isinstance(generator, Sequence) else generator
-            latents = self._denoise(image_embeds[rows], negative[rows], noise, steps, scale)
+            latents = self._denoise(image_embeds[rows], negative[rows], noise, steps, scale, redraw)
             return self.decode(latents)
 
         single = not isinstance(generator, Sequence)
@@ -239,38 +243,85 @@ class UnclipBackbone(Checkpoint, ReadsText):
         return images
 
     def _denoise(
-        self, image_embeds: Tensor, negative: Tensor, noise: Any, steps: int, scale: float
+        self,
+        image_embeds: Tensor,
+        negative: Tensor,
+        noise: Any,
+        steps: int,
+        scale: float,
+        redraw: Redraw | None,
     ) -> Tensor:
         """Run the decoder's U-Net from noise to latents, as the Kandinsky pipelines do."""
         dtype, batch, guided = self.unet.dtype, len(image_embeds), scale > 1
-        embeds = torch.cat([negative, image_embeds]) if guided else image_embeds
-        condition, states = self._condition(embeds.to(self.device, dtype))
+        guidance = Guidance(self._guider, scale, Walk(steps, noise))
+        told: tuple[dict[str, Tensor], Tensor | None] | None = None
         self.scheduler.set_timesteps(steps)
-        shape = (batch, self.unet.config.in_channels, *self._latent_size())
-        latents = normal(shape, noise, self.device) * self.scheduler.init_noise_sigma
+        timesteps = self.scheduler.timesteps
+        start, redrawing = 0, None
+        if redraw is None:
+            shape = (batch, self.unet.config.in_channels, *self._latent_size())
+            latents = normal(shape, noise, self.device) * self.scheduler.init_noise_sigma
+        else:
+            clean = self.encode_latents(redraw.images.to(self.device))
+            clean = clean.expand(batch, *clean.shape[1:])
+            drawn = normal(clean.shape, noise, self.device)
+            redrawing = Redrawing(
+                redraw, clean, drawn, partial(_noised, copy.deepcopy(self.scheduler), timesteps)
+            )
+            start = redraw.start(len(timesteps))
+            latents = redrawing.latents(start, self.scheduler.init_noise_sigma)
+        if hasattr(self.scheduler, "set_begin_index"):
+            self.scheduler.set_begin_index(start)
         extra = step_settings(self.scheduler, noise)
         keeps_variance = getattr(self.scheduler.config, "variance_type", None) in (
             "learned",
             "learned_range",
         )
-        for timestep in self.scheduler.timesteps:
-            shown = latents.to(dtype)
-            doubled = torch.cat([shown, shown]) if guided else shown
+        for step, timestep in enumerate(timesteps[start:], start):
+            shown = latents
+            if hasattr(self.scheduler, "scale_model_input"):
+                shown = self.scheduler.scale_model_input(shown, timestep)
+            shown, doubles = shown.to(dtype), guided and guidance.guides(step)
+            doubled = torch.cat([shown, shown]) if doubles else shown
             self._asked(denoiser=len(doubled))
+            if told is None or self._guider is not None:  # it may change from step to step
+                embeds = guidance.told(image_embeds, step)
+                embeds = torch.cat([negative, embeds]) if doubles else embeds
+                told = self._condition(embeds.to(self.device, dtype))
+            condition, states = told
             output: Tensor = self.unet(
                 doubled, timestep, encoder_hidden_states=states, added_cond_kwargs=condition
             ).sample.float()
             noise_pred, variance = output.split(latents.shape[1], dim=1)
-            if guided:
+            if doubles:
                 uncond, cond = noise_pred.chunk(2)
-                noise_pred = guide(uncond, cond, scale)
+                noise_pred = guidance.combined(uncond, cond, step)
                 variance = variance.chunk(2)[1]
+            elif guided:
+                noise_pred = guidance.alone(noise_pred, step)
             if keeps_variance:
                 noise_pred = torch.cat([noise_pred, variance], dim=1)
-            step = self.scheduler.step(noise_pred, timestep, latents, **extra)
-            latents = step.prev_sample
+            latents = self.scheduler.step(noise_pred, timestep, latents, **extra).prev_sample
+            if redrawing is not None:
+                latents = redrawing.after_step(step, latents)
         denoised: Tensor = latents
         return denoised
+
+    def encode_latents(self, images: Tensor) -> Tensor:
+        """Return MoVQ ``latents``, ``[B, C, h, w]``, of ``images``, ``[B, 3, H, W]``, 0 to 1.
+
+        Raises:
+            ShapeError: If a side is no multiple of ``grid``.
+        """
+        check_grid(images, self.grid)
+        pixels = (images * 2 - 1).to(self.device, self.movq.dtype)
+        latents: Tensor = self.movq.encode(pixels).latents.float()
+        return latents
+
+    @property
+    def grid(self) -> int:
+        """Pixels that a side of a picture must be a multiple of."""
+        return int(2 ** (len(self.movq.config.block_out_channels) - 1)) ** 2
 
     def _condition(self, embeds: Tensor) -> tuple[dict[str, Tensor], Tensor | None]:
         """Return what the U-Net is told: the embedding and, in 2.1, an empty text."""
@@ -321,3 +372,11 @@ class UnclipBackbone(Checkpoint, ReadsText):
     def _modules(self) -> list[Any]:
         parts = [self.text_encoder, self.image_encoder, self.fast_prior.prior, self.unet, self.movq]
         return parts + ([self.decoder_text[1]] if self.decoder_text else [])
+
+
+def _noised(scheduler: Any, timesteps: Tensor, clean: Tensor, noise: Tensor, step: int) -> Tensor:
+    """Return clean latents with noise as strong as before a step; after the last there is none."""
+    if step == len(timesteps):
+        return clean
+    noised: Tensor = scheduler.add_noise(clean, noise, timesteps[step : step + 1])
+    return noised

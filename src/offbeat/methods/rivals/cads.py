@@ -9,13 +9,13 @@ share of the denoising steps that is left, 1 at pure noise.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from offbeat.core.checks import check_range
+from offbeat.core.functional import annealing, corrupted
 from offbeat.methods.pictures import Drawing, DrawsSubject
 from offbeat.methods.rivals.denoising import Steering, StepByStep
 from offbeat.methods.settings import Settings, denoising_steps, guidance, setting
@@ -45,40 +45,6 @@ class CadsConfig(Settings):
     def check(self) -> None:
         """Raise if the times are in the wrong order."""
         check_range("tau1", self.tau1, 0, self.tau2)
-
-
-def annealing(time: float, *, tau1: float, tau2: float) -> float:
-    """Return gamma, the share of the condition that is signal: 1 up to tau1, 0 from tau2 on.
-
-    Source: CADS, arXiv:2310.17347, its piecewise-linear schedule.
-    """
-    if time <= tau1:
-        return 1.0
-    return 0.0 if time >= tau2 else (tau2 - time) / (tau2 - tau1)
-
-
-def corrupted(
-    condition: Tensor, noise: Tensor, *, gamma: float, scale: float, mixing: float
-) -> Tensor:
-    """Return a condition with noise, in part rescaled to the mean and spread of the clean one.
-
-    Args:
-        condition: ``[B, ...]``.
-        noise: Standard normal, of the same shape.
-        gamma: Share of signal, 0 to 1; at 1 the condition comes back as it is.
-        scale: Strength of the noise.
-        mixing: Share that is rescaled, 0 to 1.
-
-    Source: CADS, arXiv:2310.17347.
-    """
-    if gamma == 1:
-        return condition
-    noisy = math.sqrt(gamma) * condition + scale * math.sqrt(1 - gamma) * noise
-    axes = tuple(range(1, condition.ndim))
-    mean, spread = noisy.mean(axes, keepdim=True), noisy.std(axes, keepdim=True)
-    clean_mean, clean_spread = condition.mean(axes, keepdim=True), condition.std(axes, keepdim=True)
-    rescaled = (noisy - mean) / spread.clamp_min(1e-8) * clean_spread + clean_mean
-    return mixing * rescaled + (1 - mixing) * noisy
 
 
 class CADS(DrawsSubject[CadsConfig]):
