@@ -34,7 +34,12 @@ unit: training
 num_images: 1
 ways:
   trained: {method: cretok, train: {num_steps: 2}, prompt: "a drawing of a {concept}"}
-  again: {method: cretok, train: {num_steps: 2}, form: redescribed, judge: clip}
+  again:
+    method: cretok
+    train: {num_steps: 2}
+    set: {phrase: "my {token} of {words}"}
+    form: redescribed
+    judge: clip
 readings: {kl: KL}
 """
 
@@ -101,7 +106,7 @@ def test_trainings_are_made_once_a_seed_and_drawn_in_another_prompt(opened, monk
     named = type("Namer", (), {"name_it": lambda self, picture, what: "teapot"})()
     monkeypatch.setattr(fuse_program, "choose_judge", lambda *args: named)
     job.compute((0, 1), str)
-    assert seeds == [0, 1]  # both ways share a training
+    assert seeds == [0, 1]  # both ways share a training, whatever is set for drawing
     assert prompts[0].startswith("a drawing of a ")
     assert prompts[2] == "a picture of a teapot"  # after the picture that the judge named
     assert len({cell["key"] for _, cell in job.results()}) == 2

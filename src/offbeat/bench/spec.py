@@ -38,7 +38,8 @@ class Way:
     form: str = ""
     """A variant that the program knows by name."""
     train: Mapping[str, Any] | None = None
-    """Settings of a training made for this row; None takes what comes with the checkpoint."""
+    """Settings of a training made for this row and seed, beside which ``set`` is for drawing; rows
+    of the same settings share it. None takes what comes with the checkpoint."""
     backbone: str = ""
     """Another checkpoint than the table's."""
     judge: str = ""

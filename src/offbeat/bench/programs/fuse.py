@@ -129,15 +129,17 @@ class Fuse:
         if way.train is None:
             return find_trained(method, backbone, None)[0]
 
+        settings = dict(way.train)  # what is set for drawing makes no other training
+
         def packed() -> tuple[dict[str, Tensor], dict[str, Any]]:
-            found = train(way.method, config=self._settings(way), backbone=backbone, seed=seed)
+            found = train(way.method, config=settings, backbone=backbone, seed=seed)
             return dict(found.tensors), {name: getattr(found, name) for name in _TRAINED}
 
         key = {
             "bench": 1,
             "fingerprint": backbone.fingerprint,
             "method": way.method,
-            "config": config_of(method),
+            "config": config_of(make_method(way.method, backbone, settings)),
             "seed": seed,
             "versions": versions(),
         }
