@@ -53,7 +53,7 @@ pocket: $(VENV)/.installed
 	$(BIN)/python -m recipes.pocket.trained
 
 docs: $(VENV)/.installed-dev
-	$(BIN)/pdoc --docformat google --output-directory site offbeat
+	$(BIN)/pdoc --docformat google --output-directory site offbeat "!offbeat.comfyui"
 
 clean:
 	rm -rf site build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -130,7 +130,13 @@ def circle(edges):
     return []
 
 
-FILES = [file for file in sorted(SOURCE.rglob("*.py")) if file != SOURCE / "__init__.py"]
+PACK = SOURCE / "comfyui"
+"""Nodes that ComfyUI loads, without Offbeat."""
+FILES = [
+    file
+    for file in sorted(SOURCE.rglob("*.py"))
+    if file != SOURCE / "__init__.py" and PACK not in file.parents
+]
 MODULES = {module_of(file): file for file in FILES}
 
 

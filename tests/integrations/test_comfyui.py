@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from typer.testing import CliRunner
 
 import offbeat
 from offbeat.checkpoints.known.unclip import POCKET
+from offbeat.cli import app
 from offbeat.core.baseline import Baseline
 from offbeat.core.rng import stream
 from offbeat.files.concept import CONCEPT_FILE, about_of, decode_trained, encode_concept
@@ -19,7 +21,7 @@ from offbeat.files.disk import pack_tensors
 from offbeat.files.exchange import encode_export
 from offbeat.types import Concept
 
-PACK = Path(__file__).parents[2] / "integrations" / "comfyui"
+PACK = Path(offbeat.__file__).parent / "comfyui"
 MADE = {"fingerprint": "f", "checkpoint": "sd", "method": "distok"}
 
 
@@ -28,6 +30,9 @@ class Clip:
 
     def __init__(self, embeddings, widths):
         self.embeddings, self.widths = embeddings, widths
+        sizes = {f"clip_{name}": types.SimpleNamespace(embedding_size=size)
+                 for name, size in widths.items()}  # fmt: skip
+        self.tokenizer = types.SimpleNamespace(**sizes)
 
     def tokenize(self, text):
         return {name: self._row(text, f"clip_{name}", width) for name, width in self.widths.items()}
@@ -58,7 +63,9 @@ def comfy(tmp_path, monkeypatch):
     paths.folder_names_and_paths = {"embeddings": ([str(embeddings)], {".safetensors"})}
     paths.get_folder_paths = lambda name: paths.folder_names_and_paths[name][0]
     paths.get_filename_list = lambda name: sorted(
-        path.name for place in paths.get_folder_paths(name) for path in Path(place).iterdir()
+        path.relative_to(place).as_posix()
+        for place in paths.get_folder_paths(name)
+        for path in Path(place).rglob("*.safetensors")
     )
 
     def full_path(name, file):
@@ -92,7 +99,8 @@ def concept(rows, **changes):
 
 
 def test_every_node_says_what_comfyui_asks(comfy):
-    assert set(comfy.nodes) == {"OffbeatConcept", "OffbeatFuse", "OffbeatNovelty"}
+    names = ("OffbeatConcept", "OffbeatFuse", "OffbeatDirection", "OffbeatNovelty")
+    assert tuple(comfy.nodes) == names
     for node in comfy.nodes.values():
         assert callable(getattr(node, node.FUNCTION))
         assert len(node.RETURN_TYPES) == len(node.RETURN_NAMES)
@@ -230,13 +238,90 @@ def test_files_that_cannot_be_used_say_why(comfy):
     with pytest.raises(files.OffbeatFileError, match="somewhere in 'a pig'"):
         files.read_concept(whole).prompt("a pig")
     save_file({"a.lora_A.weight": torch.ones(1, 2)}, whole)
-    with pytest.raises(files.OffbeatFileError, match="holds no token"):
+    with pytest.raises(files.OffbeatFileError, match="--format comfyui"):
         files.read_concept(whole)
     space = files.read_space(POCKET / "trained" / "distok.safetensors")
     for weights, says in (("owll", "owl"), ("pig=-1", "0 or more"), ("pig=x", "WORD=WEIGHT"),
                           (" , ", "expected words"), ("pig=0", "above 0")):  # fmt: skip
         with pytest.raises(files.OffbeatFileError, match=says):
             space.token(files.parse_weights(weights))
+
+
+def test_rows_of_another_width_are_refused_not_left_out(comfy):
+    """ComfyUI would draw without the concept, and say so in its log alone."""
+    (comfy.home / "distok.safetensors").write_bytes(
+        (POCKET / "trained" / "distok.safetensors").read_bytes()
+    )
+    clip = Clip(comfy.embeddings, {"l": 7})
+    with pytest.raises(comfy.files.OffbeatFileError, match="clip_l 7"):
+        comfy.nodes["OffbeatFuse"].fuse(clip, "distok.safetensors", "pig, owl", 1.0, "{concept}")
+    data = encode_concept(concept(torch.ones(2, 6)), layout=[("clip_l", 6, 1.0)], **MADE)
+    (comfy.home / "fox.safetensors").write_bytes(data[CONCEPT_FILE])
+    for widths in ({"l": 7}, {"l": 6, "g": 4}):
+        with pytest.raises(comfy.files.OffbeatFileError, match="another checkpoint"):
+            comfy.nodes["OffbeatConcept"].encode(
+                Clip(comfy.embeddings, widths), "fox.safetensors", ""
+            )
+    assert list(comfy.embeddings.iterdir()) == []
+
+
+def test_each_list_holds_its_kind_alone(comfy):
+    layout = [("clip_l", 6, 1.0)]
+    fox = encode_concept(concept(torch.ones(2, 6)), layout=layout, **MADE)[CONCEPT_FILE]
+    run = comfy.home / "fox-0" / "concepts" / "0001"
+    run.mkdir(parents=True)
+    (run / "concept.safetensors").write_bytes(fox)
+    trained = (POCKET / "trained" / "distok.safetensors").read_bytes()
+    (comfy.home / "distok.safetensors").write_bytes(trained)
+    save_file({name: torch.ones(2) for name in comfy.files.BASELINE}, comfy.home / "b.safetensors")
+    save_file({"unet.x.lora_A.weight": torch.ones(1, 2)}, comfy.home / "lora.safetensors")
+    save_file({"emb_params": torch.ones(8, 768)}, comfy.embeddings / "EasyNegative.safetensors")
+    save_file({f"model.{n}": torch.ones(2, 2) for n in range(9)}, comfy.home / "sd.safetensors")
+    (comfy.home / "broken.safetensors").write_bytes(b"x" * 30)
+
+    def choices(node, name):
+        return comfy.nodes[node].INPUT_TYPES()["required"][name][0]
+
+    own = "fox-0/concepts/0001/concept.safetensors"
+    assert choices("OffbeatConcept", "concept") == ["EasyNegative.safetensors", own]
+    assert choices("OffbeatDirection", "direction") == [own]
+    assert choices("OffbeatFuse", "space") == ["distok.safetensors"]
+    assert choices("OffbeatNovelty", "baseline") == ["b.safetensors"]
+
+
+def test_a_direction_begins_at_the_plain_word(comfy):
+    layout = [("clip_l", 6, 1.0)]
+    rows = torch.randn(1, 6, generator=stream(3))
+    fox = encode_concept(concept(rows), layout=layout, **MADE)[CONCEPT_FILE]
+    (comfy.home / "concept.safetensors").write_bytes(fox)
+
+    class Counting(Clip):
+        def encode_from_tokens_scheduled(self, tokens):
+            learned = sum(isinstance(word, torch.Tensor) for word in tokens["l"])
+            states = torch.full((1, 4, 6), float(learned))
+            return [[states, {"pooled_output": states[:, 0]}]]
+
+    clip = Counting(comfy.embeddings, {"l": 6})
+    for strength in (0.0, 0.5, 1.0, 2.0):
+        ((states, extras),), text = comfy.nodes["OffbeatDirection"].go(
+            clip, "concept.safetensors", strength, "a {concept}"
+        )
+        assert torch.equal(states, torch.full((1, 4, 6), strength))
+        assert float(extras["pooled_output"].mean()) == strength
+    assert text.startswith("a embedding:offbeat-")
+
+
+def test_the_command_puts_the_nodes_into_comfyui(tmp_path):
+    run = CliRunner().invoke
+    done = run(app, ["comfyui", "install", str(tmp_path)])
+    assert (done.exit_code, "custom_nodes" in done.output) == (2, True)
+    (tmp_path / "custom_nodes").mkdir()
+    for _ in range(2):  # again renews it
+        assert run(app, ["comfyui", "install", str(tmp_path)]).exit_code == 0
+    target = tmp_path / "custom_nodes" / "offbeat"
+    assert {path.name for path in target.iterdir()} >= {"__init__.py", "files.py", "nodes.py"}
+    (target / "pyproject.toml").write_text("another's")
+    assert run(app, ["comfyui", "install", str(tmp_path)]).exit_code == 2
 
 
 def test_the_pack_is_of_the_same_version():

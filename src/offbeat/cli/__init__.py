@@ -11,6 +11,7 @@ from offbeat.cli import (
     again,
     archive,
     bench,
+    comfyui,
     doctor,
     dream,
     explore,
@@ -57,6 +58,7 @@ app.command("doctor")(doctor.doctor)
 app.command("verify")(verify.verify)
 app.add_typer(study.app, name="study")
 app.add_typer(bench.app, name="bench")
+app.add_typer(comfyui.app, name="comfyui")
 app.command("list")(listing.listing)
 app.add_typer(models.app, name="models")
 

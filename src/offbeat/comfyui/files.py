@@ -16,7 +16,8 @@ from torch import Tensor
 from torch.nn.functional import linear, normalize, silu
 
 ENCODERS = ("clip_l", "clip_g", "t5xxl")
-MAX_BYTES = 2**30
+MAX_BYTES, MAX_HEADER = 2**30, 2**24
+BASELINE = ("mean", "axes", "variances", "held_out")
 
 
 class OffbeatFileError(ValueError):
@@ -49,12 +50,37 @@ def read(path: str | Path) -> tuple[dict[str, Tensor], dict]:
     return tensors, about if isinstance(about, dict) else {}
 
 
+def kind_of(path: str | Path) -> str | None:
+    """Return ``concept``, ``space`` or ``baseline`` by the names in a file's header alone.
+
+    None is anything else, such as a checkpoint, LoRA factors, or a file that is damaged.
+    """
+    try:
+        with open(path, "rb") as file:
+            size = int.from_bytes(file.read(8), "little")
+            header = json.loads(file.read(size)) if size < MAX_HEADER else {}
+        about = json.loads((header.pop("__metadata__", None) or {}).get("offbeat", "{}"))
+        names = set(header)
+        if "trained" in about and names != {"<cretok>"}:
+            return "space" if about["trained"] == "distok" else None
+        if set(BASELINE) <= names:
+            return "baseline"
+        if not names or "image_embeds" in names or any("lora" in name for name in names):
+            return None
+        rows = [tuple(entry["shape"]) for entry in header.values()]
+        is_token = len(names) <= 3 and all(len(shape) in (1, 2) for shape in rows)
+        return "concept" if is_token or about.get("tokens") else None
+    except (OSError, ValueError, TypeError, KeyError, AttributeError):
+        return None
+
+
 @dataclass(frozen=True)
 class Concept:
     """Learned words, and the prompt that they were learned in."""
 
     template: str
     word: str
+    subject: str
     tokens: dict[str, dict[str, Tensor]]
     """Word in prompts to its rows by text encoder; ``""`` names an only one."""
 
@@ -74,7 +100,12 @@ def read_concept(path: str | Path) -> Concept:
         raise OffbeatFileError(
             f"{path.name}: is a trained space of {about['trained']}; give it to Offbeat: Fuse words"
         )
-    if "image_embeds" in tensors or any(".lora_" in name for name in tensors):
+    if any("lora" in name for name in tensors):
+        raise OffbeatFileError(
+            f"{path.name}: holds LoRA factors and no token that a prompt could use; write them by "
+            "`offbeat export --format comfyui`, and load that by ComfyUI's own Load LoRA"
+        )
+    if "image_embeds" in tensors:
         raise OffbeatFileError(f"{path.name}: holds no token that a prompt could use")
     if set(tensors) & set(ENCODERS):
         tokens = {str(about.get("token", f"<{path.stem}>")): dict(tensors)}
@@ -88,7 +119,8 @@ def read_concept(path: str | Path) -> Concept:
     word = about.get("word")
     if not isinstance(word, str) or not all(token in word for token in tokens):
         word = " ".join(tokens)
-    return Concept(str(about.get("template", "{concept}")), word, tokens)
+    subject = str(about.get("subject") or word.strip("<>"))
+    return Concept(str(about.get("template", "{concept}")), word, subject, tokens)
 
 
 def parts_of(rows: Tensor, layout: list) -> dict[str, Tensor]:
@@ -102,6 +134,29 @@ def parts_of(rows: Tensor, layout: list) -> dict[str, Tensor]:
         filled = part.any(dim=-1).nonzero()
         found[str(name)] = part[: int(filled.max()) + 1 if len(filled) else 1] * float(unit)
     return found
+
+
+def check_widths(parts: dict[str, Tensor], widths: dict[str, int]) -> None:
+    """Refuse rows of other widths than the text encoders': ComfyUI leaves them out with a log line.
+
+    Args:
+        parts: Rows by text encoder; ``""`` names an only one.
+        widths: Of the encoders of the CLIP that is to read them; empty if they are not known.
+    """
+    if not widths:
+        return
+    if set(parts) == {""} and len(widths) == 1:
+        parts = {next(iter(widths)): parts[""]}
+    told = {name or "one encoder": rows.shape[-1] for name, rows in parts.items()}
+    if told != {name: widths.get(name) for name in told}:
+        mine, theirs = (
+            ", ".join(f"{name} {width}" for name, width in sizes.items())
+            for sizes in (told, widths)
+        )
+        raise OffbeatFileError(
+            f"expected rows of this CLIP's widths ({theirs}), got {mine}: the file was made on "
+            "another checkpoint; load that one"
+        )
 
 
 def embedding_file(parts: dict[str, Tensor]) -> bytes:
@@ -237,9 +292,8 @@ class Baseline:
 def read_baseline(path: str | Path) -> Baseline:
     """Return the baseline of a ``baseline.safetensors``."""
     tensors, about = read(path)
-    names = ("mean", "axes", "variances", "held_out")
-    if "anchor_mean" not in about or not set(names) <= set(tensors):
+    if "anchor_mean" not in about or not set(BASELINE) <= set(tensors):
         raise OffbeatFileError(
             f"{Path(path).name}: expected the baseline.safetensors of an `offbeat explore` run"
         )
-    return Baseline(*(tensors[name] for name in names))
+    return Baseline(*(tensors[name] for name in BASELINE))

@@ -8,6 +8,7 @@ import tempfile
 from pathlib import Path
 
 import folder_paths  # ComfyUI's own
+import torch
 
 from . import files
 
@@ -18,10 +19,21 @@ if FOLDER not in folder_paths.folder_names_and_paths:
     folder_paths.folder_names_and_paths[FOLDER] = ([place], {".safetensors"})
 
 
-def _names(*folders: str) -> list[str]:
-    """Return the safetensors files of ComfyUI's folders, as choices of a node."""
-    found = [name for folder in folders for name in folder_paths.get_filename_list(folder)]
-    return sorted({name for name in found if name.endswith(".safetensors")})
+def _names(kind: str, *folders: str) -> list[str]:
+    """Return the files of one kind in ComfyUI's folders, as choices of a node."""
+    names = {
+        name
+        for folder in folders
+        for name in folder_paths.get_filename_list(folder)
+        if name.endswith(".safetensors")
+    }
+    return sorted(name for name in names if files.kind_of(_path(name)) == kind)
+
+
+def _directions() -> list[str]:
+    """Return the directions of explorations: concepts of run folders in models/offbeat."""
+    found = (Path(name) for name in _names("concept", FOLDER))
+    return [name.as_posix() for name in found if name.name == "concept.safetensors"]
 
 
 def _path(name: str) -> str:
@@ -62,15 +74,41 @@ def _install(parts: dict) -> str:
 def _encoded(clip: object, concept: files.Concept, prompt: str) -> tuple:
     """Return conditioning and the prompt as ComfyUI reads it, ``embedding:NAME`` for each token."""
     text = concept.prompt(prompt)
+    tokenizer = getattr(clip, "tokenizer", None)
+    sizes = {
+        name: getattr(getattr(tokenizer, name, None), "embedding_size", None)
+        for name in files.ENCODERS
+    }
+    widths = {name: size for name, size in sizes.items() if isinstance(size, int)}
+    for parts in concept.tokens.values():
+        files.check_widths(parts, widths)
     for word in sorted(concept.tokens, key=len, reverse=True):
         # blanks around it: ComfyUI ends the name at one
         text = text.replace(word, f" embedding:{_install(concept.tokens[word])} ")
     text = " ".join(text.split())
+    return _conditioning(clip, text), text
+
+
+def _conditioning(clip: object, text: str) -> list:
     tokens = clip.tokenize(text)
     if hasattr(clip, "encode_from_tokens_scheduled"):
-        return clip.encode_from_tokens_scheduled(tokens), text
+        return clip.encode_from_tokens_scheduled(tokens)
     states, pooled = clip.encode_from_tokens(tokens, return_pooled=True)  # ComfyUI of 2024
-    return [[states, {"pooled_output": pooled}]], text
+    return [[states, {"pooled_output": pooled}]]
+
+
+def _between(start: list, end: list, strength: float) -> list:
+    """Return a conditioning on the line through two: 0 is the first, 1 the second."""
+    found = []
+    for (first, told), (second, also) in zip(start, end, strict=True):
+        length = min(first.shape[1], second.shape[1])
+        states = torch.lerp(first[:, :length], second[:, :length], strength)
+        extras = dict(also)
+        pooled, other = told.get("pooled_output"), also.get("pooled_output")
+        if pooled is not None and other is not None:
+            extras["pooled_output"] = torch.lerp(pooled, other, strength)
+        found.append([states, extras])
+    return found
 
 
 PROMPT = (
@@ -92,7 +130,7 @@ class OffbeatConcept:
         return {
             "required": {
                 "clip": ("CLIP",),
-                "concept": (_names(FOLDER, "embeddings"),),
+                "concept": (_names("concept", FOLDER, "embeddings"),),
                 "prompt": PROMPT,
             }
         }
@@ -122,7 +160,7 @@ class OffbeatFuse:
         return {
             "required": {
                 "clip": ("CLIP",),
-                "space": (_names(FOLDER),),
+                "space": (_names("space", FOLDER),),
                 "weights": ("STRING", {"default": "pig=0.6, owl=0.4"}),
                 "share_exponent": ("FLOAT", even),
                 "prompt": PROMPT,
@@ -141,8 +179,42 @@ class OffbeatFuse:
         found = files.read_space(_path(space))
         token = found.token(files.parse_weights(weights), share_exponent)
         parts = files.parts_of(token, found.encoders)
-        concept = files.Concept(found.template, "<fused>", {"<fused>": parts})
+        concept = files.Concept(found.template, "<fused>", "fused words", {"<fused>": parts})
         return _encoded(clip, concept, prompt)
+
+
+class OffbeatDirection:
+    """Go from the ordinary subject into a direction that an exploration found."""
+
+    CATEGORY, FUNCTION = "offbeat", "go"
+    RETURN_TYPES, RETURN_NAMES = ("CONDITIONING", "STRING"), ("conditioning", "prompt")
+    DESCRIPTION = "From the plain word, 0, to what `offbeat explore` found, 1, and beyond."
+
+    @classmethod
+    def INPUT_TYPES(cls) -> dict:
+        """Return what the node takes."""
+        strength = {"default": 1.0, "min": -2.0, "max": 3.0, "step": 0.05}
+        strength["tooltip"] = "0 is the ordinary subject, 1 the direction, below 0 away from it."
+        return {
+            "required": {
+                "clip": ("CLIP",),
+                "direction": (_directions(),),
+                "strength": ("FLOAT", strength),
+                "prompt": PROMPT,
+            }
+        }
+
+    @classmethod
+    def IS_CHANGED(cls, direction: str, **_: object) -> str:
+        """Return a digest of the file."""
+        return _stamp(direction)
+
+    def go(self, clip: object, direction: str, strength: float, prompt: str) -> tuple:
+        """Return the conditioning, and the prompt of the direction itself."""
+        concept = files.read_concept(_path(direction))
+        reached, text = _encoded(clip, concept, prompt)
+        plain = concept.prompt(prompt).replace(concept.word, concept.subject)
+        return _between(_conditioning(clip, plain), reached, strength), text
 
 
 class OffbeatNovelty:
@@ -162,7 +234,7 @@ class OffbeatNovelty:
         return {
             "required": {
                 "clip_vision_output": ("CLIP_VISION_OUTPUT",),
-                "baseline": (_names(FOLDER),),
+                "baseline": (_names("baseline", FOLDER),),
             }
         }
 
@@ -186,10 +258,12 @@ class OffbeatNovelty:
 NODE_CLASS_MAPPINGS = {
     "OffbeatConcept": OffbeatConcept,
     "OffbeatFuse": OffbeatFuse,
+    "OffbeatDirection": OffbeatDirection,
     "OffbeatNovelty": OffbeatNovelty,
 }
 NODE_DISPLAY_NAME_MAPPINGS = {
     "OffbeatConcept": "Offbeat: Concept",
     "OffbeatFuse": "Offbeat: Fuse words",
+    "OffbeatDirection": "Offbeat: Direction",
     "OffbeatNovelty": "Offbeat: Novelty",
 }
