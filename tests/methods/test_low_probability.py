@@ -82,7 +82,7 @@ def test_avoiding_leaves_a_cluster_and_the_printed_sign_enters_it(space):
     start = samples[:4] + 0.02
     before = cluster.squared_distance(start).mean()
     corrected = descend(lambda e: avoid_loss(e, [cluster]), start, rate=1e-3)
-    printed = descend(lambda e: -avoid_loss(e, [cluster]), start, rate=1e-3)
+    printed = descend(lambda e: avoid_loss(e, [cluster], weight=-1.0), start, rate=1e-3)
     assert cluster.squared_distance(corrected).mean() > before
     assert cluster.squared_distance(printed).mean() < before
 
@@ -92,6 +92,8 @@ def test_a_cluster_that_was_left_pushes_no_more(space):
     far = space.lift(torch.full((2, 3), 50.0)).requires_grad_()
     avoid_loss(far, [cluster]).backward()
     assert far.grad.abs().max() == 0
+    avoid_loss(far, [cluster], weight=-1.0).backward()  # as printed, it draws in from anywhere
+    assert (far.grad @ (far.detach() - space.mean)[0] > 0).all()
 
 
 def test_nothing_to_avoid_costs_nothing(space):

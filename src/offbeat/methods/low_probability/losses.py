@@ -33,13 +33,24 @@ def anchor_loss(image_embeds: Tensor, text_embeds: Tensor) -> Tensor:
     return 1 - cosine(image_embeds, text_embeds)[:, 0]
 
 
-def avoid_loss(image_embeds: Tensor, clusters: Sequence[AvoidCluster]) -> Tensor:
-    """Return the sum over clusters of mean log density, down to where a sample left one (eq. 7).
+def avoid_loss(
+    image_embeds: Tensor, clusters: Sequence[AvoidCluster], *, weight: float = 1.0
+) -> Tensor:
+    """Return alpha times the mean log density, summed over clusters (eq. 7).
 
     Erratum: eq. 7 has a minus sign, which draws samples into the cluster.
+
+    Args:
+        image_embeds: ``[B, D]``.
+        clusters: Of unwanted samples.
+        weight: alpha. Above 0 a sample is pushed until it has left a cluster, to its floor; below
+            0, eq. 7 as printed, it is drawn in from anywhere.
     """
-    terms = [cluster.log_prob(image_embeds).clamp_min(cluster.floor).mean() for cluster in clusters]
-    return torch.stack(terms).sum() if terms else image_embeds.new_zeros(())
+    terms = [cluster.log_prob(image_embeds) for cluster in clusters]
+    if weight > 0:
+        floors = zip(terms, clusters, strict=True)
+        terms = [term.clamp_min(cluster.floor) for term, cluster in floors]
+    return weight * torch.stack(terms).mean(dim=1).sum() if terms else image_embeds.new_zeros(())
 
 
 def total_loss(creative: Tensor, avoid: Tensor, anchor: Tensor) -> Tensor:

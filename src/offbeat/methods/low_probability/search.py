@@ -140,7 +140,7 @@ class Search:
             loss = creative_loss(image_embeds, self.density)
         else:
             loss = novelty_loss(image_embeds, self.density, radius=self.radius)
-        avoid = cfg.avoid_weight * avoid_loss(image_embeds, self.clusters)
+        avoid = avoid_loss(image_embeds, self.clusters, weight=cfg.avoid_weight)
         if branch == "sum" and cfg.use_anchor:
             loss = total_loss(loss, avoid, anchor)
         else:
