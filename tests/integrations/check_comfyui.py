@@ -2,9 +2,9 @@
 
     python tests/integrations/check_comfyui.py PATH_TO_COMFYUI
 
-ComfyUI 0.3.64 with the packages that it needs must be importable from there. torchvision and
-torchaudio may be absent: stand-ins are enough, as no picture or sound of theirs is touched. The CLIP
-has the published size and random weights.
+ComfyUI 0.3.64, with the packages that it needs, must be importable from there. torchvision and
+torchaudio may be absent: stand-ins are enough, as no picture or sound of theirs is touched. The
+CLIP has the published size and random weights.
 """
 
 import asyncio
@@ -12,6 +12,7 @@ import importlib.util
 import logging
 import sys
 import tempfile
+import types
 from pathlib import Path
 from unittest.mock import MagicMock
 
@@ -68,12 +69,10 @@ def comfy_clip(model, embeddings):
     import comfy.sd
     import comfy.sd1_clip
 
-    class Target:
-        params = {}
-        clip = comfy.sd1_clip.SD1ClipModel
-        tokenizer = comfy.sd1_clip.SD1Tokenizer
-
-    clip = comfy.sd.CLIP(Target, embedding_directory=[str(embeddings)])
+    target = types.SimpleNamespace(
+        params={}, clip=comfy.sd1_clip.SD1ClipModel, tokenizer=comfy.sd1_clip.SD1Tokenizer
+    )
+    clip = comfy.sd.CLIP(target, embedding_directory=[str(embeddings)])
     names = {name if name.startswith("text_model") else f"text_model.{name}": weight
              for name, weight in model.state_dict().items()}  # fmt: skip
     missing, unexpected = clip.load_sd(names)
