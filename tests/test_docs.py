@@ -1,9 +1,16 @@
-"""What the documents point at is there."""
+"""What the documents point at is there, and the commands that they show run."""
 
+import dataclasses
 import re
+import shlex
 from pathlib import Path
 
 import pytest
+import typer
+from typer.testing import CliRunner
+
+import offbeat
+from offbeat import cli
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -42,3 +49,83 @@ def test_every_relative_link_leads_somewhere(page):
         if not (page.parent / target).exists()
     ]
     assert missing == []
+
+
+# --- commands
+
+BLOCK = re.compile(r"^```(?:sh|bash|console)?\n(.*?)^```", re.DOTALL | re.MULTILINE)
+SMALLER = {
+    "explore": "--directions 1 -n 1 --candidates 1 --steps 2 --baseline 60 --set num_held_out=20",
+    "fuse": "-n 1 --judge none",
+    "dream": "-n 2 --judge none",
+    "render": "-n 1",
+    "paint": "--num 2 -n 1",
+}
+"""README's commands are run as they stand, but for this: smaller, for a test."""
+ELSEWHERE = ("make", "source", "pip", "offbeat studio")
+"""Run by the tests of the makefile's targets, of the wheel, and of the studio."""
+SETTINGS = {"diffmorpher": "--set num_steps=2 --num 3"}
+
+
+def commands(page):
+    """Return the command lines of a page's blocks, comments left out, lines that go on joined."""
+    found = []
+    for block in BLOCK.findall(page.read_text(encoding="utf-8")):
+        for line in block.replace("\\\n", " ").splitlines():
+            if line.startswith(("offbeat", *ELSEWHERE)):
+                found.append(shlex.split(line, comments=True))
+    return found
+
+
+def test_every_command_of_the_readme_runs_in_its_order(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    ran = 0
+    for words in commands(ROOT / "README.md"):
+        if " ".join(words).startswith(ELSEWHERE):
+            continue
+        more = SMALLER.get(words[1], "") if len(words) > 1 else ""
+        more += " " + "".join(SETTINGS[word] for word in words if word in SETTINGS)
+        done = CliRunner().invoke(cli.app, [*words[1:], *shlex.split(more)])
+        assert done.exit_code == 0, f"{' '.join(words)}\n{done.output[-2000:]}"
+        ran += 1
+    assert ran > 10
+    assert (tmp_path / "runs" / "teapot-0" / "contact.png").exists()
+
+
+def test_the_readme_shows_names_that_are_there():
+    (block,) = re.findall(r"^```python\n(.*?)^```", PAGES[0].read_text(), re.DOTALL | re.MULTILINE)
+    compile(block, "README.md", "exec")
+    for name in re.findall(r"offbeat\.(\w+)\(", block):
+        assert callable(getattr(offbeat, name))
+    names = {field.name for field in dataclasses.fields(offbeat.Run)} | set(dir(offbeat.Run))
+    assert {"images", "save"} <= names
+
+
+ALL_COMMANDS = [
+    pytest.param(words, id=f"{page.stem}: {' '.join(words)[:60]}")
+    for page in PAGES
+    for words in commands(page)
+    if words[0] == "offbeat" and "..." not in words and "[" not in " ".join(words)
+]
+
+
+@pytest.mark.parametrize("words", ALL_COMMANDS)
+def test_every_command_of_a_page_is_one_that_the_command_line_knows(words):
+    command, context, rest = typer.main.get_command(cli.app), None, words[1:]
+    while groups := getattr(command, "commands", None):
+        if rest and rest[0] == "--offline":
+            rest = rest[1:]
+        if not rest or rest[0].startswith("--"):
+            return
+        assert rest[0] in groups, f"there is no command {rest[0]!r}"
+        command, rest = groups[rest[0]], rest[1:]
+    context = command.context_class(command, info_name="offbeat")
+    # raises for an option that is not there, or that lacks its value
+    command.make_parser(context).parse_args(list(rest))
+
+
+def test_an_option_that_is_not_there_is_found():
+    with pytest.raises(Exception, match="nonsense"):
+        test_every_command_of_a_page_is_one_that_the_command_line_knows(
+            ["offbeat", "explore", "x", "--nonsense"]
+        )

@@ -22,6 +22,7 @@ from offbeat.cli import (
     models,
     paint,
     render,
+    samples,
     score,
     show,
     studio,
@@ -34,7 +35,6 @@ from offbeat.cli import (
 app = typer.Typer(
     name="offbeat",
     help="Creative image generation: still what was asked for, and not what everyone has seen.",
-    no_args_is_help=True,
     add_completion=False,
     rich_markup_mode="markdown",
     pretty_exceptions_enable=False,
@@ -53,6 +53,7 @@ app.command("show")(show.show)
 app.command("again")(again.again)
 app.command("export")(export.export)
 app.command("import")(export.import_)
+app.command("samples")(samples.samples)
 app.command("studio")(studio.studio)
 app.command("doctor")(doctor.doctor)
 app.command("verify")(verify.verify)
@@ -71,8 +72,21 @@ def _show_version(wanted: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
+FIRST = """\
+Offbeat draws pictures that are still what was asked for, and yet not what everyone has seen.
+
+Try first:
+  offbeat explore teapot           unusual teapots in four directions; a minute or two on two cores
+  offbeat fuse dragon pumpkin      one thing of two words
+  offbeat studio                   the same in your browser
+  offbeat doctor                   is everything here as it should be?
+
+All commands: offbeat --help. One command: offbeat explore --help."""
+
+
+@app.callback(invoke_without_command=True)
 def offbeat(
+    context: typer.Context,
     offline: Annotated[bool, typer.Option("--offline", help="Use no network.")] = False,
     version: Annotated[
         bool,
@@ -84,6 +98,8 @@ def offbeat(
         from offbeat.checkpoints.hub import go_offline
 
         go_offline()
+    if context.invoked_subcommand is None:
+        typer.echo(FIRST)
 
 
 def main() -> None:
