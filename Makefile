@@ -2,7 +2,7 @@
 # make test    run the tests              make bench   speed ratios
 # make test-slow  commands killed at random moments, leaks, 10,000 made-up files of each kind
 # make gpu-check  all forms on an accelerator against the CPU
-# make docs    API pages into site/       make tables  the papers' claims, re-run
+# make docs    documentation into site/  make tables  the papers' claims, re-run
 # make pocket  what CreTok and DisTok learn for pocket, after its weights changed
 # make clean   remove what check, test, docs and builds made
 #
@@ -52,8 +52,9 @@ tables: $(VENV)/.installed
 pocket: $(VENV)/.installed
 	$(BIN)/python -m recipes.pocket.trained
 
+# read it with: python -m http.server -d site
 docs: $(VENV)/.installed-dev
-	$(BIN)/pdoc --docformat google --output-directory site offbeat "!offbeat.comfyui"
+	NO_MKDOCS_2_WARNING=1 PYTHONPATH=. $(BIN)/mkdocs build --strict --quiet
 
 clean:
 	rm -rf site build dist .pytest_cache .ruff_cache .mypy_cache .hypothesis

@@ -1,8 +1,11 @@
 """What the documents point at is there, and the commands that they show run."""
 
 import dataclasses
+import os
 import re
 import shlex
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,7 +13,7 @@ import typer
 from typer.testing import CliRunner
 
 import offbeat
-from offbeat import cli
+from offbeat import cli, registry
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -129,3 +132,23 @@ def test_an_option_that_is_not_there_is_found():
         test_every_command_of_a_page_is_one_that_the_command_line_knows(
             ["offbeat", "explore", "x", "--nonsense"]
         )
+
+
+def test_the_site_is_built_without_a_warning(tmp_path):
+    pytest.importorskip("mkdocs", reason="NO SITE: pip install -e '.[dev]'")
+    command = [sys.executable, "-m", "mkdocs", "build", "--strict", "--site-dir", str(tmp_path)]
+    env = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    cards = (tmp_path / "methods.html").read_text(encoding="utf-8")
+    assert "share_exponent" in cards  # a setting of DisTok, read from its class
+    reference = (tmp_path / "api.html").read_text(encoding="utf-8")
+    for name in set(offbeat.__all__) - {"__version__"}:
+        assert f">{name}<" in reference or f"{name}(" in reference, name
+
+
+def test_every_method_has_a_card():
+    cards = set(
+        re.findall(r"^<!-- settings: (\S+) -->$", (ROOT / "docs" / "methods.md").read_text(), re.M)
+    )
+    assert cards == set(registry.BUILT_IN["method"])

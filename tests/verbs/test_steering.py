@@ -89,7 +89,7 @@ def test_pictures_of_a_direction_are_kept_before_the_next_begins(pocket, tmp_pat
 
     def observe(stage, done, total, values):
         told.append(stage)
-        if stage == "found":
+        if stage == "directions":
             assert [(tmp_path / "run" / file).exists() for file in values["files"]] == [True]
             raise Stop
 
@@ -137,9 +137,25 @@ def test_a_walk_leads_between_two_finds(pocket, tmp_path):
     assert way.images[2].tobytes() == end.images[0].tobytes()
     again = offbeat.load_run(tmp_path / "way")
     assert [row["share"] for row in again.summary["concepts"]] == [0, 0.5, 1]
-    explored = explore(pocket, num_steps=1)
-    with pytest.raises(ConfigError, match="LoRA factors"):
-        walk(explored, explored, backbone=pocket)
+    direct = explore(pocket, num_steps=1, space="direct")
+    with pytest.raises(ConfigError, match="one learned token"):
+        walk(direct, direct, backbone=pocket)
+
+
+def test_a_walk_between_explorations_joins_what_their_factors_add(pocket):
+    ends = [explore(pocket, num_steps=3, reach=1.2, seed=seed) for seed in (0, 1)]
+    way = walk(*ends, num=3, backbone=pocket)
+    assert [image.tobytes() for image in (way.images[0], way.images[2])] == [
+        offbeat.render(end, num_images=1, backbone=pocket).images[0].tobytes() for end in ends
+    ]
+    added = [one.lora for one in (ends[0].concept, way.concepts[1], ends[1].concept)]
+    names = [name for name in added[0] if ".lora_A." in name]
+    assert names
+    for name in names:
+        first, middle, last = (
+            factors[name.replace("_A.", "_B.")] @ factors[name] for factors in added
+        )
+        torch.testing.assert_close(middle, (first + last) / 2)
 
 
 def test_a_sketch_shows_what_the_verb_would(pocket):

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from offbeat.cli.options import Prior, Variant, with_prior
-from offbeat.cli.output import errors_shown
+from offbeat.cli.output import Json, errors_shown, show_json
 
 app = typer.Typer(
     name="models",
@@ -15,7 +15,6 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 
-Json = Annotated[bool, typer.Option("--json", help="As JSON, for other programs.")]
 Offline = Annotated[bool, typer.Option("--offline", help="Touch no network.")]
 
 
@@ -28,7 +27,7 @@ def list_(json: Json = False) -> None:
 
         models = offbeat.list_models()
         if json:
-            _dump([as_json(model) for model in models])
+            show_json([as_json(model) for model in models])
             return
     width = max(len(model.name) for model in models)
     for model in models:
@@ -64,7 +63,7 @@ def inspect(
 
         model = offbeat.inspect_model(str(with_prior(source, prior)), variant=variant)
         if json:
-            _dump(as_json(model))
+            show_json(as_json(model))
             return
     typer.echo(f"{model.source}: {model.pipeline}, {model.width} x {model.height} pixels")
     for folder in model.folders:
@@ -111,12 +110,6 @@ def _connect(offline: bool) -> None:
         from offbeat.checkpoints.hub import go_offline
 
         go_offline()
-
-
-def _dump(values: object) -> None:
-    import json
-
-    typer.echo(json.dumps(values, indent=2))
 
 
 def _bytes(count: int) -> str:

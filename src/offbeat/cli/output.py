@@ -12,7 +12,7 @@ import unicodedata
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import typer
 
@@ -213,6 +213,16 @@ def stopped_shown(advice: str) -> Iterator[None]:
         typer.echo(file=sys.stderr)
         typer.echo(f"stopped; {advice}", err=True)
         raise typer.Exit(getattr(error, "code", 130)) from None
+
+
+Json = Annotated[bool, typer.Option("--json", help="As JSON, for other programs.")]
+
+
+def show_json(values: object) -> None:
+    """Print JSON values for another program."""
+    import json
+
+    typer.echo(json.dumps(values, indent=2))
 
 
 @contextmanager

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
 
 from offbeat.cli.options import Place, anywhere, placing
+from offbeat.cli.output import Json, show_json
 
 
 @placing
 def verify(
     backbone: Annotated[str, typer.Argument(help="A checkpoint: name, folder, file or hub id.")],
     place: Place = anywhere,
+    json: Json = False,
     out: Annotated[
         Optional[Path],  # noqa: UP045 - typer reads it at run time on Python 3.10
         typer.Option(help="A file for the report, which can be attached to an issue."),
@@ -26,7 +29,10 @@ def verify(
 
     checks = verify(load_backbone(backbone, device=place()))
     text = report(backbone, checks)
-    typer.echo(text)
+    if json:
+        show_json({"backbone": backbone, "checks": [asdict(check) for check in checks]})
+    else:
+        typer.echo(text)
     if out is not None:
         write_atomic(out, f"{text}\n".encode())
     if any(check.passed is False for check in checks):

@@ -350,7 +350,7 @@ class Exploration:
         files = picture_files_of(trial, self.plan, self.backbone, session.request, start)
         session.keep(files)
         told = {"pictures": to_pil(trial.chosen.images), "files": list(files)}
-        session.observe("found", trial.direction + 1, self.plan.directions, told)
+        session.observe("directions", trial.direction + 1, self.plan.directions, told)
         return files
 
     # --- parts ------------------------------------------------------------------------------

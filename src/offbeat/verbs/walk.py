@@ -1,12 +1,13 @@
-"""Walk from one learned concept to another: points between their tokens, drawn."""
+"""Walk from one learned concept to another: points between them, drawn."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from offbeat.checkpoints.placement import Where
 from offbeat.core.checks import check_whole
@@ -186,17 +187,20 @@ def _written(
 
 
 def between(first: Concept, second: Concept, share: float) -> Concept:
-    """Return the concept at ``share``, 0 to 1, of the straight line between two tokens.
+    """Return the concept at ``share``, 0 to 1, of the straight line between two learned ones.
+
+    LoRA factors are joined: what they add is the mean of what both add, weighted by the share.
 
     Raises:
         ConfigError: If a concept is more than one token, or their lengths differ.
     """
     rows = []
     for end in (first, second):
-        if len(end.token_embeds) != 1 or end.lora or end.image_embeds is not None:
+        if len(end.token_embeds) != 1 or end.image_embeds is not None:
             raise ConfigError(
-                f"{end.subject}: expected a concept that is one learned token, got one with LoRA "
-                "factors, an embedding, several tokens or none; no line leads between those"
+                f"{end.subject}: expected a concept that is one learned token, with or without "
+                "LoRA factors, got an embedding, several tokens or none; no line leads between "
+                "those"
             )
         rows.append(next(iter(end.token_embeds.values())))
     if rows[0].shape != rows[1].shape:
@@ -207,5 +211,25 @@ def between(first: Concept, second: Concept, share: float) -> Concept:
         template=first.template,
         subject=first.subject if share < 0.5 else second.subject,
         token_embeds={PLACEHOLDER: torch.lerp(rows[0], rows[1], share)},
+        lora=_joined(first.lora, second.lora, share),
         metadata={"method": "walk", "share": f"{share:.4f}", **sampling},
     )
+
+
+def _joined(
+    first: Mapping[str, Tensor], second: Mapping[str, Tensor], share: float
+) -> dict[str, Tensor]:
+    """Return factors whose product is ``(1 - share) B A`` of the first plus ``share B A``.
+
+    The rank is the sum of both ranks; a layer that only one of them changes keeps its rank.
+    """
+    joined: dict[str, list[Tensor]] = {}
+    for factors, weight in ((first, 1 - share), (second, share)):
+        if not weight:
+            continue
+        for name, factor in factors.items():
+            scaled = factor * weight if ".lora_B." in name else factor
+            joined.setdefault(name, []).append(scaled)
+    return {
+        name: torch.cat(parts, 1 if ".lora_B." in name else 0) for name, parts in joined.items()
+    }

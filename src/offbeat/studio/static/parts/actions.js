@@ -175,7 +175,7 @@ export function pictureActions(run, picture, done, { picked, repick }) {
           away(() => renderDialog(run, picture)),
         )
       : null,
-    concept && run.verb !== "explore"
+    concept
       ? button(
           "Walk from here",
           away(() => {
