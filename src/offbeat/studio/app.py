@@ -10,6 +10,7 @@ from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from fastapi.openapi.utils import get_openapi
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
@@ -50,6 +51,7 @@ def create_app(settings: Settings) -> FastAPI:
         lifespan=lifespan,
     )
     app.state.studio = studio
+    describe_security(app, settings)
     app.include_router(routes.router, prefix="/api/v1")
     app.include_router(pages.router)
     pages.mount(app)
@@ -63,6 +65,27 @@ def _with_slack(rules: Rules) -> Rules:
     from dataclasses import replace
 
     return replace(rules, upload_bytes=uploads.MAX_BYTES + SLACK)
+
+
+def describe_security(app: FastAPI, settings: Settings) -> None:
+    """Say in the schema how a program proves who it is."""
+
+    def schema() -> dict[str, Any]:
+        if app.openapi_schema is None:
+            made = get_openapi(
+                title=app.title, version=app.version, summary=app.summary, routes=app.routes
+            )
+            schemes: dict[str, Any] = {
+                "session": {"type": "apiKey", "in": "cookie", "name": app.state.studio.rules.cookie}
+            }
+            if settings.token is not None:
+                schemes["token"] = {"type": "http", "scheme": "bearer"}
+            made.setdefault("components", {})["securitySchemes"] = schemes
+            made["security"] = [{name: []} for name in schemes]
+            app.openapi_schema = made
+        return app.openapi_schema
+
+    app.openapi = schema  # type: ignore[method-assign]
 
 
 def failure(

@@ -11,7 +11,7 @@ from fastapi.responses import FileResponse, Response, StreamingResponse
 from starlette.exceptions import HTTPException
 
 from offbeat.errors import ConfigError
-from offbeat.studio import exports, requests, shelf, uploads
+from offbeat.studio import answers, exports, requests, shelf, uploads
 from offbeat.studio.arguments import NotThere
 from offbeat.studio.database import OPEN, Row, new_id
 from offbeat.studio.events import Stream
@@ -46,14 +46,14 @@ Name = Annotated[requests.Id, Path(description="16 hexadecimal digits.")]
 # --- this server
 
 
-@router.get("/about")
+@router.get("/about", operation_id="get_about", tags=["server"], response_model=answers.About)
 def about(studio: TheStudio) -> Found:
     """What this server has: checkpoints, methods with their settings, judges, words, limits."""
     studio.catalogue.learn(studio.queue.card)
     return studio.catalogue.as_json(studio.limits)
 
 
-@router.get("/session")
+@router.get("/session", operation_id="get_session", tags=["server"], response_model=answers.Counts)
 def session(studio: TheStudio, session: Session) -> Found:
     """What this session has."""
     count = studio.database.num_jobs
@@ -65,7 +65,9 @@ def session(studio: TheStudio, session: Session) -> Found:
     }
 
 
-@router.get("/events", response_class=StreamingResponse)
+@router.get(
+    "/events", response_class=StreamingResponse, operation_id="stream_events", tags=["server"]
+)
 async def events(
     request: Request,
     studio: TheStudio,
@@ -97,13 +99,15 @@ class EventResponse(StreamingResponse):
 # --- jobs
 
 
-@router.post("/jobs", status_code=202)
+@router.post(
+    "/jobs", status_code=202, operation_id="create_job", tags=["jobs"], response_model=answers.Job
+)
 async def ask(request: requests.JobRequest, studio: TheStudio, session: Session) -> Found:
     """Add a job: it is checked and put at the end of the queue."""
     return _queued(studio, session, request)
 
 
-@router.get("/jobs")
+@router.get("/jobs", operation_id="list_jobs", tags=["jobs"], response_model=answers.Jobs)
 def jobs(
     studio: TheStudio,
     session: Session,
@@ -118,13 +122,13 @@ def jobs(
     return {"jobs": [studio.queue.entry(row) for row in rows], "others": others}
 
 
-@router.get("/jobs/{name}")
+@router.get("/jobs/{name}", operation_id="get_job", tags=["jobs"], response_model=answers.Job)
 def job(name: Name, studio: TheStudio, session: Session) -> Found:
     """One job."""
     return studio.queue.entry(_own(studio, session, name))
 
 
-@router.delete("/jobs/{name}")
+@router.delete("/jobs/{name}", operation_id="cancel_job", tags=["jobs"], response_model=answers.Job)
 async def cancel(name: Name, studio: TheStudio, session: Session) -> Found:
     """Cancel a job. A running job ends at its next step and keeps what it has."""
     row = _own(studio, session, name)
@@ -134,7 +138,13 @@ async def cancel(name: Name, studio: TheStudio, session: Session) -> Found:
     return studio.queue.entry(_own(studio, session, name))
 
 
-@router.post("/jobs/{name}/resume", status_code=202)
+@router.post(
+    "/jobs/{name}/resume",
+    status_code=202,
+    operation_id="resume_job",
+    tags=["jobs"],
+    response_model=answers.Job,
+)
 async def resume(name: Name, studio: TheStudio, session: Session) -> Found:
     """Go on with a cancelled, failed or interrupted job."""
     row = _own(studio, session, name)
@@ -148,7 +158,7 @@ async def resume(name: Name, studio: TheStudio, session: Session) -> Found:
 # --- the shelf
 
 
-@router.get("/runs")
+@router.get("/runs", operation_id="list_runs", tags=["runs"], response_model=answers.Runs)
 def runs(
     studio: TheStudio,
     session: Session,
@@ -205,14 +215,14 @@ def _where(
     return " AND ".join(parts), values
 
 
-@router.get("/runs/{name}")
+@router.get("/runs/{name}", operation_id="get_run", tags=["runs"], response_model=answers.RunDetail)
 def run(name: Name, studio: TheStudio, session: Session) -> Found:
     """Everything that is known of one run."""
     row = _seen(studio, session, name)
     return shelf.detail(studio.run_folder(name), row, session, studio.database)
 
 
-@router.patch("/runs/{name}")
+@router.patch("/runs/{name}", operation_id="change_run", tags=["runs"], response_model=answers.Run)
 async def change(
     name: Name, changes: requests.RunChange, studio: TheStudio, session: Session
 ) -> Found:
@@ -229,7 +239,9 @@ async def change(
     return _changed(studio, session, name)
 
 
-@router.put("/runs/{name}/mark")
+@router.put(
+    "/runs/{name}/mark", operation_id="mark_picture", tags=["runs"], response_model=answers.Marked
+)
 async def mark(name: Name, given: requests.Mark, studio: TheStudio, session: Session) -> Found:
     """Like or dislike a picture of a run: what ``taste: marks`` learns from."""
     row = _seen(studio, session, name)
@@ -239,7 +251,7 @@ async def mark(name: Name, given: requests.Mark, studio: TheStudio, session: Ses
     return {"run": name, **given.model_dump()}
 
 
-@router.delete("/runs/{name}")
+@router.delete("/runs/{name}", operation_id="delete_run", tags=["runs"], response_model=answers.Run)
 async def discard(name: Name, studio: TheStudio, session: Session) -> Found:
     """Put a run into the trash; it can be restored."""
     if _own(studio, session, name)["state"] in OPEN:
@@ -248,7 +260,9 @@ async def discard(name: Name, studio: TheStudio, session: Session) -> Found:
     return _changed(studio, session, name)
 
 
-@router.post("/runs/{name}/restore")
+@router.post(
+    "/runs/{name}/restore", operation_id="restore_run", tags=["runs"], response_model=answers.Run
+)
 async def restore(name: Name, studio: TheStudio, session: Session) -> Found:
     """Take a run out of the trash."""
     _own(studio, session, name)
@@ -256,7 +270,12 @@ async def restore(name: Name, studio: TheStudio, session: Session) -> Found:
     return _changed(studio, session, name)
 
 
-@router.get("/runs/{name}/files/{file:path}", response_class=FileResponse)
+@router.get(
+    "/runs/{name}/files/{file:path}",
+    response_class=FileResponse,
+    operation_id="get_file",
+    tags=["runs"],
+)
 def file(name: Name, file: str, studio: TheStudio, session: Session) -> Response:
     """One of a run's files: pictures, plots, report, concept, trace."""
     row = _seen(studio, session, name)
@@ -272,7 +291,7 @@ def file(name: Name, file: str, studio: TheStudio, session: Session) -> Response
     return FileResponse(path, media_type=TYPES[path.suffix], headers=headers)
 
 
-@router.get("/runs/{name}/map")
+@router.get("/runs/{name}/map", operation_id="get_map", tags=["runs"], response_model=answers.Map)
 def map_(name: Name, studio: TheStudio, session: Session) -> Found:
     """Coordinates for a chart of an exploration, of a running one too."""
     _seen(studio, session, name)
@@ -282,21 +301,34 @@ def map_(name: Name, studio: TheStudio, session: Session) -> Found:
     return shelf.map_of(folder, name)
 
 
-@router.get("/runs/{name}/curve")
+@router.get(
+    "/runs/{name}/curve", operation_id="get_curve", tags=["runs"], response_model=answers.Curve
+)
 def curve(name: Name, studio: TheStudio, session: Session) -> Found:
     """Readings by step, of a running one too."""
     _seen(studio, session, name)
     return shelf.curve_of(studio.run_folder(name))
 
 
-@router.get("/runs/{name}/lineage")
+@router.get(
+    "/runs/{name}/lineage",
+    operation_id="get_lineage",
+    tags=["runs"],
+    response_model=answers.Lineage,
+)
 def lineage(name: Name, studio: TheStudio, session: Session) -> Found:
     """What a run comes from, and what came from it."""
     _seen(studio, session, name)
     return shelf.lineage(studio.database, name, session)
 
 
-@router.post("/runs/{name}/continue", status_code=202)
+@router.post(
+    "/runs/{name}/continue",
+    status_code=202,
+    operation_id="continue_run",
+    tags=["jobs"],
+    response_model=answers.Job,
+)
 async def go_on(name: Name, wish: requests.Continue, studio: TheStudio, session: Session) -> Found:
     """Begin a new exploration where this one was, with what is to change."""
     row = _seen(studio, session, name)
@@ -304,7 +336,9 @@ async def go_on(name: Name, wish: requests.Continue, studio: TheStudio, session:
     return _queued(studio, session, request)
 
 
-@router.get("/runs/{name}/export", response_class=Response)
+@router.get(
+    "/runs/{name}/export", response_class=Response, operation_id="export_concept", tags=["runs"]
+)
 def export(
     name: Name,
     studio: TheStudio,
@@ -325,6 +359,8 @@ def export(
     "/runs/{name}/zip",
     response_class=Response,
     responses={200: {"content": {"application/zip": {}}, "description": "The run's files."}},
+    operation_id="download_run",
+    tags=["runs"],
 )
 def whole(name: Name, studio: TheStudio, session: Session) -> Response:
     """All files of a run as a ZIP archive."""
@@ -342,6 +378,8 @@ def whole(name: Name, studio: TheStudio, session: Session) -> Response:
     "/sketch",
     response_class=Response,
     responses={200: {"content": {"image/png": {}}, "description": "A picture."}},
+    operation_id="draw_sketch",
+    tags=["jobs"],
 )
 async def sketch(
     request: requests.SketchRequest,
@@ -357,7 +395,13 @@ async def sketch(
 # --- uploads
 
 
-@router.post("/uploads", status_code=201)
+@router.post(
+    "/uploads",
+    status_code=201,
+    operation_id="create_upload",
+    tags=["uploads"],
+    response_model=answers.Upload,
+)
 def upload(file: Annotated[UploadFile, File()], studio: TheStudio, session: Session) -> Found:
     """Upload a picture, or a concept of another tool."""
     studio.check_disk()
@@ -366,19 +410,28 @@ def upload(file: Annotated[UploadFile, File()], studio: TheStudio, session: Sess
     return _upload(row)
 
 
-@router.get("/uploads")
+@router.get(
+    "/uploads", operation_id="list_uploads", tags=["uploads"], response_model=answers.Uploads
+)
 def uploaded(studio: TheStudio, session: Session) -> Found:
     """This session's uploads, newest first."""
     return {"uploads": [_upload(row) for row in studio.database.uploads(session)]}
 
 
-@router.get("/uploads/{name}")
+@router.get(
+    "/uploads/{name}", operation_id="get_upload", tags=["uploads"], response_model=answers.Upload
+)
 def one_upload(name: Name, studio: TheStudio, session: Session) -> Found:
     """One upload."""
     return _upload(_brought(studio, session, name))
 
 
-@router.get("/uploads/{name}/picture", response_class=FileResponse)
+@router.get(
+    "/uploads/{name}/picture",
+    response_class=FileResponse,
+    operation_id="get_upload_picture",
+    tags=["uploads"],
+)
 def uploaded_picture(name: Name, studio: TheStudio, session: Session) -> Response:
     """The picture, as we wrote it: a PNG."""
     row = _brought(studio, session, name)
@@ -388,14 +441,16 @@ def uploaded_picture(name: Name, studio: TheStudio, session: Session) -> Respons
     return FileResponse(path, media_type="image/png", headers={"cache-control": "private"})
 
 
-@router.delete("/uploads/{name}", status_code=204)
+@router.delete("/uploads/{name}", status_code=204, operation_id="delete_upload", tags=["uploads"])
 def forget(name: Name, studio: TheStudio, session: Session) -> Response:
     """Remove an upload."""
     uploads.remove(studio.folder, studio.database, _brought(studio, session, name))
     return Response(status_code=204)
 
 
-@router.post("/recall")
+@router.post(
+    "/recall", operation_id="recall_picture", tags=["uploads"], response_model=answers.Recalled
+)
 def recall(file: Annotated[UploadFile, File()], studio: TheStudio, session: Session) -> Found:
     """Read how a picture was made from its metadata; nothing is saved."""
     return uploads.recall_of(studio.folder, file.filename or "the picture", file.file)

@@ -56,6 +56,10 @@ HEADERS = {
 }
 
 
+PROGRAM = "offbeat-session"
+"""Header by which a program that sends the token names its session; without, they share one."""
+
+
 @dataclass(frozen=True, slots=True)
 class Rules:
     """Hosts, token and signing key of a server."""
@@ -113,6 +117,10 @@ class Rules:
         if not name or not hmac.compare_digest(signature.encode(), self._signature(name).encode()):
             return None
         return hashlib.sha256(name.encode()).hexdigest()[:32]
+
+    def program_session(self, name: str) -> str:
+        """Return the session of a program that sends the token: one for each name, no cookie."""
+        return hmac.digest(self.key, f"program {name[:200]}".encode(), "sha256").hex()[:32]
 
     def set_cookie(self, cookie: str, *, is_secure: bool) -> str:
         """Return the header that sets it; behind TLS it is never sent in the clear."""
@@ -245,13 +253,13 @@ class Guard:
         session = self.rules.session_of(_cookie(headers.get("cookie", ""), self.rules.cookie))
         if session is not None:
             return session, None, True
-        cookie = self.rules.new_cookie()
         known = self.rules.token is None
         scheme, _, token = headers.get("authorization", "").partition(" ")
         if scheme.lower() == "bearer" and not known and not self.wrong_tokens.is_full(address):
-            known = self.rules.allows_token(token.strip())
-            if not known:
-                self.wrong_tokens.add(address)
+            if self.rules.allows_token(token.strip()):
+                return self.rules.program_session(headers.get(PROGRAM, "")), None, True
+            self.wrong_tokens.add(address)
+        cookie = self.rules.new_cookie()
         return self.rules.session_of(cookie) or "", cookie if known else None, known
 
     def _without_cookie(self, scope: Scope) -> tuple[int, str, str] | None:
