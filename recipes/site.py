@@ -23,7 +23,7 @@ OUTSIDE = {
     "src/offbeat/pocket/CARD.md": "about/pocket.md",
     "src/offbeat/pocket/LICENSES.md": "about/licences.md",
     "recipes/pocket/README.md": "about/recipe.md",
-    "integrations/comfyui/README.md": "comfyui.md",
+    "src/offbeat/comfyui/README.md": "comfyui.md",
 }
 """Files of the repository that are pages of the site, too."""
 LINK = re.compile(r"\[([^\]]*)\]\(([^)#\s]+)(#[^)\s]*)?\)")
