@@ -8,12 +8,14 @@ import sys
 import textwrap
 
 import pytest
+import typer
 from typer.testing import CliRunner
 
 import offbeat
-from offbeat import cli
+from offbeat import cli, registry
 from offbeat.cli.output import ProgressLine, Stop, Stopped, newest_folder
 from offbeat.files.png import read_recipe
+from offbeat.methods.settings import verbs_of
 
 RUNNER = CliRunner()
 
@@ -72,6 +74,21 @@ def test_bad_input_is_one_line_and_exit_code_2(tmp_path, monkeypatch, arguments,
 
 def test_list_names_what_there_is():
     assert "pocket" in RUNNER.invoke(cli.app, ["list", "backbones"]).output.split()
+    lines = RUNNER.invoke(cli.app, ["list", "methods"]).stdout.splitlines()
+    methods = {line.split()[0]: line for line in lines}
+    assert list(methods) == registry.names("method")
+    assert methods["conceptlab"].split()[1:6] == ["fuse", "sweep", "grid", "evolve", "dream"]
+    assert "pocket" in methods["conceptlab"]
+    assert "sdxl" not in methods["conceptlab"]  # it has no prior
+    assert methods["distok"].endswith("any checkpoint")
+
+
+@pytest.mark.parametrize("verb", ["fuse", "explore"])
+def test_help_names_every_method_of_a_command(verb):
+    command = typer.main.get_command(cli.app).commands[verb]
+    (told,) = [option.help for option in command.params if option.name == "method"]
+    able = [n for n in registry.names("method") if verb in verbs_of(registry.find("method", n))]
+    assert [name for name in able if f"`{name}`" not in told] == []
 
 
 def test_generate_draws_a_prompt_and_its_recipe_is_inside(tmp_path):

@@ -30,7 +30,11 @@ def fuse(
     ],
     method: Annotated[
         str,
-        typer.Option(help="`distok`, `cretok`, `conceptlab`, `magicmix`, or a plug-in that fuses."),
+        typer.Option(
+            help="Learned: `distok`, `cretok`, `conceptlab`. Drawn: `magicmix`, `diffmorpher`, "
+            "`bass`, `agswap`. To compare with: `raw-prompt`, `interpolation`, `best-of-n`. Or a "
+            "plug-in; `offbeat list methods` says what each needs."
+        ),
     ] = "distok",
     sweep: Annotated[
         bool, typer.Option("--sweep", help="Draw the path from the first word to the second.")
