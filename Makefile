@@ -1,5 +1,6 @@
 # make demo    draw unusual guitars       make check   lint, format, types
 # make test    run the tests              make bench   speed ratios
+# make test-newest  the same on the newest versions that pyproject.toml admits
 # make test-slow  commands killed at random moments, leaks, 10,000 made-up files of each kind
 # make gpu-check  all forms on an accelerator against the CPU
 # make docs    documentation into site/  make tables  the papers' claims, re-run
@@ -11,13 +12,14 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+CONSTRAINTS ?= -c constraints.txt
 override DEMO := out/demo
 
 # threads that spin while they wait make a busy two-core machine ten times slower
 export OMP_WAIT_POLICY ?= PASSIVE
 
 .DEFAULT_GOAL := demo
-.PHONY: demo test test-slow check gpu-check bench tables pocket docs clean
+.PHONY: demo test test-newest test-slow check gpu-check bench tables pocket docs clean
 
 demo: $(VENV)/.installed
 	@if [ -f $(DEMO)/request.json ]; then rm -rf $(DEMO); fi
@@ -27,6 +29,10 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -q -n logical --dist loadfile
+
+# the newest versions that the ranges admit, in an environment of their own
+test-newest:
+	$(MAKE) test VENV=.venv-newest CONSTRAINTS=--upgrade
 
 # minutes to an hour: what is too long for each commit
 test-slow: $(VENV)/.installed-dev
@@ -66,9 +72,9 @@ $(BIN)/python:
 
 # The stamps are older than these two files when an install is due.
 $(VENV)/.installed: pyproject.toml constraints.txt | $(BIN)/python
-	$(BIN)/python -m pip install -q -c constraints.txt -e .
+	$(BIN)/python -m pip install -q $(CONSTRAINTS) -e .
 	@touch $@
 
 $(VENV)/.installed-dev: pyproject.toml constraints.txt | $(BIN)/python
-	$(BIN)/python -m pip install -q -c constraints.txt -e ".[dev]"
+	$(BIN)/python -m pip install -q $(CONSTRAINTS) -e ".[dev]"
 	@touch $@ $(VENV)/.installed
