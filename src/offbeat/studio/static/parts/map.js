@@ -95,7 +95,7 @@ export function mapChart({ marked, onregion, onstep }) {
               ),
             ),
           ],
-          hooks: { draw: [lassoOn] },
+          hooks: { draw: [lassoOn, place] },
         },
         columnsNow(),
         el,
@@ -160,6 +160,27 @@ export function mapChart({ marked, onregion, onstep }) {
       : "No samples yet";
     slider.setAttribute("aria-valuetext", told);
     where.textContent = told;
+  }
+
+  const thumbs = h("div", { class: "map-thumbs", "aria-hidden": "true" });
+  /** Small pictures of what was found, at their points; the lasso goes through them. */
+  function place(u) {
+    if (thumbs.parentElement !== u.over) u.over.append(thumbs);
+    const finds = at === null ? (data?.pictures ?? []).filter((one) => one.kind === "images" && one.axes) : [];
+    const key = JSON.stringify([finds.map((one) => one.url), u.over.clientWidth, u.over.clientHeight, bounds]);
+    if (thumbs.dataset.key === key) return;
+    thumbs.dataset.key = key;
+    const kept = []; // one that would hide another is left out; its dot shows it
+    for (const one of finds) {
+      const [x, y] = [u.valToPos(one.axes[0], "x"), u.valToPos(one.axes[1], "y")];
+      if (kept.some((other) => Math.abs(other.x - x) < 30 && Math.abs(other.y - y) < 30)) continue;
+      kept.push({ x, y, url: one.url });
+    }
+    thumbs.replaceChildren(
+      ...kept.map(({ x, y, url }) =>
+        h("img", { src: url, alt: "", loading: "lazy", style: { left: `${x}px`, top: `${y}px` } }),
+      ),
+    );
   }
 
   /** In ordinary distances: the unit of the curve, too. */
