@@ -11,7 +11,7 @@ from offbeat.backbones.verify import report, verify
 @pytest.mark.parametrize("kind", ["2.1", "2.2", "sd", "xl", "one-step", "sd3", "flux"])
 def test_every_form_passes_every_check(tiny_of, kind):
     checks = verify(tiny_of(kind))
-    assert {check.what: check.found for check in checks if check.passed is False} == {}
+    assert {check.what: check.result for check in checks if check.passed is False} == {}
     assert sum(check.passed is True for check in checks) >= (6 if kind.startswith("2") else 5)
 
 

@@ -93,8 +93,8 @@ class Encoder:
         device = runs_on(self.module)
         input_ids = torch.tensor([ids + [filler] * (length - len(ids)) for ids, _ in rows])
         text_mask = torch.tensor([[at < len(ids) for at in range(length)] for ids, _ in rows])
-        places = [(row, at) for row, (_, found) in enumerate(rows) for at, _ in found]
-        vectors = [vector * self.unit for _, found in rows for _, vector in found]
+        places = [(row, at) for row, (_, placed) in enumerate(rows) for at, _ in placed]
+        vectors = [vector * self.unit for _, placed in rows for _, vector in placed]
         with _placed(self._embedding(), places, vectors):
             output = self._run(input_ids.to(device), settings)
         return output, text_mask.to(device)
@@ -125,14 +125,14 @@ class Encoder:
         parts = re.split("(" + "|".join(words) + ")", prompt) if tokens else [prompt]
         start, stand_in = self._frame()
         ids: list[int] = list(start)
-        found: list[tuple[int, Tensor]] = []
+        placed: list[tuple[int, Tensor]] = []
         for part in parts:
             if part in tokens:
                 for vector in tokens[part]:
-                    found.append((len(ids), vector))
+                    placed.append((len(ids), vector))
                     ids.append(stand_in)
             elif part.strip():
-                ids += self._after_token(part) if found else self.ids(part)
+                ids += self._after_token(part) if placed else self.ids(part)
         room = self.limit - 1
         if len(ids) > room and not self.cuts:
             raise PromptError(
@@ -140,7 +140,7 @@ class Encoder:
                 f"{len(ids) - len(start)}: {prompt[:80]!r}. Use fewer words, by a shorter --prompt"
                 f"{_advice(tokens)}"
             )
-        kept = [(at, vector) for at, vector in found if at < room]
+        kept = [(at, vector) for at, vector in placed if at < room]
         return [*ids[:room], self.tokenizer.eos_token_id], kept
 
 
@@ -206,17 +206,17 @@ class ReadsText:
     _words: Mapping[str, Tensor] = {}
     """Learned words that every prompt may hold, and their rows."""
 
-    def add_embedding(self, found: Mapping[str, Mapping[str, Tensor]], stem: str) -> None:
+    def add_embedding(self, files: Mapping[str, Mapping[str, Tensor]], stem: str) -> None:
         """Let prompts hold the tokens of a file, by their words and by the name of the file.
 
         Args:
-            found: Word to its rows by encoder, as ``files.exchange`` reads them.
+            files: Word to its rows by encoder, as ``files.exchange`` reads them.
             stem: Name of the file, which is the word in other tools.
 
         Raises:
             ShapeError: If they belong to another family or checkpoint.
         """
-        words = {word: join_rows(word, rows, self.token_layout) for word, rows in found.items()}
+        words = {word: join_rows(word, rows, self.token_layout) for word, rows in files.items()}
         if len(words) == 1:
             (rows,) = words.values()
             words |= dict.fromkeys((stem, f"<{stem}>", f"embedding:{stem}"), rows)
@@ -310,8 +310,8 @@ class ReadsText:
 
 def _whole(word: str) -> str:
     """Return what finds a learned word in a prompt: never inside another word, but in brackets."""
-    found = re.escape(word)
-    return found if word.startswith("<") and word.endswith(">") else rf"(?<!\w){found}(?!\w)"
+    pattern = re.escape(word)
+    return pattern if word.startswith("<") and word.endswith(">") else rf"(?<!\w){pattern}(?!\w)"
 
 
 def _advice(tokens: Mapping[str, Tensor]) -> str:

@@ -29,7 +29,7 @@ class Check:
     """One check of a checkpoint."""
 
     what: str
-    found: str
+    result: str
     passed: bool | None
     """None if it is a figure only, or could not be checked here."""
     seconds: float = 0.0
@@ -59,7 +59,7 @@ def verify(backbone: Any) -> list[Check]:
 def report(source: str, checks: list[Check]) -> str:
     """Return the checks as Markdown, to be attached to an issue."""
     words = {True: "yes", False: "NO", None: "-"}
-    rows = [f"| {c.what} | {words[c.passed]} | {c.found} | {c.seconds:.1f} |" for c in checks]
+    rows = [f"| {c.what} | {words[c.passed]} | {c.result} | {c.seconds:.1f} |" for c in checks]
     head = ["| check | passed | found | seconds |", "| --- | --- | --- | --- |"]
     return "\n".join([f"`offbeat verify {source}`", "", *head, *rows])
 
@@ -67,13 +67,13 @@ def report(source: str, checks: list[Check]) -> str:
 def _timed(backbone: Any, what: str, check: Callable[[Any], tuple[str, bool | None]]) -> Check:
     began = time.perf_counter()
     try:
-        found, passed = check(backbone)
+        result, passed = check(backbone)
     except OffbeatError as error:
-        found, passed = str(error), False
+        result, passed = str(error), False
     except Exception as error:  # the libraries' own; the other checks go on
-        found, passed = f"{type(error).__name__}: {error}"[:300], False
+        result, passed = f"{type(error).__name__}: {error}"[:300], False
     return Check(
-        what, found.replace("\n", " ").replace("|", "/"), passed, time.perf_counter() - began
+        what, result.replace("\n", " ").replace("|", "/"), passed, time.perf_counter() - began
     )
 
 
@@ -196,22 +196,22 @@ def _pipeline(backbone: Any) -> tuple[Any, dict[str, Any]]:
     channels = backbone.unet.config.in_channels if kind == "UnclipBackbone" else backbone._channels
     noise = stream(1)  # goes on behind the first noise, as ours does
     drawn = normal((1, channels, *backbone._latent_size()), noise, backbone.device)
-    told: dict[str, Any] = {
+    settings: dict[str, Any] = {
         "guidance_scale": float(card["guidance_scale"]),
         "generator": noise,
         "latents": drawn.to(backbone.dtype),
         **{side: int(card[side]) for side in ("height", "width")},
     }
     if kind == "UnclipBackbone":
-        told["image_embeds"] = _embeds(backbone).to(backbone.dtype)
-        told["negative_image_embeds"] = backbone.unconditional_embeds().to(backbone.dtype)
+        settings["image_embeds"] = _embeds(backbone).to(backbone.dtype)
+        settings["negative_image_embeds"] = backbone.unconditional_embeds().to(backbone.dtype)
         parts = {"unet": backbone.unet, "scheduler": backbone.scheduler, "movq": backbone.movq}
         if backbone.decoder_text is None:
-            return diffusers.KandinskyV22Pipeline(**parts), told
+            return diffusers.KandinskyV22Pipeline(**parts), settings
         tokenizer, encoder = backbone.decoder_text
         texts = {"tokenizer": tokenizer, "text_encoder": encoder}
-        return diffusers.KandinskyPipeline(**parts, **texts), {"prompt": "", **told}
-    told["prompt"] = PROMPT
+        return diffusers.KandinskyPipeline(**parts, **texts), {"prompt": "", **settings}
+    settings["prompt"] = PROMPT
     numbers = ("", "_2", "_3")
     texts = {}
     for number, encoder in zip(numbers, backbone._encoders, strict=False):
@@ -220,11 +220,11 @@ def _pipeline(backbone: Any) -> tuple[Any, dict[str, Any]]:
     if kind == "SD3Backbone":
         if len(backbone._encoders) == 2:
             parts |= {"tokenizer_3": None, "text_encoder_3": None}
-        told["max_sequence_length"] = backbone.max_sequence_length
+        settings["max_sequence_length"] = backbone.max_sequence_length
         pipeline = diffusers.StableDiffusion3Pipeline(transformer=backbone.transformer, **parts)
     elif kind == "FluxBackbone":
-        told |= {
-            "latents": packed(told["latents"]),
+        settings |= {
+            "latents": packed(settings["latents"]),
             "max_sequence_length": backbone.max_sequence_length,
         }
         pipeline = diffusers.FluxPipeline(transformer=backbone.transformer, **parts)
@@ -240,9 +240,9 @@ def _pipeline(backbone: Any) -> tuple[Any, dict[str, Any]]:
         if hasattr(texts["text_encoder"], "text_projection"):  # of a one-step model's towers
             for name, prompt in (("prompt_embeds", PROMPT), ("negative_prompt_embeds", "")):
                 states = backbone.encode_text([prompt]).text_encoder_hidden_states
-                told[name] = states.to(backbone.dtype)
-            del told["prompt"]
-    return pipeline, told
+                settings[name] = states.to(backbone.dtype)
+            del settings["prompt"]
+    return pipeline, settings
 
 
 def _gap(first: Tensor, second: Tensor) -> float:

@@ -64,13 +64,13 @@ def check_fits(source: str | Path, placement: Placement) -> None:
         DoesNotFitError: With what it needs, what is free, and which options would fit.
     """
     try:
-        found = survey(source)
+        checkpoint = survey(source)
     except CheckpointError:
         return
     device = usable(placement.device)
     free, host = free_memory(device), free_memory(torch.device("cpu"))
     with readable(source):
-        need = needed(found, placement)
+        need = needed(checkpoint, placement)
     if _fits(need, free, host, device):
         return
     if device.type == "cpu" or free is None or need.device <= free:
@@ -79,7 +79,8 @@ def check_fits(source: str | Path, placement: Placement) -> None:
         where, wanted, there = f"{device}", need.device, free
     raise DoesNotFitError(
         f"{source}: needs about {_gb(wanted)} in {where}, and {_gb(there or 0)} are free. "
-        f"{_advice(found, placement, free, host, device)} --no-check-memory tries it all the same"
+        f"{_advice(checkpoint, placement, free, host, device)} --no-check-memory tries it "
+        "all the same"
     )
 
 
@@ -100,43 +101,45 @@ def pictures_at_once(source: str | Path, placement: Placement) -> int | None:
     if device.type == "cpu" or placement.offload != "none" or not placement.check_memory:
         return None
     try:
-        found = survey(source)
+        checkpoint = survey(source)
     except CheckpointError:
         return None
     free = free_memory(device)
-    each = max((_activations(part, found, placement) for part in found.parts), default=0)
+    each = max((_activations(part, checkpoint, placement) for part in checkpoint.parts), default=0)
     if free is None or not each:
         return None
     fit = min(MOST_AT_ONCE, max(1, free // (2 * each)))
     return 1 << (int(fit).bit_length() - 1)
 
 
-def needed(found: Survey, placement: Placement) -> Need:
+def needed(checkpoint: Survey, placement: Placement) -> Need:
     """Return what a checkpoint takes where it is placed, by the rule of this module."""
-    weights = {part.name: weights_of(part, found, placement.dtype) for part in found.parts}
-    work = {part.name: _activations(part, found, placement) for part in found.parts}
+    weights = {
+        part.name: weights_of(part, checkpoint, placement.dtype) for part in checkpoint.parts
+    }
+    work = {part.name: _activations(part, checkpoint, placement) for part in checkpoint.parts}
     total, most = sum(weights.values()), max(work.values(), default=0)
     if placement.offload == "none":
         device = total + most
     else:
-        kept = sum(weights[part.name] for part in found.parts if part.role == "image prompts")
+        kept = sum(weights[part.name] for part in checkpoint.parts if part.role == "image prompts")
         shown = {
             part.name: weights[part.name]
             if placement.offload == "model" or part.role == "prior"
-            else _largest_layer(part, found, placement.dtype)
-            for part in found.parts
+            else _largest_layer(part, checkpoint, placement.dtype)
+            for part in checkpoint.parts
         }
         device = kept + max((shown[name] + work[name] for name in shown), default=0)
     on_cpu = placement.device == "cpu"
     return Need(device + RESERVE, total + (most if on_cpu else 0) + RESERVE)
 
 
-def weights_of(part: Part, found: Survey, dtype: str) -> int:
+def weights_of(part: Part, checkpoint: Survey, dtype: str) -> int:
     """Return the bytes of a component's weights in a type."""
-    width = SIZES[_dtype_of(part, found, dtype)]
-    own = {"I64": 8, "I32": 4, "I16": 2}
+    width = SIZES[_dtype_of(part, checkpoint, dtype)]
+    integers = {"I64": 8, "I32": 4, "I16": 2}
     return sum(
-        count * (width if kind in FLOATS else own.get(kind, 1))
+        count * (width if kind in FLOATS else integers.get(kind, 1))
         for kind, count in part.tensors.counts.items()
     )
 
@@ -171,46 +174,48 @@ def _free_in_container() -> int | None:
         return None
 
 
-def options(found: Survey, placement: Placement) -> Iterator[tuple[str, Placement]]:
+def options(checkpoint: Survey, placement: Placement) -> Iterator[tuple[str, Placement]]:
     """Yield ways to take less memory and how the command line says them, the mildest first."""
     offloads = ("none",) if placement.device == "cpu" else ("none", "model", "sequential")
     dtypes = dict.fromkeys((placement.dtype, "bfloat16"))
-    tiles = dict.fromkeys((placement.vae_tiling, _can_tile(found)))
+    tiles = dict.fromkeys((placement.vae_tiling, _can_tile(checkpoint)))
     for offload, dtype, tiling in product(offloads, dtypes, tiles):
         changed: dict[str, Any] = {"dtype": dtype, "offload": offload, "vae_tiling": tiling}
         if offload != "none":
             changed["compile"] = False
-        told = [f"--dtype {dtype}"] if dtype != placement.dtype else []
-        told += [f"--offload {offload}"] if offload != placement.offload else []
-        told += ["--vae-tiling"] if tiling != placement.vae_tiling else []
-        if told:
-            yield " ".join(told), replace(placement, **changed)
+        words = [f"--dtype {dtype}"] if dtype != placement.dtype else []
+        words += [f"--offload {offload}"] if offload != placement.offload else []
+        words += ["--vae-tiling"] if tiling != placement.vae_tiling else []
+        if words:
+            yield " ".join(words), replace(placement, **changed)
 
 
 def _advice(
-    found: Survey,
+    checkpoint: Survey,
     placement: Placement,
     free: int | None,
     host: int | None,
     device: torch.device,
 ) -> str:
     """Return which options fit, or the least that there is."""
-    tried = [(told, needed(found, changed)) for told, changed in options(found, placement)]
-    fits = [(told, need) for told, need in tried if _fits(need, free, host, device)]
+    tried = [
+        (words, needed(checkpoint, changed)) for words, changed in options(checkpoint, placement)
+    ]
+    fits = [(words, need) for words, need in tried if _fits(need, free, host, device)]
     on_cpu = device.type == "cpu"
     if fits:
         said = "; ".join(
-            f"{told} ({_gb(need.host if on_cpu else need.device)})" for told, need in fits[:4]
+            f"{words} ({_gb(need.host if on_cpu else need.device)})" for words, need in fits[:4]
         )
         return f"What would fit: {said}."
     said = "Nothing makes it fit here"
     if tried:
-        told, need = min(tried, key=lambda one: one[1].host if on_cpu else one[1].device)
+        words, need = min(tried, key=lambda one: one[1].host if on_cpu else one[1].device)
         least = need.host if on_cpu else need.device
-        said += f": with {told} it needs {_gb(least)}"
-    own = needed(found, Placement(device="cpu", dtype=placement.dtype))
-    if not on_cpu and _fits(own, host, host, torch.device("cpu")):
-        return f"{said}; on the CPU it fits ({_gb(own.host)}): --device cpu."
+        said += f": with {words} it needs {_gb(least)}"
+    on_the_cpu = needed(checkpoint, Placement(device="cpu", dtype=placement.dtype))
+    if not on_cpu and _fits(on_the_cpu, host, host, torch.device("cpu")):
+        return f"{said}; on the CPU it fits ({_gb(on_the_cpu.host)}): --device cpu."
     return f"{said}. Choose a smaller checkpoint, or another machine."
 
 
@@ -219,37 +224,37 @@ def _fits(need: Need, free: int | None, host: int | None, device: torch.device) 
     return on_host and (device.type == "cpu" or free is None or need.device <= free)
 
 
-def _dtype_of(part: Part, found: Survey, dtype: str) -> str:
+def _dtype_of(part: Part, checkpoint: Survey, dtype: str) -> str:
     """Return the type of a component: some autoencoders stay in float32."""
-    upcast = found.form == "stable-diffusion" and part.config.get("force_upcast", False)
+    upcast = checkpoint.form == "stable-diffusion" and part.config.get("force_upcast", False)
     return "float32" if part.role == "autoencoder" and upcast else dtype
 
 
-def _largest_layer(part: Part, found: Survey, dtype: str) -> int:
-    return part.tensors.largest * SIZES[_dtype_of(part, found, dtype)]
+def _largest_layer(part: Part, checkpoint: Survey, dtype: str) -> int:
+    return part.tensors.largest * SIZES[_dtype_of(part, checkpoint, dtype)]
 
 
-def _activations(part: Part, found: Survey, placement: Placement) -> int:
+def _activations(part: Part, checkpoint: Survey, placement: Placement) -> int:
     """Return the bytes of a component's activations at the checkpoint's own size."""
     numbers = {"denoiser": _denoiser_numbers, "autoencoder": _vae_numbers}.get(part.role)
     if numbers is None:
         return 0
-    width = SIZES[_dtype_of(part, found, placement.dtype)]
-    return int(MARGIN * width * numbers(part.config, found, placement))
+    width = SIZES[_dtype_of(part, checkpoint, placement.dtype)]
+    return int(MARGIN * width * numbers(part.config, checkpoint, placement))
 
 
-def _denoiser_numbers(config: Mapping[str, Any], found: Survey, placement: Placement) -> int:
-    vae = found.part("autoencoder")
+def _denoiser_numbers(config: Mapping[str, Any], checkpoint: Survey, placement: Placement) -> int:
+    vae = checkpoint.part("autoencoder")
     cell = cell_of(vae.config if vae is not None else {})
-    cells = (found.height // cell) * (found.width // cell)
+    cells = (checkpoint.height // cell) * (checkpoint.width // cell)
     if "block_out_channels" in config:
         return int(GUIDED * UNET_MAPS * config["block_out_channels"][0] * cells)
     width = int(config.get("num_attention_heads", 24)) * int(config.get("attention_head_dim", 64))
     return GUIDED * TRANSFORMER_VECTORS * width * (cells // 4 + TEXT_TOKENS)
 
 
-def _vae_numbers(config: Mapping[str, Any], found: Survey, placement: Placement) -> int:
-    height, width = found.height, found.width
+def _vae_numbers(config: Mapping[str, Any], checkpoint: Survey, placement: Placement) -> int:
+    height, width = checkpoint.height, checkpoint.width
     if placement.vae_tiling:
         tile = int(config.get("sample_size") or max(height, width))
         height, width = min(height, tile), min(width, tile)
@@ -257,13 +262,13 @@ def _vae_numbers(config: Mapping[str, Any], found: Survey, placement: Placement)
     return int(maps * config.get("block_out_channels", (128,))[0] * height * width)
 
 
-def _can_tile(found: Survey) -> bool:
+def _can_tile(checkpoint: Survey) -> bool:
     """Return whether tiles are smaller than the pictures."""
-    vae = found.part("autoencoder")
+    vae = checkpoint.part("autoencoder")
     if vae is None or vae.kind != "AutoencoderKL":
         return False
     tile = int(vae.config.get("sample_size") or 0)
-    return 0 < tile < max(found.height, found.width)
+    return 0 < tile < max(checkpoint.height, checkpoint.width)
 
 
 def _gb(num_bytes: int) -> str:

@@ -117,7 +117,7 @@ def inspect_model(source: str | Path, *, variant: str | None = None) -> Inspecti
 
 
 def _inspected(source: str | Path, adapter: type) -> Inspection:
-    found = survey(source)
+    checkpoint = survey(source)
     parts = tuple(
         Component(
             part.name,
@@ -127,22 +127,22 @@ def _inspected(source: str | Path, adapter: type) -> Inspection:
             tuple(sorted(part.tensors.counts)),
             part.num_bytes,
         )
-        for part in found.parts
+        for part in checkpoint.parts
     )
     return Inspection(
         source=str(source),
-        form=found.form,
-        pipeline=found.pipeline,
-        folders=tuple(map(str, found.folders)),
+        form=checkpoint.form,
+        pipeline=checkpoint.pipeline,
+        folders=tuple(map(str, checkpoint.folders)),
         components=parts,
         parameters=sum(part.parameters for part in parts),
         num_bytes=sum(part.num_bytes for part in parts),
-        height=found.height,
-        width=found.width,
+        height=checkpoint.height,
+        width=checkpoint.width,
         capabilities=_capabilities(adapter),
-        licence=_licence(str(source), found.folders),
-        fingerprint=digest_of_survey(found),
-        memory=_memory_by_option(found),
+        licence=_licence(str(source), checkpoint.folders),
+        fingerprint=digest_of_survey(checkpoint),
+        memory=_memory_by_option(checkpoint),
     )
 
 
@@ -164,9 +164,9 @@ def fetch_model(source: str, *, variant: str | None = None) -> list[Path]:
         return [locate(hub_id, only=(*files, README)) for hub_id, files in repositories(source)]
 
 
-def as_json(found: Known | Inspection) -> dict[str, Any]:
+def as_json(model: Known | Inspection) -> dict[str, Any]:
     """Return it as JSON values."""
-    values: dict[str, Any] = json.loads(json.dumps(asdict(found)))
+    values: dict[str, Any] = json.loads(json.dumps(asdict(model)))
     return values
 
 
@@ -178,10 +178,10 @@ def _known(name: str) -> Known:
     except UnknownNameError:  # a plug-in's own
         return Known(name, family, capabilities, (), "unknown", "unknown", 0)
     if is_bundled(name):
-        found = survey(name)
-        folders, size = found.folders, sum(part.num_bytes for part in found.parts)
-        own = tuple(map(str, folders))
-        return Known(name, family, capabilities, own, LICENCES[name], "bundled", size)
+        checkpoint = survey(name)
+        folders, size = checkpoint.folders, sum(part.num_bytes for part in checkpoint.parts)
+        places = tuple(map(str, folders))
+        return Known(name, family, capabilities, places, LICENCES[name], "bundled", size)
     here = [on_disk(hub_id, files) for hub_id, files in sources]
     folders = tuple(folder for folder in here if folder is not None)
     complete = len(folders) == len(sources) and all(_is_complete(folder) for folder in folders)
@@ -202,7 +202,7 @@ def _is_complete(folder: Path) -> bool:
         index = json_object(folder / "model_index.json", expected="a pipeline folder")
     except CheckpointError:
         return not (folder / "model_index.json").exists()
-    named = [name for name, told in index.items() if isinstance(told, list) and told[1]]
+    named = [name for name, about in index.items() if isinstance(about, list) and about[1]]
     needs = [name for name in named if (folder / name / "config.json").is_file()]
     absent = [name for name in named if name != "safety_checker" and not (folder / name).is_dir()]
     return not absent and all(
@@ -215,8 +215,8 @@ def _size_of(folder: Path) -> int:
 
 
 def _licence(name: str, folders: tuple[Path, ...]) -> str | None:
-    told = (licence_of(folder) for folder in folders)
-    return next((one for one in told if one), None) or LICENCES.get(name)
+    about = (licence_of(folder) for folder in folders)
+    return next((one for one in about if one), None) or LICENCES.get(name)
 
 
 def _capabilities(adapter: type) -> tuple[str, ...]:
@@ -224,15 +224,15 @@ def _capabilities(adapter: type) -> tuple[str, ...]:
     return tuple(name for names in capabilities_of(adapter) for name in names)
 
 
-def _memory_by_option(found: Survey) -> dict[str, dict[str, int]]:
-    with readable(found.source):
-        return dict(_needs(found))
+def _memory_by_option(checkpoint: Survey) -> dict[str, dict[str, int]]:
+    with readable(checkpoint.source):
+        return dict(_needs(checkpoint))
 
 
-def _needs(found: Survey) -> Iterator[tuple[str, dict[str, int]]]:
+def _needs(checkpoint: Survey) -> Iterator[tuple[str, dict[str, int]]]:
     for dtype, offload in product(get_args(Dtype)[:2], get_args(Offload)):
-        need = needed(found, Placement(device="cuda", dtype=dtype, offload=offload))
+        need = needed(checkpoint, Placement(device="cuda", dtype=dtype, offload=offload))
         yield f"--dtype {dtype} --offload {offload}", {"device": need.device, "host": need.host}
     for dtype in get_args(Dtype)[:2]:
-        need = needed(found, Placement(device="cpu", dtype=dtype))
+        need = needed(checkpoint, Placement(device="cpu", dtype=dtype))
         yield f"--dtype {dtype} --device cpu", {"device": 0, "host": need.host}

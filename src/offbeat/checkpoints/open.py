@@ -99,7 +99,7 @@ def load_backbone(
         ShapeError: If a LoRA fits no layer of it, or changes no weight.
         UnknownNameError: If there is no checkpoint of this name.
     """
-    asked = placement_of(
+    placement = placement_of(
         device,
         dtype=dtype,
         offload=offload,
@@ -114,8 +114,8 @@ def load_backbone(
         guider=guider,
         ip_adapter=ip_adapter,
     )
-    with reading_variant(asked.variant):
-        return _load(source, asked)
+    with reading_variant(placement.variant):
+        return _load(source, placement)
 
 
 def _load(source: str | Path, asked: Placement) -> Any:
@@ -234,8 +234,8 @@ def check_needs(method: str, needs: Any, backbone: object) -> None:
     if needs is None or isinstance(backbone, needs):
         return
     missing = next((name for name in members(needs) if not hasattr(backbone, name)), "")
-    own = str(getattr(backbone, "name", type(backbone).__name__))
-    raise CapabilityError(method, own, missing or needs.__name__, backbones_for(needs))
+    name = str(getattr(backbone, "name", type(backbone).__name__))
+    raise CapabilityError(method, name, missing or needs.__name__, backbones_for(needs))
 
 
 def _draws(needs: Any) -> bool:

@@ -156,11 +156,11 @@ def read_header(file: Path) -> dict[str, Any]:
             size = int.from_bytes(handle.read(8), "little")
             if not 2 <= size <= MAX_HEADER:
                 raise ValueError(f"a header of {size} bytes")
-            found = json.loads(handle.read(size))
-        tensors = {name: told for name, told in found.items() if name != "__metadata__"}
-        for name, told in tensors.items():
-            start, end = told.get("data_offsets", (0, 0))
-            numbers = [*told["shape"], start, end]
+            header = json.loads(handle.read(size))
+        tensors = {name: about for name, about in header.items() if name != "__metadata__"}
+        for name, about in tensors.items():
+            start, end = about.get("data_offsets", (0, 0))
+            numbers = [*about["shape"], start, end]
             if not all(type(number) is int and 0 <= number < 2**63 for number in numbers):
                 raise ValueError(f"the tensor {name[:80]!r} has a shape or place that is none")
         return tensors
@@ -172,7 +172,7 @@ def read_header(file: Path) -> dict[str, Any]:
 
 def _tensors(headers: Mapping[str, Any]) -> Tensors:
     counts: dict[str, int] = {}
-    sizes = [(str(told["dtype"]), prod(told["shape"])) for told in headers.values()]
+    sizes = [(str(about["dtype"]), prod(about["shape"])) for about in headers.values()]
     for dtype, size in sizes:
         counts[dtype] = counts.get(dtype, 0) + size
     return Tensors(counts, max((size for _, size in sizes), default=0))
@@ -181,14 +181,14 @@ def _tensors(headers: Mapping[str, Any]) -> Tensors:
 def _parts(pipeline: PipelineFolder) -> Iterator[Part]:
     """Yield the components of a pipeline that have weights and are used."""
     inside = _in_file(pipeline) if isinstance(pipeline, SingleFile) else {}
-    for entry, told in sorted(pipeline.index.items()):
+    for entry, about in sorted(pipeline.index.items()):
         name = entry.removeprefix(pipeline.prefix)
         other = entry.startswith("prior_") != bool(pipeline.prefix)  # the other half's, if combined
-        if name in UNUSED or other or not pipeline.has(name) or not isinstance(told, list):
+        if name in UNUSED or other or not pipeline.has(name) or not isinstance(about, list):
             continue
         if name in inside:
-            yield Part(name, str(told[1]), *inside[name], _config(pipeline.where(name)))
-        elif part := _part(pipeline.where(name), name, str(told[1])):
+            yield Part(name, str(about[1]), *inside[name], _config(pipeline.where(name)))
+        elif part := _part(pipeline.where(name), name, str(about[1])):
             yield part
     yield from _beside(pipeline)
 
@@ -210,7 +210,7 @@ def _beside(pipeline: PipelineFolder) -> Iterator[Part]:
 def _clip_tower() -> Part:
     """Return the image encoder that a one-step model of SD 1.5's form is read by."""
     file = locate(one_step.CLIP, only=one_step.CLIP_FILES) / "model.safetensors"
-    seen = {name: told for name, told in read_header(file).items() if name.startswith("vis")}
+    seen = {name: about for name, about in read_header(file).items() if name.startswith("vis")}
     size = sum(end - start for start, end in _places(seen))
     return Part("image_encoder", "CLIPVisionModelWithProjection", _tensors(seen), size)
 
@@ -229,9 +229,9 @@ def _in_file(pipeline: SingleFile) -> dict[str, tuple[Tensors, int]]:
     """Return what a single file holds of each component; of all text encoders as of one."""
     groups: dict[str, dict[str, Any]] = {}
     denoiser = "transformer" if pipeline.has("transformer") else "unet"
-    for name, told in read_header(pipeline.file).items():
+    for name, about in read_header(pipeline.file).items():
         part = next(part for start, part in IN_ONE_FILE if name.startswith(start))
-        groups.setdefault(denoiser if part == "unet" else part, {})[name] = told
+        groups.setdefault(denoiser if part == "unet" else part, {})[name] = about
     return {
         part: (_tensors(group), sum(end - start for start, end in _places(group)))
         for part, group in groups.items()
@@ -239,8 +239,8 @@ def _in_file(pipeline: SingleFile) -> dict[str, tuple[Tensors, int]]:
 
 
 def _places(group: Mapping[str, Any]) -> Iterator[tuple[int, int]]:
-    for told in group.values():
-        start, end = told["data_offsets"]
+    for about in group.values():
+        start, end = about["data_offsets"]
         yield int(start), int(end)
 
 
@@ -263,8 +263,8 @@ def _size(form: str, folder: Path, parts: tuple[Part, ...]) -> tuple[int, int]:
         return int(card["height"]), int(card["width"])
     configs = {part.name: part.config for part in parts}
     if form == "unclip":
-        own = cards.SUITED["unclip"]
-        return int(own["height"]), int(own["width"])
+        suited = cards.SUITED["unclip"]
+        return int(suited["height"]), int(suited["width"])
     if form == "flux":
         return 1024, 1024
     denoiser = configs.get("unet") or configs.get("transformer") or {}

@@ -160,7 +160,7 @@ def json_object(file: Path, *, expected: str) -> dict[str, Any]:
         CheckpointError: If it is not there, or damaged.
     """
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        values = json.loads(file.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise CheckpointError(
             f"{file.parent}: expected {expected} with {file.name}, as save_pretrained writes it, "
@@ -170,9 +170,9 @@ def json_object(file: Path, *, expected: str) -> dict[str, Any]:
         raise CheckpointError(f"{file}: expected settings, got JSON nested too deep") from None
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{file}: cannot be read as JSON ({error})") from error
-    if not isinstance(found, dict):
-        raise CheckpointError(f"{file}: expected a JSON object, got {type(found).__name__}")
-    return found
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{file}: expected a JSON object, got {type(values).__name__}")
+    return values
 
 
 def model_config(folder: Path) -> dict[str, Any]:
@@ -313,8 +313,8 @@ def fingerprint(*places: Path, settings: str = "", size: int = 8) -> str:
     """
     digest = hashlib.blake2b(settings.encode(), digest_size=size)
     for number, place in enumerate(places):
-        found = [place] if place.is_file() else place.rglob("*")
-        files = (f for f in found if f.is_file() and f.suffix in _DIGESTED)
+        candidates = [place] if place.is_file() else place.rglob("*")
+        files = (f for f in candidates if f.is_file() and f.suffix in _DIGESTED)
         if place.is_dir():
             chosen: dict[Path, list[Path]] = {}
             files = (f for f in files if _is_read(f, place, chosen))

@@ -80,9 +80,9 @@ def power(
 
         how: dict[str, Any] = {"spread": spread, "num_simulations": simulations}
         if raters is not None:
-            found, low, high = power_of(study, num_raters=raters, preference=preference, **how)
+            power, low, high = power_of(study, num_raters=raters, preference=preference, **how)
             typer.echo(
-                f"{raters} raters, {study.design.trials} trials each: {found:.0%} of simulated "
+                f"{raters} raters, {study.design.trials} trials each: {power:.0%} of simulated "
                 f"studies find {preference:.0%} ({low:.0%} to {high:.0%})"
             )
             return

@@ -65,30 +65,30 @@ class RunFolder:
                 cannot be written, or another process works on it. Nothing in it is touched.
             CorruptRunError: If the run in it is damaged.
         """
-        path, asked = Path(path), plain(request)
+        path, wanted = Path(path), plain(request)
         if not _is_folder(path) and path.exists():
             raise StoreError(f"{path}: expected a folder, got a file; choose another --out")
         names = _names(path)
         if REQUEST in names:
-            return cls._reopen(path, asked, resume=resume)
+            return cls._reopen(path, wanted, resume=resume)
         if any(not _is_temp(name) for name in names):
             raise StoreError(
                 f"{path}: the folder holds files and no run; nothing was touched. "
                 "Choose an empty or new folder with --out."
             )
-        data = json_bytes({"schema_version": SCHEMA_VERSION, **asked})
+        data = json_bytes({"schema_version": SCHEMA_VERSION, **wanted})
         make_folder(path)
-        run = cls(path, asked)
+        run = cls(path, wanted)
         run._lock = FolderLock.take(path)
         write_atomic(path / REQUEST, data)
         run._sweep()
         return run
 
     @classmethod
-    def _reopen(cls, path: Path, asked: Any, *, resume: bool) -> RunFolder:
+    def _reopen(cls, path: Path, wanted: Any, *, resume: bool) -> RunFolder:
         run = cls.open(path)
         old = set(ADDED_LATER) - run.request.keys()
-        known = {key: value for key, value in asked.items() if key not in old}
+        known = {key: value for key, value in wanted.items() if key not in old}
         differences = _differences(known, run.request)
         if differences:
             raise ResumeError(

@@ -164,12 +164,12 @@ def archive(
         raise ConfigError("backbone: with workers, expected a name or a folder")
     session = Session(backbone, device, out=out, resume=resume, observe=observe)
     session.load()
-    told = {n: getattr(look, n) for n in look.__dataclass_fields__ if n not in PLACES}
+    looked = {n: getattr(look, n) for n in look.__dataclass_fields__ if n not in PLACES}
     finished = session.open(
         {
             "verb": "archive",
             "method": "archive",
-            **told,
+            **looked,
             "kind": kind,
             "cells": cells,
             "evaluations": evaluations,
@@ -195,15 +195,15 @@ class Search:
 
     def run(self) -> Run:
         """Fill the archive, draw its elites, write what was found."""
-        session, asked = self.session, self.session.request
+        session, request = self.session, self.session.request
         descriptors = self._descriptors()
-        elites, scheduler = scheduler_of(asked, descriptors, self.eyes.space, session.backbone)
+        elites, scheduler = scheduler_of(request, descriptors, self.eyes.space, session.backbone)
         self._replay_or_see(scheduler, elites, descriptors)
         data = elites.data(return_type="dict")
         kept = [at for at, value in enumerate(data["objective"]) if self._is_kept(value)]
         if not kept:
             raise ConfigError(
-                f"archive: the judge took none of {asked['evaluations']} concepts for a "
+                f"archive: the judge took none of {request['evaluations']} concepts for a "
                 f"{self.look.subject}; lower sigma, or name another judge or quality"
             )
         order = sorted(kept, key=lambda at: int(data["index"][at]))
@@ -211,15 +211,15 @@ class Search:
         concepts = [self.eyes.space.concept(point) for point in solutions]
         seeds = torch.tensor(data["picture_seed"]).long().flatten()[order].tolist()
         pictures, files = [], concept_files(concepts, session.backbone)
-        for number, (concept, own) in enumerate(zip(concepts, seeds, strict=True)):
-            part = to_pil(self.eyes.draw(concept, own, self.look.num_images))
+        for number, (concept, seed) in enumerate(zip(concepts, seeds, strict=True)):
+            part = to_pil(self.eyes.draw(concept, seed, self.look.num_images))
             files |= png_files(
                 "images",
                 part,
-                {**asked, "num_inference_steps": self._steps()},
+                {**request, "num_inference_steps": self._steps()},
                 concept,
                 session.backbone,
-                seed=own,
+                seed=seed,
                 start=number * self.look.num_images,
                 drawing={"decoding": {"num_inference_steps": self._steps()}},
             )
@@ -248,8 +248,8 @@ class Search:
         return self.look.quality != VALIDITY or quality >= MIN_VALIDITY
 
     def _steps(self) -> int:
-        own = int(self.session.backbone.card["num_inference_steps"])
-        return self.look.num_inference_steps or own
+        usual = int(self.session.backbone.card["num_inference_steps"])
+        return self.look.num_inference_steps or usual
 
     def _see(self, items: Sequence[tuple[list[float], int]]) -> list[dict[str, Any]]:
         """Return what workers see of points; how many workers there are changes no chunk."""
@@ -258,17 +258,17 @@ class Search:
 
     def _descriptors(self) -> Descriptors:
         """Learn the axes once for a subject: archives of other seeds have the same map."""
-        asked = self.session.request
+        request = self.session.request
         skipped = ("kind", "cells", "evaluations", "batch_size", "emitters", "seed")
         key = {
             "version": 2,
-            **{name: value for name, value in asked.items() if name not in skipped},
+            **{name: value for name, value in request.items() if name not in skipped},
             **conditions_of(self.session.backbone),
         }
 
         def fit() -> tuple[dict[str, Tensor], dict[str, Any]]:
             self.session.observe("what the axes are", 0, 1, {})
-            points = points_to_learn(self.eyes.space, NUM_FIT, float(asked["sigma"]))
+            points = points_to_learn(self.eyes.space, NUM_FIT, float(request["sigma"]))
             seen = self._see(points)
             made = Descriptors.fit(check_axes(self.look.axes), seen)
             return {"mean": made.mean, "directions": made.directions}, {"ranges": made.ranges}
@@ -281,15 +281,15 @@ class Search:
 
     def _replay_or_see(self, scheduler: Any, elites: Any, descriptors: Descriptors) -> None:
         """Fill the archive; generations that an earlier process saw are read, not seen."""
-        session, asked = self.session, self.session.request
+        session, request = self.session, self.session.request
         rows = session.recorder.rows
         old = session.folder.trace() if session.folder is not None else []
-        total, count = int(asked["evaluations"]), 0
+        total, count = int(request["evaluations"]), 0
         while count < total:
             points = torch.as_tensor(scheduler.ask(), dtype=torch.float64)
-            seeds = [asked["seed"]] * len(points)
-            if "seeds" in asked["emitters"]:
-                seeds = [asked["seed"] * total + count + at for at in range(len(points))]
+            seeds = [request["seed"]] * len(points)
+            if "seeds" in request["emitters"]:
+                seeds = [request["seed"] * total + count + at for at in range(len(points))]
             if old:
                 row = old.pop(0)
             else:
@@ -303,19 +303,19 @@ class Search:
             scheduler.tell(row["quality"], row["places"], picture_seed=seeds)
             count += len(points)
             values = [float(v) for v in elites.data("objective") if self._is_kept(v)]
-            told = {"coverage": len(values) / int(elites.cells), "qd_score": sum(values)}
-            rows.append({"generation": len(rows), **row, **told, "evaluations": count})
-            session.observe("concepts", min(count, total), total, told)
+            readings = {"coverage": len(values) / int(elites.cells), "qd_score": sum(values)}
+            rows.append({"generation": len(rows), **row, **readings, "evaluations": count})
+            session.observe("concepts", min(count, total), total, readings)
 
     def _summary(
         self, elites: Any, descriptors: Descriptors, rows: Sequence[dict[str, Any]]
     ) -> dict[str, Any]:
-        asked, last = self.session.request, self.session.recorder.rows[-1]
+        request, last = self.session.request, self.session.recorder.rows[-1]
         best = max(rows, key=lambda row: float(row["quality"]))
         return {
             "subject": self.look.subject,
             "prompt": self.eyes.space.template,
-            "seed": asked["seed"],
+            "seed": request["seed"],
             "judge": self.eyes.judge.name if self.eyes.judge else None,
             "quality": self.look.quality,
             "axes": list(descriptors.axes),
@@ -412,27 +412,27 @@ def quality_map(
 
 
 def scheduler_of(
-    asked: dict[str, Any], descriptors: Descriptors, space: ConceptSpace, backbone: Any
+    request: dict[str, Any], descriptors: Descriptors, space: ConceptSpace, backbone: Any
 ) -> tuple[Any, Any]:
     """Return an empty archive and the scheduler of its emitters."""
     from ribs.archives import CVTArchive, GridArchive
     from ribs.emitters import EvolutionStrategyEmitter, GaussianEmitter, IsoLineEmitter
     from ribs.schedulers import Scheduler
 
-    cells, sigma = int(asked["cells"]), float(asked["sigma"])
+    cells, sigma = int(request["cells"]), float(request["sigma"])
     common: dict[str, Any] = {
         "solution_dim": space.size,
         "ranges": descriptors.ranges,
         "extra_fields": {"picture_seed": ((), "int64")},
     }
-    if asked["kind"] == "grid":
-        elites = GridArchive(dims=(cells, cells), seed=seed_of(asked["seed"], "elites"), **common)
+    if request["kind"] == "grid":
+        elites = GridArchive(dims=(cells, cells), seed=seed_of(request["seed"], "elites"), **common)
     else:
         elites = CVTArchive(centroids=cells * cells, seed=0, samples=20_000, **common)
-    start, batch = torch.zeros(space.size).tolist(), int(asked["batch_size"])
+    start, batch = torch.zeros(space.size).tolist(), int(request["batch_size"])
 
     def made(name: str) -> Any:
-        number = seed_of(asked["seed"], name)
+        number = seed_of(request["seed"], name)
         if name == "mutation":
             return GaussianEmitter(elites, sigma=sigma, x0=start, batch_size=batch, seed=number)
         if name == "line":
@@ -444,9 +444,9 @@ def scheduler_of(
                 elites, x0=start, sigma0=sigma, ranker="2imp", batch_size=batch, seed=number
             )
         ask = {"words": words, "random": scattered, "seeds": still}[name]
-        return proposing(elites, ask(space, asked, backbone), space.size, batch)
+        return proposing(elites, ask(space, request, backbone), space.size, batch)
 
-    return elites, Scheduler(elites, [made(name) for name in asked["emitters"]])
+    return elites, Scheduler(elites, [made(name) for name in request["emitters"]])
 
 
 def seed_of(seed: int, name: str) -> int:
@@ -474,22 +474,22 @@ def proposing(elites: Any, points: Iterator[Tensor], size: int, batch: int) -> A
     )
 
 
-def scattered(space: ConceptSpace, asked: dict[str, Any], backbone: Any) -> Iterator[Tensor]:
+def scattered(space: ConceptSpace, request: dict[str, Any], backbone: Any) -> Iterator[Tensor]:
     """Yield points around the subject."""
-    noise = stream(asked["seed"], "archive", "random")
+    noise = stream(request["seed"], "archive", "random")
     while True:
-        yield torch.randn(space.size, generator=noise) * float(asked["sigma"])
+        yield torch.randn(space.size, generator=noise) * float(request["sigma"])
 
 
-def still(space: ConceptSpace, asked: dict[str, Any], backbone: Any) -> Iterator[Tensor]:
+def still(space: ConceptSpace, request: dict[str, Any], backbone: Any) -> Iterator[Tensor]:
     """Yield the subject itself."""
     while True:
         yield torch.zeros(space.size)
 
 
-def words(space: ConceptSpace, asked: dict[str, Any], backbone: Any) -> Iterator[Tensor]:
+def words(space: ConceptSpace, request: dict[str, Any], backbone: Any) -> Iterator[Tensor]:
     """Yield mixtures of the subject with a known word, and with what DisTok's decoder dreams of."""
-    noise = stream(asked["seed"], "archive", "words")
+    noise = stream(request["seed"], "archive", "words")
     dreams = _distok(backbone)
     count = 0
     while True:

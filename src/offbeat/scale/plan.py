@@ -157,13 +157,13 @@ class Plan:
     @cached_property
     def as_json(self) -> dict[str, Any]:
         """Return the plan as JSON values."""
-        told = {name: getattr(self, name) for name in self.__dataclass_fields__}
-        told["axes"] = {
+        values = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        values["axes"] = {
             name: {"from": v.start, "num": len(v)} if isinstance(v, range) else list(v)
             for name, v in self.axes.items()
         }
-        told["placement"] = None if self.placement is None else asdict(self.placement)
-        return dict(plain(told))
+        values["placement"] = None if self.placement is None else asdict(self.placement)
+        return dict(plain(values))
 
     def _drawn(self, name: str, number: int) -> Any:
         spec, noise = self.draws[name], stream(self.draw_seed, "plan", name, number)
@@ -181,7 +181,7 @@ class Plan:
             if name not in (*OURS, "backbone", "device")
             and (name in arguments or parameter.default is not inspect.Parameter.empty)
         }
-        told = {
+        conditions = {
             "verb": self.verb,
             "arguments": plain(full),
             "backbone": _fingerprint(source_of(self.verb, arguments)),
@@ -190,7 +190,7 @@ class Plan:
             "versions": _versions(),
             "files": {text: _content(text) for text in sorted(_paths(full))},
         }
-        return digest_of(_canonical("task", told).encode())
+        return digest_of(_canonical("task", conditions).encode())
 
     def _samples(self) -> Iterator[Task]:
         """Yield tasks that have every value of every axis, all else as in the first."""
@@ -289,8 +289,8 @@ def _included(file: Path, top: Path, above: tuple[Path, ...]) -> dict[str, Any]:
     except FileNotFoundError:
         raise ConfigError(f"{file}: no such file; expected a plan in YAML") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError, RecursionError) as error:
-        told = " ".join(str(error).split())
-        raise ConfigError(f"{file.name}: cannot be read as YAML ({told})") from error
+        sentence = " ".join(str(error).split())
+        raise ConfigError(f"{file.name}: cannot be read as YAML ({sentence})") from error
     if not isinstance(raw, dict):
         raise ConfigError(f"{file.name}: expected a mapping, got {type(raw).__name__}")
     merged: dict[str, Any] = {}
@@ -377,10 +377,10 @@ def _range(name: str, spec: Any) -> Any:
     )
 
 
-def _flat(given: Mapping[str, Any]) -> dict[str, Any]:
+def _flat(task: Mapping[str, Any]) -> dict[str, Any]:
     """Return arguments by dotted name: settings of the method stand beside the others."""
-    flat = {str(name): value for name, value in given.items() if name != "config"}
-    config = given.get("config") or {}
+    flat = {str(name): value for name, value in task.items() if name != "config"}
+    config = task.get("config") or {}
     if not isinstance(config, Mapping):
         raise ConfigError(f"config: expected settings by name, got {config!r}")
     return flat | {f"config.{name}": value for name, value in config.items()}

@@ -328,10 +328,10 @@ def resources_of(
             memory = max(memory, needed(survey(source), resolved).host)
         except (CheckpointError, UnknownNameError):  # not on this machine: it is not known
             continue
-    asked: dict[str, Any] = {"num_cpus": threads}
+    needs: dict[str, Any] = {"num_cpus": threads}
     if on_card:
-        asked["num_gpus"] = 1
-    return asked | ({"memory": memory} if memory else {})
+        needs["num_gpus"] = 1
+    return needs | ({"memory": memory} if memory else {})
 
 
 def check_address(address: str) -> None:
@@ -358,9 +358,9 @@ def _connected(address: str) -> Any:
         check_address(address)
         ray.init(address=address, log_to_driver=False, logging_level="ERROR")
     except (OSError, ValueError, RuntimeError) as error:
-        told = " ".join(str(error).split())
+        sentence = " ".join(str(error).split())
         raise ConfigError(
-            f"ray: no cluster at {address!r} ({told}); start one with `ray start --head`, or use "
-            "--ray local for one on this machine"
+            f"ray: no cluster at {address!r} ({sentence}); start one with `ray start --head`, or "
+            "use --ray local for one on this machine"
         ) from error
     return ray

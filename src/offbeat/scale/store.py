@@ -134,7 +134,7 @@ class Store:
         Raises:
             StoreError: If it holds a sweep and ``resume`` is off, or files of another kind.
         """
-        asked = json_bytes({"schema_version": 1, **plan})
+        data = json_bytes({"schema_version": 1, **plan})
         if self.exists(PLAN):
             if not resume:
                 raise StoreError(
@@ -143,7 +143,7 @@ class Store:
                 )
         elif not self.is_address and self.here.exists() and any(self.here.iterdir()):
             raise StoreError(f"{self.out}: holds files and no sweep; choose another --out")
-        self.write(PLAN, asked)  # a plan that has grown is fine: each task has a key of its own
+        self.write(PLAN, data)  # a plan that has grown is fine: each task has a key of its own
 
 
 class Results:
@@ -193,9 +193,9 @@ def facts_of(store: Store, folder: str) -> dict[str, Any]:
     """Return what a finished run found that fits in a table: numbers and short texts."""
     name = f"{RUNS}/{folder}/summary.json"
     if store.is_address:
-        found = json.loads(store.read(name)) if store.exists(name) else {}
+        values = json.loads(store.read(name)) if store.exists(name) else {}
     else:
         path = store.here / name
-        found = read_json(path) if path.exists() else {}
+        values = read_json(path) if path.exists() else {}
     kinds = (bool, int, float, str)
-    return {k: v for k, v in found.items() if isinstance(v, kinds) and len(str(v)) <= 200}
+    return {k: v for k, v in values.items() if isinstance(v, kinds) and len(str(v)) <= 200}

@@ -169,11 +169,11 @@ def execute(
     job = job or Perform(store.out, plan.placement)
     for outcome in engine.run(job, tally.open_tasks()):
         tally.take(outcome)
-    found = tally.sweep()
-    write_report(plan, store, tally.results, found.in_words)
-    store.write("summary.json", json_bytes({"in_words": found.in_words, **asdict(found)}))
+    result = tally.sweep()
+    write_report(plan, store, tally.results, result.in_words)
+    store.write("summary.json", json_bytes({"in_words": result.in_words, **asdict(result)}))
     del lock
-    return found
+    return result
 
 
 class Tally:
@@ -287,7 +287,7 @@ def try_first(
         measure: Run the first task; without, only what needs no run is returned.
     """
     tasks = read_plan(plan, placement)
-    told: dict[str, Any] = {
+    summary: dict[str, Any] = {
         "tasks": len(tasks),
         "axes": {name: len(values) for name, values in tasks.axes.items()},
         "list": len(tasks.entries),
@@ -295,7 +295,7 @@ def try_first(
         "first": {"folder": tasks.task(0).folder, **tasks.task(0).arguments},
     }
     if not measure:
-        return told
+        return summary
     count = workers or LocalEngine().num_workers
     engine = LocalEngine(1, threads=threads)
     try:
@@ -310,7 +310,7 @@ def try_first(
     spent, loading = outcome.value["evaluations"], outcome.value["loading"]
     each = outcome.seconds - loading
     return {
-        **told,
+        **summary,
         "workers": count,
         "load_seconds": round(loading, 2),
         "task_seconds": round(each, 2),

@@ -154,7 +154,7 @@ def checked_recipe(recipe: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
     more: dict[str, dict[str, type]] = {"lora": {"scale": float}, "embeddings": {}}
     for field, kinds in more.items():
         files = recipe.get(field, [])
-        if not isinstance(files, list) or not all(_names_a_file(told, kinds) for told in files):
+        if not isinstance(files, list) or not all(_names_a_file(entry, kinds) for entry in files):
             raise ImageError(f"{path}: its recipe is damaged ({field}: {str(files)[:40]})")
     texts = [(recipe, "checkpoint"), (recipe, "fingerprint"), (recipe, "verb"), (how, "by")]
     placed = ("device", "dtype", "attention", *DRAWN_BY)
@@ -183,13 +183,13 @@ def checked_recipe(recipe: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
     return recipe
 
 
-def _names_a_file(told: Any, more: Mapping[str, type]) -> bool:
+def _names_a_file(entry: Any, more: Mapping[str, type]) -> bool:
     """Return whether a recipe's entry names a file, its content, and what else it must say."""
     kinds = {"path": str, "digest": str, **more}
     return (
-        isinstance(told, Mapping)
-        and told.keys() == kinds.keys()
-        and all(isinstance(told[name], kind) and told[name] for name, kind in kinds.items())
+        isinstance(entry, Mapping)
+        and entry.keys() == kinds.keys()
+        and all(isinstance(entry[name], kind) and entry[name] for name, kind in kinds.items())
     )
 
 
@@ -201,8 +201,8 @@ def _place(recipe: Mapping[str, Any], search: Sequence[Path]) -> Placement:
         settings.pop("ip_adapter", None)  # a file does not decide what is fetched
     where = Placement(
         **settings,
-        lora=tuple(LoraFile(**told) for told in recipe.get("lora", ())),
-        embeddings=tuple(TokenFile(**told) for told in recipe.get("embeddings", ())),
+        lora=tuple(LoraFile(**entry) for entry in recipe.get("lora", ())),
+        embeddings=tuple(TokenFile(**entry) for entry in recipe.get("embeddings", ())),
     )
     return replace(
         where,

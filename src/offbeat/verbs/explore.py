@@ -137,8 +137,8 @@ def explore(
     if prompt is not None:
         checked_text("prompt", prompt)
     far = {"novelty": novelty, "quantile": quantile, "reach": reach}
-    if len(given := [name for name, value in far.items() if value is not None]) > 1:
-        raise ConfigError(f"{', '.join(given)}: expected one of them")
+    if len(named := [name for name, value in far.items() if value is not None]) > 1:
+        raise ConfigError(f"{', '.join(named)}: expected one of them")
     if config is not None and not isinstance(config, Mapping | LowProbabilityConfig):
         raise ConfigError(f"config: expected settings of {method} by name, got {config!r}")
     session = Session(backbone, device, out=out, resume=resume, observe=observe)
@@ -161,7 +161,7 @@ def explore(
     if isinstance(config, Mapping):
         config = configured(LowProbabilityConfig, NAME, config)
     settings = config or LowProbabilityConfig()
-    if given or num_steps is not None:  # steps alone run away, as published
+    if named or num_steps is not None:  # steps alone run away, as published
         settings = replace(settings, novelty=novelty, quantile=quantile, reach=reach)
     plan = Plan(
         subject=subject,
@@ -227,8 +227,8 @@ def _drawing_settings(
     Raises:
         ConfigError: If there is one.
     """
-    if given := [name for name, value in searching.items() if value]:
-        raise ConfigError(refusal(given, method))
+    if unsuitable := [name for name, value in searching.items() if value]:
+        raise ConfigError(refusal(unsuitable, method))
     if isinstance(config, LowProbabilityConfig):
         raise ConfigError(f"config: expected settings of {method} by name, got those of {NAME}")
     return config or {}
@@ -273,17 +273,17 @@ class Exploration:
 
     def open(self) -> bool:
         """Make or reopen the run folder; return whether the run is finished already."""
-        asked = {
+        request = {
             **self.plan.as_json(self.backbone),
             "judge_name": self.judge.name if self.judge else None,
             "avoid_digests": [digest_of(c.numpy().tobytes()) for c in self.avoid],
         }
         if self.preferences is not None:
-            asked["taste_digest"] = self.preferences.digest
+            request["taste_digest"] = self.preferences.digest
         if self.start is not None:
             files = concept_files([self.start], self.backbone, NAME)
-            asked["start_digest"] = digest_of(b"".join(files[name] for name in sorted(files)))
-        finished = self.session.open(asked)
+            request["start_digest"] = digest_of(b"".join(files[name] for name in sorted(files)))
+        finished = self.session.open(request)
         self.session.record("searching", "trial")
         return finished
 
@@ -338,19 +338,19 @@ class Exploration:
         pictures = to_pil(self._ordinary(seed))
         files: dict[str, bytes] = {}
         if session.folder is not None:
-            asked, plain = session.request, self.ordinary
-            files = png_files("ordinary", pictures, asked, plain, self.backbone, seed=seed)
+            request, plain = session.request, self.ordinary
+            files = png_files("ordinary", pictures, request, plain, self.backbone, seed=seed)
             session.keep(files)
-        told = {"pictures": pictures, "files": list(files)}
-        session.observe("ordinary ones", len(pictures), len(pictures), told)
+        report = {"pictures": pictures, "files": list(files)}
+        session.observe("ordinary ones", len(pictures), len(pictures), report)
 
     def _show_found(self, trial: Trial, start: int) -> dict[str, bytes]:
         """Write the pictures of a direction as soon as they are chosen, and return the files."""
         session = self.session
         files = picture_files_of(trial, self.plan, self.backbone, session.request, start)
         session.keep(files)
-        told = {"pictures": to_pil(trial.chosen.images), "files": list(files)}
-        session.observe("directions", trial.direction + 1, self.plan.directions, told)
+        report = {"pictures": to_pil(trial.chosen.images), "files": list(files)}
+        session.observe("directions", trial.direction + 1, self.plan.directions, report)
         return files
 
     # --- parts ------------------------------------------------------------------------------
@@ -442,11 +442,11 @@ class Exploration:
 
     def _taste(self, encoder: Encoder) -> Taste | None:
         """Learn what somebody likes, in terms of what the eye sees."""
-        given = self.preferences
-        if given is None:
+        preferences = self.preferences
+        if preferences is None:
             return None
-        features = encoder.image_embeds(list(given.images))
-        return Taste.fit(features, given.winners, given.losers)
+        features = encoder.image_embeds(list(preferences.images))
+        return Taste.fit(features, preferences.winners, preferences.losers)
 
     def _support(self) -> Support | None:
         """Return where the checkpoint draws something, measured once for all subjects."""
@@ -588,5 +588,5 @@ class Previews:
                     for number, picture in enumerate(pictures)
                 }
             )
-        told = {"pictures": pictures, "files": list(files), "at": count, "trial": trial}
-        session.observe("preview", 1, 1, told)
+        report = {"pictures": pictures, "files": list(files), "at": count, "trial": trial}
+        session.observe("preview", 1, 1, report)

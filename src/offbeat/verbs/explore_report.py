@@ -285,31 +285,31 @@ class Outcome:
         }
 
     def _found(self, summary: Mapping[str, Any]) -> dict[str, Any]:
-        found = {
+        facts = {
             "ended": f"after {summary['step']} steps: {_ENDS[summary['stopped']]}",
             "axes": f"{summary['num_axes']}, with {summary['variance_kept']:.1%} of the variance",
             "statistics": _statistics(summary),
         }
         if summary["seen"] is not None:
-            found["seen novelty"] = f"{summary['seen']:.2f}, by {summary['eye']}"
+            facts["seen novelty"] = f"{summary['seen']:.2f}, by {summary['eye']}"
         if summary["variety"] is not None:
-            found["variety"] = f"{summary['variety']:.2f} times that of ordinary pictures"
+            facts["variety"] = f"{summary['variety']:.2f} times that of ordinary pictures"
         if self.plan.num_trials > 1:
-            found["kept"] = (
+            facts["kept"] = (
                 f"the best of {self.plan.num_trials} trials a direction, chosen by these very "
                 "figures, which flatters them"
             )
         for trial in self.kept[1:] if len(self.kept) > 1 else ():
             before = trial.readings["avoid_distance"][-trial.direction :]
-            told = ", ".join(f"{distance:.1f}" for distance in before)
-            found[f"direction {trial.direction + 1}"] = f"distance to those before it: {told}"
+            distances = ", ".join(f"{distance:.1f}" for distance in before)
+            facts[f"direction {trial.direction + 1}"] = f"distance to those before it: {distances}"
         for index in range(len(self.plan.away)):
             if self.trace:
                 first, last = (self.trace[at]["avoid"][index] for at in (0, -1))
-                found[f"cluster {index + 1} to avoid"] = (
+                facts[f"cluster {index + 1} to avoid"] = (
                     f"mean log density {first:.1f} at the first step, {last:.1f} at the last"
                 )
-        return found
+        return facts
 
     def _captions(self) -> list[str]:
         captions = []
@@ -329,36 +329,36 @@ class Outcome:
 
     def _warnings(self, summary: Mapping[str, Any]) -> list[str]:
         best, baseline = self.best, self.baseline
-        found = subject_warnings(self.plan.subject, self.backbone)
+        warnings = subject_warnings(self.plan.subject, self.backbone)
         if str(summary["judge"]).startswith("clip:") and self.plan.config.use_anchor:
-            found.append(
+            warnings.append(
                 "The judge is the checkpoint's own towers, by which the anchor steers too: what "
                 "fools one fools both. Have a vision-language model look: --judge smolvlm."
             )
         if (kept := baseline.space.variance_kept) < 0.5:
-            found.append(
+            warnings.append(
                 f"The {baseline.space.num_components} axes hold {kept:.0%} of the variance: much "
                 "of what may be unusual is not measured; keep more with --axes."
             )
         if (several := summary["variety"]) is not None and several < 1:
-            found.append(
+            warnings.append(
                 f"These pictures are less varied than ordinary ones ({several:.2f} times). Ask for "
                 "more --directions, a smaller --novelty, or another --seed."
             )
         dial, seen = summary["target_seen"], summary["seen"]
         if dial is not None and seen is not None and seen < 0.9 * dial:
-            found.append(
+            warnings.append(
                 f"Pictures {dial:g} times as different were asked for, and these are {seen:.1f} "
                 f"times: {_ENDS[best.stopped]}."
             )
         if (moved := best.readings["residual"] / baseline.residual_mean) > 3:
-            found.append(
+            warnings.append(
                 f"Samples moved {moved:.1f} times as far off the axes as ordinary ones; that "
                 "motion is not in their distance."
             )
         silent = summary["unanswered"]
         if silent["pictures"] or silent["steps"]:
-            found.append(
+            warnings.append(
                 f"The judge gave no answer for {silent['pictures']} of {len(self.verdicts)} "
                 f"pictures and {silent['steps']} times in the search, which went on as without a "
                 "judge. "
@@ -366,11 +366,11 @@ class Outcome:
             )
         target, reached = summary["target_distance"], best.readings["distance_median"]
         if target and abs(reached / target - 1) > 0.1:
-            found.append(
+            warnings.append(
                 f"The distance asked for, {target:.1f}, was not held ({reached:.1f}): "
                 f"{_ENDS[best.stopped]}."
             )
-        return found
+        return warnings
 
 
 def _named(away: str | Region | tuple[str, ...]) -> str:
@@ -391,8 +391,8 @@ _ENDS = {
 def _unanswered(verdicts: Sequence[Verdict], trace: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
     """Return how often the judge gave no answer, and why."""
     silent = [asdict(v) for v in verdicts if not v.answered]
-    asked = [row["verdict"] for row in trace if row.get("verdict")]
-    during = [verdict for verdict in asked if verdict["answer"] == "unknown"]
+    judged = [row["verdict"] for row in trace if row.get("verdict")]
+    during = [verdict for verdict in judged if verdict["answer"] == "unknown"]
     notes = sorted({verdict["note"] for verdict in (*silent, *during)})
     return {"pictures": len(silent), "steps": len(during), "notes": notes}
 

@@ -97,7 +97,7 @@ def render(
     concept = joined([part.concept for part in learned], prompt)
     # too long a prompt fails before a folder is made
     model.encode_text([concept.prompt(), negative_prompt], tokens=concept.token_embeds)
-    told = steering.drawing(model)
+    settings = steering.drawing(model)
     request: dict[str, Any] = {
         "subject": concept.subject,
         "verb": "render",
@@ -112,8 +112,8 @@ def render(
         request["beside"] = [dict(part.origin) for part in learned[1:]]
     session.open(request)
     template = None if prompt is None else concept.template
-    told |= {"template": template, "observe": observe}
-    images = draw(model, concept, seed=seed, num=num_images, **told)
+    settings |= {"template": template, "observe": observe}
+    images = draw(model, concept, seed=seed, num=num_images, **settings)
     pictures = to_pil(images)
     title = _title(request["prompt"], learned)
     return session.write(

@@ -71,7 +71,7 @@ class LowProbability(Method[LowProbabilityConfig]):
                     start: min(BASELINE_BATCH, total - start)
                     for start in range(0, total, BASELINE_BATCH)
                 }
-                asked = (
+                arguments = (
                     {
                         "text": text,
                         "generator": streams(0, purpose, num=num, start=start),
@@ -80,7 +80,7 @@ class LowProbability(Method[LowProbabilityConfig]):
                     }
                     for start, num in sizes.items()
                 )
-                for part in calls(backbone, "sample_prior", asked):
+                for part in calls(backbone, "sample_prior", arguments):
                     parts.append(part)
                     on_sample(sum(map(len, parts)), total)
                 return torch.cat(parts)
@@ -159,14 +159,14 @@ class LowProbability(Method[LowProbabilityConfig]):
             resume: State to go on from.
         """
         backbone = self.walks(backbone)
-        found = self.measure(backbone, request) if baseline is None else baseline
+        measured = self.measure(backbone, request) if baseline is None else baseline
         config = self.config.on(backbone)
         kind = EvolutionSearch if config.optimizer == "cma-es" else Search
         search = kind(
             config,
             backbone,
             request,
-            found,
+            measured,
             avoid,
             judge,
             start,

@@ -275,8 +275,8 @@ class Search:
         return {name: param.detach().clone() for name, param in self.params.items()}
 
     def _concept(self, params: Mapping[str, Tensor], step: int) -> Concept:
-        found = {"method": NAME, "stopped": self.stopped, "step": str(step)}
-        return self.space.concept(params, found)
+        metadata = {"method": NAME, "stopped": self.stopped, "step": str(step)}
+        return self.space.concept(params, metadata)
 
     def concept(self) -> Concept:
         """Return the last state that passed."""
@@ -297,9 +297,9 @@ class Search:
         with torch.no_grad():
             for name, param in self.params.items():
                 param.copy_(state["params"][name])
-        own = self.optimizer.state_dict()
-        own["state"] = {int(i): dict(m) for i, m in state["moments"].items()}
-        self.optimizer.load_state_dict(own)
+        state_of_optimizer = self.optimizer.state_dict()
+        state_of_optimizer["state"] = {int(i): dict(m) for i, m in state["moments"].items()}
+        self.optimizer.load_state_dict(state_of_optimizer)
         self.passing = dict(state["passing"])
         for name in _COUNTERS:
             setattr(self, name, state.get(name, getattr(self, name)))

@@ -48,20 +48,20 @@ class ConceptSpace:
         fresh = self._fresh()
         if start is None:
             return fresh
-        found = dict(start.lora)
-        found |= dict(zip(("token",), start.token_embeds.values(), strict=False))
+        learned = dict(start.lora)
+        learned |= dict(zip(("token",), start.token_embeds.values(), strict=False))
         if start.image_embeds is not None:
-            found["image_embeds"] = start.image_embeds
+            learned["image_embeds"] = start.image_embeds
         for what, got, expected in (
-            ("space", sorted(found), sorted(fresh)),
-            ("shapes", _shapes(found), _shapes(fresh)),
+            ("space", sorted(learned), sorted(fresh)),
+            ("shapes", _shapes(learned), _shapes(fresh)),
         ):
             if got != expected:
                 raise ConfigError(
                     f"start: its {what} is not that of a search in {self.name} with lora_rank "
                     f"{self.rank}; go on with the settings that it was found with"
                 )
-        return {name: found[name].detach().clone().requires_grad_() for name in fresh}
+        return {name: learned[name].detach().clone().requires_grad_() for name in fresh}
 
     def _fresh(self) -> dict[str, Tensor]:
         params: dict[str, Tensor] = {}
@@ -79,21 +79,21 @@ class ConceptSpace:
                 params["image_embeds"] = embeds.cpu()
         return {name: param.requires_grad_() for name, param in params.items()}
 
-    def concept(self, params: Mapping[str, Tensor], found: Mapping[str, str]) -> Concept:
+    def concept(self, params: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Concept:
         """Return the concept of these parameters, with what was ``found`` in its metadata."""
-        own, subject = template_of(self.backbone, self.request), self.request.subject
+        template, subject = template_of(self.backbone, self.request), self.request.subject
         place = f"{{concept}} {subject}" if self.name == "adjective" else "{concept}"
         word = PLACEHOLDER if "token" in params else subject
         lora = {name: p for name, p in params.items() if name not in ("token", "image_embeds")}
         return Concept(
-            template=fill(own, subject=place),
+            template=fill(template, subject=place),
             subject=subject,
             token_embeds={word: params["token"]} if "token" in params else {},
             lora=lora,
             image_embeds=params.get("image_embeds"),
             word=word,
             metadata={
-                **found,
+                **metadata,
                 "space": self.name,
                 "prior_num_inference_steps": str(self.settings["num_inference_steps"]),
                 "prior_guidance_scale": str(self.settings["prior_guidance_scale"]),
