@@ -172,6 +172,14 @@ def test_what_was_deleted_comes_back(person):
     page.get_by_role("button", name="Undo").click()
     page.locator(".card").wait_for()
     assert page.locator(".card").count() == 1
+    # several at once, and then for good
+    page.get_by_role("checkbox").first.check()
+    page.get_by_role("button", name="Delete 1").click()
+    page.get_by_text("Nothing here yet.").wait_for()
+    page.get_by_label("Which").select_option("deleted")
+    page.get_by_role("button", name="Empty the trash").click()
+    page.get_by_role("button", name="Delete for good").click()
+    page.get_by_text("Nothing fits.").wait_for()
 
 
 def test_what_somebody_likes_is_kept_and_too_little_of_it_is_told(person):

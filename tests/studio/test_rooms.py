@@ -7,7 +7,7 @@ import time
 import zipfile
 
 import pytest
-from asking import SMALL
+from asking import SMALL, client_of
 from PIL import Image
 
 WIDE = [[-100, -100], [100, -100], [100, 100], [-100, 100]]
@@ -204,6 +204,21 @@ def test_a_run_is_named_starred_discarded_and_restored(explored, dreamt):
     assert own.get("/runs", params={"deleted": True})["runs"][0]["id"] == dreamt["id"]
     own.client.post(f"{path}/restore")
     assert own.get("/runs")["total"] == before
+
+
+def test_the_trash_is_emptied_by_whoever_filled_it(browser, studio_app):
+    jobs = [browser.done("generate", prompt="owl", num_images=1) for _ in range(2)]
+    gone, kept = (job["id"] for job in jobs)
+    assert browser.client.delete(f"/api/v1/runs/{gone}").status_code == 200
+    other = client_of(studio_app)
+    other.get("/api/v1/session")
+    assert other.delete("/api/v1/trash").json() == {"removed": 0}
+    assert browser.client.get(f"/api/v1/runs/{gone}").status_code == 200
+    assert browser.client.delete("/api/v1/trash").json() == {"removed": 1}
+    assert browser.client.get(f"/api/v1/runs/{gone}").status_code == 404
+    folder = studio_app.state.studio.folder / "runs"
+    assert not (folder / gone).exists()
+    assert (folder / kept / "images" / "0000.png").exists()
 
 
 def test_a_picture_says_how_it_was_made(explored):

@@ -173,6 +173,12 @@ class Marked(_Whole):
     mark: Literal[-1, 0, 1]
 
 
+class Emptied(_Whole):
+    """What is gone for good."""
+
+    removed: int
+
+
 class MapStep(_Whole):
     """Where the samples of a step are on the map."""
 

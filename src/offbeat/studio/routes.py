@@ -270,6 +270,12 @@ async def restore(name: Name, studio: TheStudio, session: Session) -> Found:
     return _changed(studio, session, name)
 
 
+@router.delete("/trash", operation_id="empty_trash", tags=["runs"], response_model=answers.Emptied)
+def empty(studio: TheStudio, session: Session) -> Found:
+    """Delete what this session has thrown away, for good."""
+    return {"removed": studio.empty_trash(session)}
+
+
 @router.get(
     "/runs/{name}/files/{file:path}",
     response_class=FileResponse,

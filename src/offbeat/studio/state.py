@@ -7,6 +7,7 @@ import math
 import os
 import shutil
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +15,7 @@ from offbeat.studio import uploads
 from offbeat.studio.about import Catalogue
 from offbeat.studio.arguments import Arguments
 from offbeat.studio.brought import bring
-from offbeat.studio.database import Database
+from offbeat.studio.database import Database, Row
 from offbeat.studio.events import Events
 from offbeat.studio.queue import Queue
 from offbeat.studio.security import WRONG_TOKENS, Counter, Rules
@@ -105,11 +106,21 @@ class Studio:
         """Delete what is old in the trash, now and every hour."""
         while True:
             before = time.time() - TRASH_DAYS * 86_400
-            old = "SELECT id FROM runs WHERE deleted < ?"
-            for row in self.database.rows(old, [before]):
-                await asyncio.to_thread(shutil.rmtree, self.run_folder(row["id"]), True)
-                self.database.forget_run(row["id"])
+            rows = self.database.rows("SELECT id FROM runs WHERE deleted < ?", [before])
+            await asyncio.to_thread(self._forget, rows)
             await asyncio.sleep(3600)
+
+    def empty_trash(self, session: str) -> int:
+        """Delete what a session has thrown away, for good; return how many runs that were."""
+        thrown = "SELECT id FROM runs WHERE session = ? AND deleted IS NOT NULL"
+        rows = self.database.rows(thrown, [session])
+        self._forget(rows)
+        return len(rows)
+
+    def _forget(self, rows: Sequence[Row]) -> None:
+        for row in rows:
+            shutil.rmtree(self.run_folder(row["id"]), ignore_errors=True)
+            self.database.forget_run(row["id"])
 
     def check_disk(self) -> None:
         """Refuse new work where there is no room for it.

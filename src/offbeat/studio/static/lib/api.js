@@ -65,6 +65,7 @@ export const run = (id) => send("GET", `/runs/${id}`);
 export const change = (id, body) => send("PATCH", `/runs/${id}`, { body });
 export const mark = (id, body) => send("PUT", `/runs/${id}/mark`, { body });
 export const remove = (id) => send("DELETE", `/runs/${id}`);
+export const emptyTrash = () => send("DELETE", "/trash");
 export const restore = (id) => send("POST", `/runs/${id}/restore`);
 export const map = (id) => send("GET", `/runs/${id}/map`);
 export const curve = (id) => send("GET", `/runs/${id}/curve`);

@@ -1,7 +1,7 @@
 // Shelf: everything that was made; to be found again, compared, traced back, taken elsewhere.
 
 import * as api from "../lib/api.js";
-import { busy, fill, h, options, problem } from "../lib/dom.js";
+import { busy, dialog, fill, h, options, problem, toast } from "../lib/dom.js";
 import { VERBS, when } from "../lib/format.js";
 import * as live from "../lib/live.js";
 import { address, here, note } from "../lib/state.js";
@@ -104,6 +104,7 @@ export function shelf() {
     // the card that had the focus is gone: its place takes it
     if (at >= 0 && !list.contains(document.activeElement))
       (list.children[Math.min(at, list.children.length - 1)]?.querySelector("a") ?? q).focus();
+    empty.hidden = which.value !== "deleted" || !runs.length;
     count.textContent = total === 1 ? "1 run" : `${total} runs`;
     none.hidden = runs.length > 0;
     const isNarrowed = q.value.trim() || verb.value || which.value;
@@ -134,7 +135,7 @@ export function shelf() {
     };
     const box = h("input", {
       type: "checkbox",
-      "aria-label": `Choose ${run.title} to compare`,
+      "aria-label": `Choose ${run.title}`,
       checked: chosen.has(run.id),
       "data-part": "box",
     });
@@ -163,7 +164,7 @@ export function shelf() {
       h(
         "div",
         { class: "card-tools" },
-        h("label", { class: "check" }, box, h("span", {}, "compare")),
+        h("label", { class: "check" }, box, h("span", {}, "choose")),
         gone
           ? act(
               "Restore",
@@ -212,6 +213,7 @@ export function shelf() {
         { type: "button", disabled: chosen.size < 2, onclick: () => compare([...chosen.keys()]) },
         "Compare side by side",
       ),
+      several(),
       h(
         "button",
         {
@@ -226,6 +228,45 @@ export function shelf() {
       ),
     );
   }
+
+  /** Throw away, or take out of the trash, all that is chosen and one's own. */
+  function several() {
+    const gone = which.value === "deleted";
+    const own = runs.filter((one) => chosen.has(one.id) && one.own);
+    if (!own.length) return null;
+    const each = (work) => Promise.all(own.map((one) => work(one.id)));
+    const button = h("button", { type: "button" }, `${gone ? "Restore" : "Delete"} ${own.length}`);
+    button.addEventListener("click", () =>
+      busy(button, trouble, async () => {
+        await each(gone ? api.restore : api.remove);
+        chosen.clear();
+        if (!gone)
+          toast(`${own.length} runs are in the trash.`, "Undo", async () => {
+            await each(api.restore).catch((error) => toast(error.message));
+            load();
+          });
+        await load();
+      }),
+    );
+    return button;
+  }
+
+  const empty = h("button", { type: "button", hidden: true }, "Empty the trash");
+  empty.addEventListener("click", () => {
+    const sure = h("button", { type: "button", class: "primary" }, "Delete for good");
+    const box = dialog(
+      "Empty the trash?",
+      h("p", {}, "All runs that lie in it are deleted with their pictures. This cannot be undone."),
+      h("div", { class: "row" }, sure, h("button", { type: "button", onclick: () => box.close() }, "Keep them")),
+    );
+    sure.addEventListener("click", () =>
+      busy(sure, trouble, async () => {
+        await api.emptyTrash();
+        box.close();
+        await load();
+      }),
+    );
+  });
 
   // --- one run, opened
   const back = h("a", { class: "button quiet", href: "#/shelf" }, "← Shelf");
@@ -252,7 +293,7 @@ export function shelf() {
     count,
     list,
     none,
-    h("div", { class: "row" }, more),
+    h("div", { class: "row" }, more, empty),
     comparebar,
     h("div", { class: "row drops" }, recallDrop(), importDrop()),
   );
