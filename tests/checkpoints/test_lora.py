@@ -17,11 +17,11 @@ from safetensors.torch import save_file
 
 import tiny
 import tiny_flow
-from offbeat import again, generate, import_concept, load_backbone, render
+from offbeat import again, explore, generate, import_concept, load_backbone, render
 from offbeat.checkpoints.placement import Placement
 from offbeat.core.drawing import draw
 from offbeat.core.rng import stream
-from offbeat.errors import ConfigError, CorruptRunError, ShapeError, StoreError
+from offbeat.errors import ConfigError, CorruptRunError, ResumeError, ShapeError, StoreError
 
 BUILD = {
     "sd": lambda folder: tiny.build_sd(folder, "sd", adapter=False),
@@ -372,6 +372,19 @@ def test_a_run_records_it_and_is_drawn_again_with_it(folders, tmp_path):
         tmp_path / "toy.safetensors", num_images=1, backbone=folders["sd"], device=place
     )
     assert plain.images[0].tobytes() != styled.images[0].tobytes()
+
+
+def test_a_run_goes_on_with_the_same_files_alone(folders, tmp_path):
+    file = tmp_path / "style.safetensors"
+    save_file(kohya("lora_unet_", layers(load_backbone(folders["sd"]).unet, ATTENTION)), file)
+    asked = {"method": "raw-prompt", "num_images": 1, "judge": "none", "backbone": folders["sd"]}
+    asked |= {"out": tmp_path / "run", "resume": True}
+    place = Placement(lora=(file,))
+    first = explore("fox", device=place, **asked)
+    assert explore("fox", device=place, **asked).request == first.request
+    for other in (Placement(), Placement(lora=(f"{file}:0.5",))):
+        with pytest.raises(ResumeError, match="lora"):
+            explore("fox", device=other, **asked)
 
 
 def test_an_imported_file_draws_as_a_merged_one(folders, tmp_path):

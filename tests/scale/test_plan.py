@@ -4,8 +4,9 @@ import re
 
 import pytest
 
+from offbeat.checkpoints.placement import Placement
 from offbeat.errors import OffbeatError
-from offbeat.scale.plan import MAX_TASKS, read_plan
+from offbeat.scale.plan import MAX_TASKS, _content, read_plan
 
 PLAN = {
     "verb": "explore",
@@ -41,6 +42,21 @@ def test_a_key_is_what_the_result_depends_on(tmp_path):
     other = tmp_path / "b.json"
     other.write_text("2")
     assert key(taste=str(other)) != first
+
+
+def test_a_lora_that_changes_makes_other_tasks(tmp_path):
+    file = tmp_path / "style.safetensors"
+    file.write_bytes(b"1")
+
+    def key(*lora):
+        asked = {"verb": "explore", "set": {"subject": "chair"}}
+        return read_plan(asked, Placement(lora=lora)).task(0).key
+
+    assert len({key(), key(str(file)), key(f"{file}:0.5")}) == 3
+    first = key(str(file))
+    file.write_bytes(b"2")
+    _content.cache_clear()  # one process reads a file once
+    assert key(str(file)) != first
 
 
 def test_the_slow_axes_change_last():

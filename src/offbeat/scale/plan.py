@@ -162,8 +162,16 @@ class Plan:
             name: {"from": v.start, "num": len(v)} if isinstance(v, range) else list(v)
             for name, v in self.axes.items()
         }
-        values["placement"] = None if self.placement is None else asdict(self.placement)
+        placed = {} if self.placement is None else asdict(self.placement)
+        # those that name no files keep the keys that they had before there were such
+        values["placement"] = {name: placed[name] for name in placed if placed[name] != ()} or None
         return dict(plain(values))
+
+    def _beside(self) -> list[str]:
+        """Return the LoRA and token files that every task is drawn with."""
+        if self.placement is None:
+            return []
+        return [file.path for file in (*self.placement.lora, *self.placement.embeddings)]
 
     def _drawn(self, name: str, number: int) -> Any:
         spec, noise = self.draws[name], stream(self.draw_seed, "plan", name, number)
@@ -188,7 +196,7 @@ class Plan:
             "device": arguments.get("device"),
             "placement": self.as_json["placement"],
             "versions": _versions(),
-            "files": {text: _content(text) for text in sorted(_paths(full))},
+            "files": {text: _content(text) for text in sorted({*_paths(full), *self._beside()})},
         }
         return digest_of(_canonical("task", conditions).encode())
 
