@@ -173,4 +173,6 @@ def test_a_picture_that_keeps_nothing_says_so(tmp_path):
 def test_samplers_have_the_names_of_a1111():
     text = infotext({"prompt": "x", "scheduler": "EulerAncestralDiscreteScheduler", "seed": 1})
     assert "Sampler: Euler a, Seed: 1" in text
+    both = {"sampler": "dpm++-2m-karras", "scheduler": "DPMSolverMultistepScheduler"}
+    assert "Sampler: DPM++ 2M Karras" in infotext({"prompt": "x", **both})
     assert "Sampler: MyScheduler" in infotext({"prompt": "x", "scheduler": "MyScheduler"})

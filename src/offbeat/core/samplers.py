@@ -101,3 +101,14 @@ def sampler_named(name: str) -> SamplerSpec:
             f"it, got {name!r}"
         )
     return SAMPLERS[plain]
+
+
+def title_of(name: Any) -> Any:
+    """Return how AUTOMATIC1111 writes a sampler, by its name or by its scheduler's class.
+
+    >>> title_of("euler-a"), title_of("PNDMScheduler"), title_of("MyScheduler")
+    ('Euler a', 'PLMS', 'MyScheduler')
+    """
+    plain = str(name).replace("FlowMatch", "")  # a flow has one such scheduler
+    named = [spec.title for spec in SAMPLERS.values() if plain in (spec.scheduler, spec.name)]
+    return named[0] if named else name

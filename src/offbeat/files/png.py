@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from offbeat.core.checks import check_finite, check_shape
+from offbeat.core.samplers import title_of
 from offbeat.errors import ConfigError, ImageError
 from offbeat.files.disk import parse_json, plain
 from offbeat.files.foreign import USER_COMMENT, settings_of, text_of
@@ -26,25 +27,6 @@ MAX_PIXELS = 64_000_000
 """A picture with more is refused before it is decoded."""
 
 RECIPE_KEY, PARAMETERS_KEY, CONCEPT_KEY = "offbeat", "parameters", "offbeat-concept"
-
-SAMPLERS = {
-    "DDIMScheduler": "DDIM",
-    "DDPMScheduler": "DDPM",
-    "PNDMScheduler": "PLMS",
-    "EulerDiscreteScheduler": "Euler",
-    "EulerAncestralDiscreteScheduler": "Euler a",
-    "FlowMatchEulerDiscreteScheduler": "Euler",
-    "HeunDiscreteScheduler": "Heun",
-    "LMSDiscreteScheduler": "LMS",
-    "KDPM2DiscreteScheduler": "DPM2",
-    "KDPM2AncestralDiscreteScheduler": "DPM2 a",
-    "DPMSolverSDEScheduler": "DPM++ SDE",
-    "DPMSolverMultistepScheduler": "DPM++ 2M",
-    "DPMSolverSinglestepScheduler": "DPM++ 2S a",
-    "UniPCMultistepScheduler": "UniPC",
-    "LCMScheduler": "LCM",
-}
-"""Schedulers of diffusers, and the names of the same samplers in AUTOMATIC1111 and Forge."""
 
 _INFOTEXT = {
     "num_inference_steps": "Steps",
@@ -131,7 +113,7 @@ def infotext(recipe: Mapping[str, Any]) -> str:
     lines = [_lines(recipe.get("prompt") or "")]
     if negative := recipe.get("negative_prompt"):
         lines.append(f"{NEGATIVE} {_lines(negative)}")
-    shown = {**recipe, "scheduler": SAMPLERS.get(scheduler := recipe.get("scheduler"), scheduler)}
+    shown = {**recipe, "scheduler": title_of(recipe.get("sampler") or recipe.get("scheduler"))}
     settings = [
         f"{label}: {_quoted(shown[key])}"
         for key, label in _INFOTEXT.items()
