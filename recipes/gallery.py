@@ -35,14 +35,26 @@ class Piece:
 
 PIECES = (
     Piece("castle", "explore castle", "Castles of other colours and roofs; most could be used."),
-    Piece("mushroom", "explore mushroom", "A simple shape moves far."),
-    Piece("fish", "explore fish --novelty 3 --directions 2", "At 3 the shape gives way, too."),
+    Piece(
+        "mushroom",
+        "explore mushroom",
+        "Darker, marbled, other stems: seen by the eye of the judge more than by ours.",
+    ),
+    Piece(
+        "fish",
+        "explore fish --novelty 3 --directions 2",
+        "Yellow, striped, drawn out. The dial asked for 3 and got 1.9: pocket has no more.",
+    ),
     Piece(
         "triangle",
         "fuse --grid dragon pumpkin octopus",
         "DisTok's triangle: between the corners, both things are there in some.",
     ),
-    Piece("dice", "dream -n 12 --law laplace", "Things that have no name, from noise alone."),
+    Piece(
+        "dice",
+        "dream -n 12 --law laplace",
+        "From noise alone. Most of it lands on a thing that has a name; the last three do not.",
+    ),
     Piece(
         "morph",
         "fuse --sweep owl teapot --method diffmorpher -n 2",
@@ -53,7 +65,7 @@ PIECES = (
         "archive",
         "archive teapot --evaluations 96 --cells 5 --axis 'red teapot..blue teapot' "
         "--axis 'round teapot..thin teapot'",
-        "The most valid concept for each place of a map.",
+        "The most valid concept for each place of a map: red to blue, round to thin.",
     ),
     Piece(
         "pair",
