@@ -86,7 +86,7 @@ class _Work:
         """Paint with an artwork whose inversion is not cached."""
         way = self.method.invert(self.backbone, self.art)
         self.method.reconstruct(self.backbone, way)
-        self.backbone.decode(self.backbone.encode_latents(self.art[None]))
+        self.backbone.decode(way[-1])
         return self._painted(num, way)
 
     def again(self, num: int) -> Tensor:

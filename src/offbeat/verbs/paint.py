@@ -211,8 +211,7 @@ def inverted(method: Any, backbone: PaintingBackbone, art: Picture) -> Inversion
         way = method.invert(backbone, art.image)
         back = method.reconstruct(backbone, way)
         with torch.no_grad():
-            latents = backbone.encode_latents(art.image[None].to(backbone.device))
-            alone = backbone.decode(latents)[0]
+            alone = backbone.decode(way[-1])[0]
         figures = {"psnr": psnr(back, art.image), "ceiling": psnr(alone, art.image)}
         return {"way": way.cpu()}, figures
 
