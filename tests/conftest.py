@@ -81,6 +81,7 @@ def tiny_of(tmp_path_factory):
     """Return a tiny checkpoint of a kind, such as ``2.2``, ``xl`` or ``flux``, loaded once."""
     import tiny
     import tiny_flow
+    import tiny_language
     from offbeat import load_backbone
 
     builds = {
@@ -89,6 +90,7 @@ def tiny_of(tmp_path_factory):
         "one-step": lambda folder, kind: tiny.build_one_step(folder),
         "sd3": lambda folder, kind: tiny_flow.build_sd3(folder),
         "flux": lambda folder, kind: tiny_flow.build_flux(folder),
+        **dict.fromkeys(("chroma", "z-image", "qwen-image", "sana"), tiny_language.build_language),
     }
     known = {}
 

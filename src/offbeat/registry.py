@@ -56,6 +56,11 @@ BUILT_IN: dict[Kind, dict[str, str]] = {
         "sd3.5": _SD3,
         "flux": _FLUX,
         "flux-schnell": _FLUX,
+        "chroma": "offbeat.backbones.flow.language:ChromaBackbone",
+        "z-image": "offbeat.backbones.flow.language:ZImageBackbone",
+        "z-image-turbo": "offbeat.backbones.flow.language:ZImageBackbone",
+        "qwen-image": "offbeat.backbones.flow.language:QwenImageBackbone",
+        "sana": "offbeat.backbones.flow.language:SanaBackbone",
     },
     "judge": {
         "clip": "offbeat.judges.clip:ClipJudge",

@@ -18,7 +18,6 @@ from offbeat.core.rng import stream, streams
 from offbeat.core.samplers import SAMPLERS
 from offbeat.errors import ConfigError, RangeError, ShapeError
 
-pytestmark = pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
 PROMPT, STEPS = "a red pig", 5
 KINDS = ["sd", "xl", "sd3", "flux"]
 

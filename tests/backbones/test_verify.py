@@ -8,7 +8,22 @@ from offbeat import cli
 from offbeat.backbones.verify import report, verify
 
 
-@pytest.mark.parametrize("kind", ["2.1", "2.2", "sd", "xl", "one-step", "sd3", "flux"])
+@pytest.mark.parametrize(
+    "kind",
+    [
+        "2.1",
+        "2.2",
+        "sd",
+        "xl",
+        "one-step",
+        "sd3",
+        "flux",
+        "chroma",
+        "z-image",
+        "qwen-image",
+        "sana",
+    ],
+)
 def test_every_form_passes_every_check(tiny_of, kind):
     checks = verify(tiny_of(kind))
     assert {check.what: check.result for check in checks if check.passed is False} == {}

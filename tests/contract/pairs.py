@@ -17,6 +17,10 @@ FORMS = {
     "one step": ("hyper-sd", "one-step"),
     "SD3": ("sd3", "sd3"),
     "FLUX": ("flux", "flux"),
+    "Chroma": ("chroma", "chroma"),
+    "Z-Image": ("z-image", "z-image"),
+    "Qwen-Image": ("qwen-image", "qwen-image"),
+    "SANA": ("sana", "sana"),
 }
 """Each form by the name of a backbone and the kind of its tiny checkpoint."""
 

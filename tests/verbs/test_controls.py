@@ -36,7 +36,6 @@ def run(*arguments):
     return RUNNER.invoke(cli.app, [str(part) for part in arguments])
 
 
-@pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
 @pytest.mark.parametrize("kind", ["2.2", "sd", "flux"])
 def test_pictures_given_on_the_command_line_are_drawn_again_byte_for_byte(
     tiny_of, tmp_path, files, kind

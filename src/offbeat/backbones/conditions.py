@@ -212,16 +212,24 @@ def decode_latents(vae: Any, latents: Tensor) -> Tensor:
     """Return ``images``, ``[B, 3, H, W]``, float32, 0 to 1, of ``latents``."""
     scaled = latents.to(runs_on(vae), vae.dtype)
     mean, spread = _latent_stats(vae, scaled)
-    decoded = vae.decode(scaled * spread / vae.config.scaling_factor + mean).sample
+    scaled = scaled * spread / vae.config.get("scaling_factor", 1.0) + mean
+    frames = "temperal_downsample" in vae.config  # a picture is a film of one frame
+    decoded = vae.decode(scaled[:, :, None] if frames else scaled).sample
+    decoded = decoded[:, :, 0] if frames else decoded
     images: Tensor = (decoded.float() / 2 + 0.5).clamp(0, 1)
     return images
 
 
 def encode_pictures(vae: Any, images: Tensor) -> Tensor:
     """Return the most probable ``latents``, ``[B, C, h, w]``, float32, of ``images``, 0 to 1."""
-    latents = vae.encode((images * 2 - 1).to(runs_on(vae), vae.dtype)).latent_dist.mode()
+    pixels = (images * 2 - 1).to(runs_on(vae), vae.dtype)
+    frames = "temperal_downsample" in vae.config
+    encoded = vae.encode(pixels[:, :, None] if frames else pixels)
+    # an autoencoder of SANA draws nothing
+    latents = encoded.latent if hasattr(encoded, "latent") else encoded.latent_dist.mode()
+    latents = latents[:, :, 0] if frames else latents
     mean, spread = _latent_stats(vae, latents)
-    scaled: Tensor = (latents - mean) * vae.config.scaling_factor / spread
+    scaled: Tensor = (latents - mean) * vae.config.get("scaling_factor", 1.0) / spread
     return scaled.float()
 
 

@@ -1,4 +1,4 @@
-"""Text through CLIP and T5 encoders, with learned tokens placed where their words stand.
+"""Text through CLIP, T5 and language models, with learned tokens placed where their words stand.
 
 Nothing is added to a tokenizer or written into a table: a learned token stands in the prompt as a
 token that every table has, and its vector replaces that place in the embedding layer's output while
@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -26,8 +26,12 @@ class Encoder:
     """One tokenizer and the CLIP text encoder that reads it; it holds no copy of the weights."""
 
     kind = "clip"
+    file_name = ""
+    """What files of other tools call its part of a token, if it is no CLIP."""
     unit = 1.0
     """What a learned vector is multiplied by before it is read."""
+    factor = 1.0
+    """What the layer of the table multiplies its rows by, beyond that."""
 
     def __init__(self, tokenizer: Any, module: Any, name: str, *, cuts: bool = False) -> None:
         self.tokenizer = tokenizer
@@ -94,17 +98,18 @@ class Encoder:
         input_ids = torch.tensor([ids + [filler] * (length - len(ids)) for ids, _ in rows])
         text_mask = torch.tensor([[at < len(ids) for at in range(length)] for ids, _ in rows])
         places = [(row, at) for row, (_, placed) in enumerate(rows) for at, _ in placed]
-        vectors = [vector * self.unit for _, placed in rows for _, vector in placed]
+        vectors = [vector * self.unit * self.factor for _, placed in rows for _, vector in placed]
+        text_mask = text_mask.to(device)
         with _placed(self._embedding(), places, vectors):
-            output = self._run(input_ids.to(device), settings)
-        return output, text_mask.to(device)
+            output = self._run(input_ids.to(device), text_mask, settings)
+        return output, text_mask
 
     def _embedding(self) -> Any:
         """Return the layer whose output learned vectors replace."""
         return self.module.get_input_embeddings()
 
-    def _run(self, input_ids: Tensor, settings: Mapping[str, Any]) -> Any:
-        return self.module(input_ids, **settings)
+    def _run(self, input_ids: Tensor, text_mask: Tensor, settings: Mapping[str, Any]) -> Any:
+        return self.module(input_ids, **settings)  # CLIP sees the padding, too
 
     def _frame(self) -> tuple[list[int], int]:
         """Return the ids before a prompt, and the one that a learned token stands in the prompt as.
@@ -121,8 +126,7 @@ class Encoder:
         self, prompt: str, tokens: Mapping[str, Tensor]
     ) -> tuple[list[int], list[tuple[int, Tensor]]]:
         """Return a prompt's ids and where each learned vector stands among them."""
-        words = map(_whole, sorted(tokens, key=len, reverse=True))
-        parts = re.split("(" + "|".join(words) + ")", prompt) if tokens else [prompt]
+        parts = self._parts(prompt, tokens)
         start, stand_in = self._frame()
         ids: list[int] = list(start)
         placed: list[tuple[int, Tensor]] = []
@@ -133,7 +137,8 @@ class Encoder:
                     ids.append(stand_in)
             elif part.strip():
                 ids += self._after_token(part) if placed else self.ids(part)
-        room = self.limit - 1
+        end = self._end()
+        room = self.limit - len(end)
         if len(ids) > room and not self.cuts:
             raise PromptError(
                 f"prompt: expected at most {room - len(start)} tokens for {self.name}, got "
@@ -141,7 +146,16 @@ class Encoder:
                 f"{_advice(tokens)}"
             )
         kept = [(at, vector) for at, vector in placed if at < room]
-        return [*ids[:room], self.tokenizer.eos_token_id], kept
+        return [*ids[:room], *end], kept
+
+    def _end(self) -> list[int]:
+        """Return the ids behind a prompt."""
+        return [self.tokenizer.eos_token_id]
+
+    def _parts(self, prompt: str, tokens: Mapping[str, Tensor]) -> list[str]:
+        """Return a prompt cut before and behind each learned word."""
+        words = map(_whole, sorted(tokens, key=len, reverse=True))
+        return re.split("(" + "|".join(words) + ")", prompt) if tokens else [prompt]
 
 
 class T5Encoder(Encoder):
@@ -154,13 +168,23 @@ class T5Encoder(Encoder):
 
     kind = "t5"
 
+    file_name = "t5xxl"
+
     def __init__(
-        self, tokenizer: Any, module: Any, name: str, *, limit: int, like: Encoder
+        self,
+        tokenizer: Any,
+        module: Any,
+        name: str,
+        *,
+        limit: int,
+        like: Encoder | None = None,
+        masks: bool = False,
     ) -> None:
         super().__init__(tokenizer, module, name)
         self._limit = limit
-        ratio = _spread(self.table) / _spread(like.table)
-        self.unit = 2.0 ** round(math.log2(ratio))
+        self._masks = masks
+        """Whether padding is hidden from it."""
+        self.unit = _unit(self.table, like)
 
     @property
     def limit(self) -> int:
@@ -170,7 +194,9 @@ class T5Encoder(Encoder):
     def _embedding(self) -> Any:
         return self.module.encoder.embed_tokens  # it shares the table's weights, and is what runs
 
-    def _run(self, input_ids: Tensor, settings: Mapping[str, Any]) -> Any:
+    def _run(self, input_ids: Tensor, text_mask: Tensor, settings: Mapping[str, Any]) -> Any:
+        if self._masks:
+            return self.module(input_ids, attention_mask=text_mask.long())
         return self.module(input_ids)
 
     def _frame(self) -> tuple[list[int], int]:
@@ -183,20 +209,82 @@ class T5Encoder(Encoder):
             return ids[1:]
         return ids
 
-    @staticmethod
-    def pooled(states: Tensor, text_mask: Tensor) -> Tensor:
-        """Return the mean over each prompt's own tokens, ``[B, E]``, of ``[B, L, E]``.
 
-        Source: Ni et al., Sentence-T5, arXiv:2108.08877, for an encoder that was trained without a
-        pooled vector.
-        """
-        mask = text_mask[..., None].to(states)
-        return (states * mask).sum(dim=1) / mask.sum(dim=1)
+def mean_state(states: Tensor, text_mask: Tensor) -> Tensor:
+    """Return the mean over each prompt's own tokens, ``[B, E]``, of ``[B, L, E]``.
+
+    Source: Ni et al., Sentence-T5, arXiv:2108.08877, for an encoder that was trained without a
+    pooled vector.
+    """
+    mask = text_mask[..., None].to(states)
+    return (states * mask).sum(dim=1) / mask.sum(dim=1)
 
 
 def _spread(table: Tensor) -> float:
     """Return the root mean square of a table's numbers, by some of its rows."""
     return float(table.detach()[:: max(1, len(table) // 1000)].float().square().mean().sqrt())
+
+
+CLIP_SPREAD = 0.02
+"""Root mean square that the numbers of CLIP's tables begin with, before they are trained."""
+
+
+def _unit(table: Tensor, like: Encoder | None = None) -> float:
+    """Return the power of two by which a table is larger than that of a CLIP."""
+    usual = CLIP_SPREAD if like is None else _spread(like.table)
+    return float(2.0 ** round(math.log2(_spread(table) / usual)))
+
+
+class LanguageEncoder(Encoder):
+    """A language model that reads a prompt inside a template; padding is hidden from it.
+
+    A prompt has no end of its own: the template says where it ends.
+    """
+
+    kind = "lm"
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        module: Any,
+        name: str,
+        *,
+        limit: int,
+        template: Callable[[str], str],
+        lowers: bool = False,
+    ) -> None:
+        super().__init__(tokenizer, module, name)
+        self._limit = limit
+        self.template = template
+        """Puts a prompt where the model reads it."""
+        self._lowers = lowers
+        self.file_name = str(module.config.model_type)
+        self.unit = _unit(self.table)
+        self.factor = float(getattr(self._embedding(), "scalar_embed_scale", 1.0))
+        begin = tokenizer("a").input_ids
+        self._start = begin[: len(begin) - len(self.ids("a"))]
+
+    @property
+    def limit(self) -> int:
+        """Positions L of a prompt, those of its template included."""
+        return self._limit
+
+    def _run(self, input_ids: Tensor, text_mask: Tensor, settings: Mapping[str, Any]) -> Any:
+        return self.module(
+            input_ids=input_ids, attention_mask=text_mask.long(), use_cache=False, **settings
+        )
+
+    def _frame(self) -> tuple[list[int], int]:
+        return list(self._start), self.ids("a")[0]
+
+    def _end(self) -> list[int]:
+        return []
+
+    def _parts(self, prompt: str, tokens: Mapping[str, Tensor]) -> list[str]:
+        if self._lowers:  # a learned word keeps its letters
+            parts = super()._parts(prompt.strip(), tokens)
+            prompt = "".join(part if part in tokens else part.lower() for part in parts)
+        return super()._parts(self.template(prompt), tokens)
 
 
 class ReadsText:
@@ -226,11 +314,12 @@ class ReadsText:
     def token_layout(self) -> list[tuple[str, int, float]]:
         """Name, width and unit of each encoder's part of a token, as they lie side by side.
 
-        The names are those that files of other tools have: ``clip_l``, ``clip_g``, ``t5xxl``.
+        The names are those that files of other tools have: ``clip_l``, ``clip_g``, ``t5xxl``; of a
+        language model its type, e.g. ``qwen3``.
         """
         clip = iter(("clip_l", "clip_g"))
         return [
-            ("t5xxl" if one.kind == "t5" else next(clip), one.width, one.unit)
+            (next(clip) if one.kind == "clip" else one.file_name, one.width, one.unit)
             for one in self._encoders
         ]
 

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from offbeat.backbones.flow.flux import packed
+from offbeat.backbones.flow.language import LanguageFlow
 from offbeat.checkpoints.pipeline import quiet_diffusers
 from offbeat.core.rng import normal, stream
 from offbeat.errors import OffbeatError
@@ -228,6 +229,15 @@ def _pipeline(backbone: Any) -> tuple[Any, dict[str, Any]]:
             "max_sequence_length": backbone.max_sequence_length,
         }
         pipeline = diffusers.FluxPipeline(transformer=backbone.transformer, **parts)
+    elif isinstance(backbone, LanguageFlow):
+        told["max_sequence_length"] = backbone.max_sequence_length
+        if backbone.packs:
+            told["latents"] = packed(told["latents"])
+        if kind == "QwenImageBackbone":
+            told |= {"true_cfg_scale": told.pop("guidance_scale"), "negative_prompt": " "}
+        if kind == "SanaBackbone":
+            told["use_resolution_binning"] = False
+        pipeline = getattr(diffusers, backbone.pipeline)(transformer=backbone.transformer, **parts)
     elif backbone.is_xl:
         pipeline = diffusers.StableDiffusionXLPipeline(
             unet=backbone.unet, force_zeros_for_empty_prompt=backbone._zero_empty, **parts

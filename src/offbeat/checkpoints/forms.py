@@ -8,12 +8,26 @@ from typing import Literal
 
 from offbeat.checkpoints.hub import one_file
 
-Form = Literal["unclip", "stable-diffusion", "one-step", "sd3", "flux"]
+Form = Literal[
+    "unclip",
+    "stable-diffusion",
+    "one-step",
+    "sd3",
+    "flux",
+    "chroma",
+    "z-image",
+    "qwen-image",
+    "sana",
+]
 
 INDEX = "model_index.json"
 STARTS: tuple[tuple[str, Form], ...] = (
     ("StableDiffusion3", "sd3"),
     ("Flux", "flux"),
+    ("Chroma", "chroma"),
+    ("ZImage", "z-image"),
+    ("QwenImage", "qwen-image"),
+    ("Sana", "sana"),
     ("Kandinsky", "unclip"),
 )
 """How the class of a pipeline begins, and its form; any other is the Stable-Diffusion form."""

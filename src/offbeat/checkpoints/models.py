@@ -35,6 +35,11 @@ LICENCES = {
     "sd3.5": "stabilityai-ai-community",
     "flux": "flux-1-dev-non-commercial-license",
     "flux-schnell": "apache-2.0",
+    "chroma": "apache-2.0",
+    "z-image": "apache-2.0",
+    "z-image-turbo": "apache-2.0",
+    "qwen-image": "apache-2.0",
+    "sana": "nvidia's own, see its model card",
 }
 """As published, where no model card lies here; the card itself is what counts."""
 

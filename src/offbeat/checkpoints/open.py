@@ -32,6 +32,10 @@ BACKBONE_OF_FORM: dict[Form, str] = {
     "one-step": "hyper-sd",
     "sd3": "sd3",
     "flux": "flux",
+    "chroma": "chroma",
+    "z-image": "z-image",
+    "qwen-image": "qwen-image",
+    "sana": "sana",
 }
 """A registered backbone of each form of checkpoint."""
 

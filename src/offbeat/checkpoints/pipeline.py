@@ -117,7 +117,10 @@ def quiet_diffusers() -> Iterator[None]:
 
 def cell_of(config: Mapping[str, Any]) -> int:
     """Return how many pixels a cell of the latents is wide, by an autoencoder's settings."""
-    return int(2 ** max(0, len(config.get("block_out_channels", "1234")) - 1))
+    if "temperal_downsample" in config:  # of the autoencoder of Qwen-Image
+        return int(2 ** len(config["temperal_downsample"]))
+    blocks = config.get("encoder_block_out_channels") or config.get("block_out_channels", "1234")
+    return int(2 ** max(0, len(blocks) - 1))
 
 
 def sides_of(config: Mapping[str, Any]) -> tuple[int, int]:

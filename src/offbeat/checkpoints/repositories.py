@@ -43,7 +43,7 @@ def repositories(source: str) -> list[Repository]:
     if pair is not None:
         return [(half, PIPELINE_FILES) for half in pair]
     form = form_of(source)
-    files = flow.FILES if form in ("sd3", "flux") else stable_diffusion.FILES
+    files = flow.FILES if form in flow.FORMS else stable_diffusion.FILES
     return [(source, ALL_FILES if form == "unclip" else files)]
 
 
@@ -59,7 +59,7 @@ def digest_of_survey(found: Survey) -> str | None:
     try:
         if found.form == "stable-diffusion" and not _is_one_step(found.source):
             return _of_stable_diffusion(last, configs)
-        if found.form in ("sd3", "flux"):
+        if found.form in flow.FORMS:
             return _of_flow(last, configs)
     except (AttributeError, KeyError, TypeError):  # its settings are less than the adapter reads
         return None

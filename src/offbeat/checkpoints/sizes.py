@@ -132,14 +132,14 @@ def pipelines_of(source: str | Path) -> tuple[str, list[PipelineFolder]]:
     known = {
         **dict.fromkeys(unclip.CHECKPOINTS, "unclip"),
         **dict.fromkeys(stable_diffusion.CHECKPOINTS, "stable-diffusion"),
-        **{name: "flux" if "flux" in name else "sd3" for name in flow.CHECKPOINTS},
+        **{name: next(f for f in flow.FORMS if name.startswith(f)) for name in flow.CHECKPOINTS},
         one_step.NAME: "stable-diffusion",
     }
     form = known.get(name) or form_of(source)
     if form == "unclip":
         prior, decoder, _ = unclip.find(source)
         return form, [prior, decoder]
-    if form in ("sd3", "flux"):
+    if form in flow.FORMS:
         return form, [open_pipeline(flow.CHECKPOINTS.get(name, source), only=flow.FILES)]
     base = one_step.BASE if name == one_step.NAME else source
     return "stable-diffusion", [stable_diffusion.find(base)]
@@ -265,7 +265,7 @@ def _size(form: str, folder: Path, parts: tuple[Part, ...]) -> tuple[int, int]:
     if form == "unclip":
         suited = cards.SUITED["unclip"]
         return int(suited["height"]), int(suited["width"])
-    if form == "flux":
+    if form in flow.FORMS and form not in ("sd3", "sana"):
         return 1024, 1024
     denoiser = configs.get("unet") or configs.get("transformer") or {}
     cell = cell_of(configs.get("vae", {}))

@@ -28,17 +28,41 @@ MODULES = {
 TOKENIZERS = ("CLIPTokenizer", "CLIPTokenizerFast", "T5Tokenizer", "T5TokenizerFast")
 CLASSES: dict[str, dict[str, tuple[str, ...]]] = {
     "tokenizer": {
-        "transformers": (*TOKENIZERS, "XLMRobertaTokenizer", "XLMRobertaTokenizerFast"),
+        "transformers": (
+            *TOKENIZERS,
+            "XLMRobertaTokenizer",
+            "XLMRobertaTokenizerFast",
+            "Qwen2Tokenizer",
+            "Qwen2TokenizerFast",
+            "GemmaTokenizer",
+            "GemmaTokenizerFast",
+        ),
     },
     "text_encoder": {
-        "transformers": ("CLIPTextModel", "CLIPTextModelWithProjection", "T5EncoderModel"),
+        "transformers": (
+            "CLIPTextModel",
+            "CLIPTextModelWithProjection",
+            "T5EncoderModel",
+            "Qwen3Model",
+            "Qwen2_5_VLForConditionalGeneration",
+            "Gemma2Model",
+        ),
         "kandinsky": ("MultilingualCLIP",),
     },
     "image_encoder": {"transformers": ("CLIPVisionModelWithProjection",)},
     "unet": {"diffusers": ("UNet2DConditionModel",)},
-    "transformer": {"diffusers": ("SD3Transformer2DModel", "FluxTransformer2DModel")},
+    "transformer": {
+        "diffusers": (
+            "SD3Transformer2DModel",
+            "FluxTransformer2DModel",
+            "ChromaTransformer2DModel",
+            "ZImageTransformer2DModel",
+            "QwenImageTransformer2DModel",
+            "SanaTransformer2DModel",
+        )
+    },
     "prior": {"diffusers": ("PriorTransformer",)},
-    "vae": {"diffusers": ("AutoencoderKL",)},
+    "vae": {"diffusers": ("AutoencoderKL", "AutoencoderKLQwenImage", "AutoencoderDC")},
     "movq": {"diffusers": ("VQModel",)},
     "scheduler": {"diffusers": ("*Scheduler",)},
 }

@@ -352,7 +352,8 @@ def _draw_text(
         adapted = backbone.adapted(concept.lora)  # type: ignore[attr-defined]
     with torch.no_grad(), adapted:
         text = backbone.encode_text([concept.prompt(template)], tokens=concept.token_embeds)
-        negative = backbone.encode_text([negative_prompt]) if negative_prompt else None
+        read = getattr(backbone, "encode_negative", backbone.encode_text)
+        negative = read([negative_prompt]) if negative_prompt else None
 
         def drawn(start: int, noise: list[torch.Generator]) -> dict[str, Any]:
             told = {"text": text, "generator": noise, "negative": negative, **(decoding or {})}

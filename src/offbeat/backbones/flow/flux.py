@@ -15,6 +15,7 @@ from torch import Tensor
 
 from offbeat.backbones.flow.load import shift_of
 from offbeat.backbones.flow.transformer import FlowDenoiser
+from offbeat.backbones.text import mean_state
 from offbeat.checkpoints.known.flow import PATCH
 from offbeat.types import TextEmbeds
 
@@ -29,6 +30,7 @@ class FluxBackbone(FlowDenoiser):
     _pooled_by = "hidden_size"
 
     pipeline = "FluxPipeline"
+    packs = True
     lora_loader = "FluxLoraLoaderMixin"
 
     def encode_text(
@@ -53,17 +55,13 @@ class FluxBackbone(FlowDenoiser):
         assert self._t5 is not None  # the loader requires it
         (clip, _), (long, mask) = self._read(prompts, tokens, to_limit=True)
         states = long.last_hidden_state
-        pooled = [clip.pooler_output, self._t5.pooled(states, mask)]
+        pooled = [clip.pooler_output, mean_state(states, mask)]
         return TextEmbeds(
             torch.cat([vector.float() for vector in pooled], dim=-1),
             states.float(),
             mask,
             tuple(vector.shape[-1] for vector in pooled),
         )
-
-    @property
-    def _channels(self) -> int:
-        return int(self.transformer.config.in_channels) // PATCH**2
 
     def _timestep_settings(self, num_inference_steps: int, num_tokens: int) -> dict[str, Any]:
         config = self.scheduler.config
@@ -83,6 +81,7 @@ class FluxBackbone(FlowDenoiser):
         timestep: Tensor,
         states: Tensor,
         pooled: Tensor,
+        mask: Tensor,
         guidance_scale: float,
     ) -> Tensor:
         batch, _, height, width = latents.shape
@@ -96,9 +95,9 @@ class FluxBackbone(FlowDenoiser):
             pooled_projections=pooled,
             encoder_hidden_states=states,
             txt_ids=latents.new_zeros(states.shape[1], 3),
-            img_ids=_places(height // PATCH, width // PATCH).to(latents),
+            img_ids=places(height // PATCH, width // PATCH).to(latents),
         ).sample
-        return _unpacked(predicted, height, width)
+        return unpacked(predicted, height, width)
 
 
 def packed(latents: Tensor) -> Tensor:
@@ -108,13 +107,13 @@ def packed(latents: Tensor) -> Tensor:
     return cells.permute(0, 2, 4, 1, 3, 5).reshape(batch, -1, channels * PATCH**2)
 
 
-def _unpacked(tokens: Tensor, height: int, width: int) -> Tensor:
+def unpacked(tokens: Tensor, height: int, width: int) -> Tensor:
     """Return tokens, ``[B, h w / 4, 4 C]``, as ``[B, C, h, w]``."""
     cells = tokens.view(len(tokens), height // PATCH, width // PATCH, -1, PATCH, PATCH)
     return cells.permute(0, 3, 1, 4, 2, 5).reshape(len(tokens), -1, height, width)
 
 
-def _places(height: int, width: int) -> Tensor:
+def places(height: int, width: int) -> Tensor:
     """Return where each image token is, ``[height width, 3]``: 0, row, column."""
     rows, columns = torch.meshgrid(torch.arange(height), torch.arange(width), indexing="ij")
     return torch.stack([torch.zeros_like(rows), rows, columns], dim=-1).view(-1, 3)

@@ -1,4 +1,4 @@
-"""Load the components of a Stable Diffusion 3 or FLUX checkpoint."""
+"""Load the components of a flow model."""
 
 from __future__ import annotations
 
@@ -33,23 +33,23 @@ def load(
     kind = folder.index.get("_class_name")
     if kind != pipeline:
         raise CheckpointError(f"{source}: expected a pipeline of {pipeline}, got {kind}")
-    parts = load_components(folder, TEXTS[pipeline], dtype)
+    parts = load_components(folder, TEXTS.get(pipeline), dtype)
     card = {**defaults(folder, parts), **read_card(folder.path)}
     digest = fingerprint(*folder.paths(), settings=drawing_settings(card))
     return {"parts": parts, "name": str(source), "digest": digest, "card": card}
 
 
 def load_components(
-    folder: PipelineFolder, clips: tuple[str, ...], dtype: torch.dtype
+    folder: PipelineFolder, clips: tuple[str, ...] | None, dtype: torch.dtype
 ) -> dict[str, Any]:
-    """Return a pipeline's components; SD3 may lack T5.
+    """Return a pipeline's components; SD3 may lack T5, and without CLIP there is one encoder.
 
     Raises:
         CheckpointError: If one is absent or damaged, or the scheduler is no plain flow.
     """
     texts = [
         (folder.load(f"tokenizer{end}"), folder.load(f"text_encoder{end}", dtype=dtype))
-        for end in clips
+        for end in clips or ("",)
     ]
     parts: dict[str, Any] = {
         "texts": texts,
@@ -57,14 +57,15 @@ def load_components(
         "vae": folder.load("vae", dtype=dtype),
         "scheduler": folder.load("scheduler"),
     }
-    end = f"_{len(clips) + 1}"
-    if len(clips) == 1 or folder.has(f"text_encoder{end}"):
+    end = f"_{len(clips or ()) + 1}"
+    if clips and (len(clips) == 1 or folder.has(f"text_encoder{end}")):
         parts["t5"] = (
             folder.load(f"tokenizer{end}"),
             folder.load(f"text_encoder{end}", dtype=dtype),
         )
     scheduler = type(parts["scheduler"]).__name__
-    if scheduler != "FlowMatchEulerDiscreteScheduler":
+    flows = parts["scheduler"].config.get("use_flow_sigmas") and clips is None
+    if scheduler != "FlowMatchEulerDiscreteScheduler" and not flows:
         raise CheckpointError(
             f"{folder.path}: expected a FlowMatchEulerDiscreteScheduler, got {scheduler}; put the "
             "published scheduler_config.json in its place"

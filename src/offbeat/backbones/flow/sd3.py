@@ -15,6 +15,7 @@ from torch.nn.functional import pad
 
 from offbeat.backbones.flow.load import shift_of
 from offbeat.backbones.flow.transformer import FlowDenoiser
+from offbeat.backbones.text import mean_state
 from offbeat.types import TextEmbeds
 
 
@@ -54,7 +55,7 @@ class SD3Backbone(FlowDenoiser):
         if self._t5 is not None:
             output, own = read[-1]
             long = output.last_hidden_state
-            pooled.append(self._t5.pooled(long, own))
+            pooled.append(mean_state(long, own))
         else:
             shape = (len(states), self.max_sequence_length)
             long, own = states.new_zeros(*shape, width), mask.new_zeros(shape)
@@ -78,6 +79,7 @@ class SD3Backbone(FlowDenoiser):
         timestep: Tensor,
         states: Tensor,
         pooled: Tensor,
+        mask: Tensor,
         guidance_scale: float,
     ) -> Tensor:
         predicted: Tensor = self.transformer(

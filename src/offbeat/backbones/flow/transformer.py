@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from offbeat.backbones.conditions import spread
 from offbeat.backbones.denoiser import Denoiser, Predict
@@ -35,15 +36,19 @@ if TYPE_CHECKING:
 
 
 class FlowDenoiser(Denoiser):
-    """What SD3 and FLUX share: CLIP and T5 encoders, and the way along a flow."""
+    """What flow models share: the way along a flow; and CLIP and T5, as SD3 and FLUX have them."""
 
     pipeline: ClassVar[str]
     """The class of diffusers whose folders it reads."""
+    patch: ClassVar[int] = PATCH
+    """Cells of the latents, a side, that the transformer reads as one token."""
+    packs: ClassVar[bool] = False
+    """Whether it is given those tokens, and not the latents as they are."""
     _counts_parts = True
     transformer: Any
     _euler: Any
-    _clips: tuple[Encoder, ...]
-    _t5: T5Encoder | None
+    _clips: tuple[Encoder, ...] = ()
+    _t5: T5Encoder | None = None
 
     def __init__(
         self,
@@ -56,7 +61,17 @@ class FlowDenoiser(Denoiser):
         self._name = name
         self._fingerprint = digest
         self._card = dict(card)
-        long = parts.get("t5")
+        self._encoders = self._read_encoders(parts)
+        self.transformer = parts["transformer"]
+        self.vae = parts["vae"]
+        # a scheduler keeps its timesteps: two users of one object would disturb each other
+        self.scheduler = copy.deepcopy(parts["scheduler"])
+        self._euler = euler_of(self.scheduler)
+        self._freeze()
+
+    def _read_encoders(self, parts: Mapping[str, Any]) -> tuple[Encoder, ...]:
+        """Return what reads prompts."""
+        long, name = parts.get("t5"), self._name
         self._clips = tuple(
             Encoder(tokenizer, module, name, cuts=long is not None)
             for tokenizer, module in parts["texts"]
@@ -67,15 +82,7 @@ class FlowDenoiser(Denoiser):
             self._t5 = T5Encoder(
                 tokenizer, module, name, limit=self.max_sequence_length, like=self._clips[0]
             )
-        self._encoders = (*self._clips, *([self._t5] if self._t5 else []))
-        self.transformer = parts["transformer"]
-        self.vae = parts["vae"]
-        # a scheduler keeps its timesteps: two users of one object would disturb each other
-        self.scheduler = copy.deepcopy(parts["scheduler"])
-        self._euler = type(self.scheduler).from_config(
-            self.scheduler.config, stochastic_sampling=False
-        )
-        self._freeze()
+        return (*self._clips, *([self._t5] if self._t5 else []))
 
     @classmethod
     def load(
@@ -120,6 +127,7 @@ class FlowDenoiser(Denoiser):
         timestep: Tensor,
         states: Tensor,
         pooled: Tensor,
+        mask: Tensor,
         guidance_scale: float,
     ) -> Tensor:
         """Return the network's prediction, ``[B, C, h, w]``, of the same type as ``latents``."""
@@ -127,6 +135,11 @@ class FlowDenoiser(Denoiser):
     @property
     def _network(self) -> Any:
         return self.transformer
+
+    @property
+    def _channels(self) -> int:
+        channels = int(self.transformer.config.in_channels)
+        return channels // self.patch**2 if self.packs else channels
 
     def lora_parts(self) -> dict[str, Any]:
         """Return the networks that LoRA factors may change: the transformer, and CLIP."""
@@ -137,7 +150,7 @@ class FlowDenoiser(Denoiser):
     @property
     def grid(self) -> int:
         """Pixels that a side of a picture must be a multiple of."""
-        return cell_of(self.vae.config) * PATCH
+        return cell_of(self.vae.config) * self.patch
 
     def _scheduler_of(self, sampler: Sampler) -> Any:
         return self.scheduler if sampler == "own" else self._euler
@@ -147,7 +160,7 @@ class FlowDenoiser(Denoiser):
     ) -> Tensor:
         steps = self._num_steps(num_inference_steps, scheduler)
         height, width = self._latent_size() if size is None else size
-        settings = self._timestep_settings(steps, (height // PATCH) * (width // PATCH))
+        settings = self._timestep_settings(steps, (height // self.patch) * (width // self.patch))
         if not type(scheduler).__name__.startswith("FlowMatch"):  # it has noise levels of its own
             shift = {"mu": settings.get("mu")} if scheduler.config.use_dynamic_shifting else {}
             settings = {"num_inference_steps": steps, **shift}
@@ -158,6 +171,10 @@ class FlowDenoiser(Denoiser):
     def _guided(self, negative: TextEmbeds | None, scale: float) -> tuple[bool, float]:
         """Return whether an unguided half is predicted too, and how far guidance goes from it."""
         return scale > 1, scale
+
+    def _rescaled(self, combined: Tensor, cond: Tensor) -> Tensor:
+        """Return a guided prediction as the pipeline goes on with it."""
+        return combined
 
     def _predictor(
         self,
@@ -176,12 +193,13 @@ class FlowDenoiser(Denoiser):
         guided, reach = self._guided(negative, scale)
         halves = [self.empty_text() if negative is None else negative, text] if guided else [text]
         dtype = self.transformer.dtype
-        states, pooled = (
-            torch.cat([spread(getattr(half, name), batch) for half in halves]).to(
-                self.device, dtype
+        states, pooled, mask = (
+            torch.cat(_one_length([spread(getattr(half, name), batch) for half in halves])).to(
+                self.device
             )
-            for name in ("text_encoder_hidden_states", "text_embeds")
+            for name in ("text_encoder_hidden_states", "text_embeds", "text_mask")
         )
+        states, pooled = states.to(dtype), pooled.to(dtype)
         pooled = pooled[:, : sum(self._pooled_widths())]
         guidance = Guidance(self._guider, reach, walk)
 
@@ -197,11 +215,12 @@ class FlowDenoiser(Denoiser):
                 for whole in (states, pooled)
             ]
             told = told if doubles else [whole[-batch:] for whole in told]
-            predicted = self._velocity(doubled, times, *told, scale).float()
+            own = mask if doubles else mask[-batch:]
+            predicted = self._velocity(doubled, times, *told, own, scale).float()
             if not doubles:
                 return guidance.alone(predicted, step) if guided else predicted
             uncond, cond = predicted.chunk(2)
-            return guidance.combined(uncond, cond, step)
+            return self._rescaled(guidance.combined(uncond, cond, step), cond)
 
         return predict, self._adapting()
 
@@ -236,3 +255,22 @@ class FlowDenoiser(Denoiser):
 
     def _modules(self) -> list[Any]:
         return [self.transformer, self.vae, *(encoder.module for encoder in self._encoders)]
+
+
+def _one_length(halves: list[Tensor]) -> list[Tensor]:
+    """Return ``[B, L, ...]`` of both halves, the shorter one filled up with zeros."""
+    if halves[0].ndim == 2 and halves[0].dtype != torch.bool:  # pooled vectors
+        return halves
+    longest = max(half.shape[1] for half in halves)
+    fill = [(0, 0) * (half.ndim - 2) + (0, longest - half.shape[1]) for half in halves]
+    return [pad(half, size) for half, size in zip(halves, fill, strict=True)]
+
+
+def euler_of(scheduler: Any) -> Any:
+    """Return Euler's steps along the same flow, without noise: they have an inverse."""
+    from diffusers import FlowMatchEulerDiscreteScheduler
+
+    kind, shift = type(scheduler), {}
+    if not kind.__name__.startswith("FlowMatch"):
+        kind, shift = FlowMatchEulerDiscreteScheduler, {"shift": scheduler.config.flow_shift}
+    return kind.from_config(scheduler.config, stochastic_sampling=False, **shift)

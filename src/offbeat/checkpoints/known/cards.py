@@ -20,6 +20,7 @@ COMMON: dict[str, Any] = {
 }
 _SD = {"num_inference_steps": 50, "ip_adapter_scale": 1.0}
 _FLOW = {"num_inference_steps": 28, "max_sequence_length": 256}
+_LONG = {"max_sequence_length": 512}
 SUITED: dict[str, dict[str, Any]] = {
     "unclip": {
         "prior_num_inference_steps": 25,
@@ -50,6 +51,11 @@ SUITED: dict[str, dict[str, Any]] = {
         "max_sequence_length": 512,
         "true_guidance_scale": 4.0,
     },
+    "chroma": {**_FLOW, "guidance_scale": 5.0, "num_inference_steps": 35, **_LONG},
+    "z-image": {**_FLOW, "guidance_scale": 5.0, "num_inference_steps": 50, **_LONG},
+    "z-image-turbo": {**_FLOW, "guidance_scale": 0.0, "num_inference_steps": 9, **_LONG},
+    "qwen-image": {**_FLOW, "guidance_scale": 4.0, "num_inference_steps": 50, **_LONG},
+    "sana": {"guidance_scale": 4.5, "num_inference_steps": 20, "max_sequence_length": 300},
     "flux-schnell": {
         **_FLOW,
         "guidance_scale": 0.0,
