@@ -230,13 +230,13 @@ def _pipeline(backbone: Any) -> tuple[Any, dict[str, Any]]:
         }
         pipeline = diffusers.FluxPipeline(transformer=backbone.transformer, **parts)
     elif isinstance(backbone, LanguageFlow):
-        told["max_sequence_length"] = backbone.max_sequence_length
+        settings["max_sequence_length"] = backbone.max_sequence_length
         if backbone.packs:
-            told["latents"] = packed(told["latents"])
+            settings["latents"] = packed(settings["latents"])
         if kind == "QwenImageBackbone":
-            told |= {"true_cfg_scale": told.pop("guidance_scale"), "negative_prompt": " "}
+            settings |= {"true_cfg_scale": settings.pop("guidance_scale"), "negative_prompt": " "}
         if kind == "SanaBackbone":
-            told["use_resolution_binning"] = False
+            settings["use_resolution_binning"] = False
         pipeline = getattr(diffusers, backbone.pipeline)(transformer=backbone.transformer, **parts)
     elif backbone.is_xl:
         pipeline = diffusers.StableDiffusionXLPipeline(
