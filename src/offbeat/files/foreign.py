@@ -15,7 +15,7 @@ USER_COMMENT = "UserComment"
 """Where EXIF keeps what AUTOMATIC1111 and Fooocus write into JPEG and WebP."""
 
 Graph = Mapping[str, Any]
-_NAMES = {
+_NAMES: dict[str, dict[str, tuple[str, ...]]] = {
     "invokeai": {
         "prompt": ("positive_prompt", "prompt"),
         "negative_prompt": ("negative_prompt",),
@@ -205,7 +205,7 @@ def _prompt(nodes: Mapping[str, Any], link: Any) -> str | None:
     """Return the text that a conditioning is made of: the nearest."""
     keys = ("text", "text_g", "t5xxl", "clip_l", "prompt", "string", "value")
     for inputs in _upstream(nodes, link[0]):
-        text = next((inputs[key] for key in keys if isinstance(inputs.get(key), str)), None)
-        if text is not None:
-            return text
+        texts = (inputs[key] for key in keys if isinstance(inputs.get(key), str))
+        if (text := next(texts, None)) is not None:
+            return str(text)
     return None

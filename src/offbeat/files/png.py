@@ -249,7 +249,7 @@ def _info(path: str | Path, key: str) -> dict[str, Any]:
         if key not in picture.info and picture.format == "PNG":
             with suppress(Exception):  # damaged pixels: what stands before them is known already
                 picture.load()
-        info = dict(picture.info)
+        info: dict[str, Any] = {str(name): value for name, value in picture.info.items()}
         from PIL.ExifTags import IFD, Base
 
         with suppress(Exception):  # EXIF that is damaged says nothing

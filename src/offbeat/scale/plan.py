@@ -171,7 +171,8 @@ class Plan:
         """Return the LoRA and token files that every task is drawn with."""
         if self.placement is None:
             return []
-        return [file.path for file in (*self.placement.lora, *self.placement.embeddings)]
+        lora, tokens = self.placement.lora, self.placement.embeddings
+        return [*(file.path for file in lora), *(file.path for file in tokens)]
 
     def _drawn(self, name: str, number: int) -> Any:
         spec, noise = self.draws[name], stream(self.draw_seed, "plan", name, number)

@@ -217,7 +217,7 @@ def _here(file: File, search: Sequence[Path]) -> File:
     Raises:
         StoreError: If it is nowhere.
     """
-    name = Path(file.path).expanduser()
+    name: Path = Path(file.path).expanduser()
     places = [name, *(p / name.name if p.is_dir() else p for p in search)]
     here = next((p for p in places if p.exists() and p.name == name.name), None)
     if here is None:
