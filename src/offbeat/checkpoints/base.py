@@ -25,10 +25,10 @@ from offbeat.checkpoints.placement import (
     usable,
 )
 from offbeat.core.samplers import SamplerSpec, sampler_named
-from offbeat.errors import CapabilityError, ConfigError, ShapeError, StoreError
+from offbeat.errors import CapabilityError, ConfigError, ShapeError
 from offbeat.files.disk import digest_of
 from offbeat.files.exchange import read_weights
-from offbeat.files.lora import LoraFile, read_lora_file
+from offbeat.files.lora import LoraFile, read_learned, read_lora_file
 from offbeat.files.tokens import TokenFile
 from offbeat.types import Evaluations
 
@@ -243,10 +243,7 @@ class Checkpoint(ABC):
             ShapeError: If they belong to another family or checkpoint.
         """
         path = Path(file.path).expanduser()
-        try:
-            data = path.read_bytes()
-        except OSError as error:
-            raise StoreError(f"{path}: cannot be read ({error.strerror or error})") from error
+        data = read_learned(path)
         digest = digest_of(data)
         _check_same(file, digest)
         tokens = read_weights(data, path).tokens

@@ -15,13 +15,11 @@ from offbeat.files.concept import CONCEPT_FILE, about_of, decode_concept, layout
 from offbeat.files.disk import digest_of
 from offbeat.files.exchange import Found, holds_factors, read_weights
 from offbeat.files.labels import versions
+from offbeat.files.lora import read_learned
 from offbeat.files.png import read_concept_file
 from offbeat.files.tokens import join_rows
 from offbeat.protocols import TextBackbone
 from offbeat.types import Concept
-
-MAX_BYTES = 2**31
-"""Tokens take kilobytes and LoRA factors megabytes: what is larger is a checkpoint."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +59,7 @@ def of_files(
         ShapeError: If it belongs to another family or checkpoint.
         UnsafeWeightsError: If it is a pickle.
     """
-    data = [_inside(path, _read(path)) for path in paths]
+    data = [_inside(path, read_learned(path)) for path in paths]
     abouts = [_about(part) for part in data]
     for path, one, about in zip(paths, data, abouts, strict=True):
         if about and "export" not in about and not holds_factors(one):
@@ -204,18 +202,6 @@ def fitted(learned: Learned, model: TextBackbone) -> Learned:
             f"name ({', '.join(left_out[:2])})",
         )
     return replace(learned, concept=replace(learned.concept, lora=factors), notes=notes)
-
-
-def _read(path: Path) -> bytes:
-    try:
-        if path.stat().st_size > MAX_BYTES:
-            raise ConfigError(
-                f"{path}: expected a token or LoRA factors, got {path.stat().st_size / 2**30:.1f} "
-                "GiB: is it a whole checkpoint? Name such a one with --backbone"
-            )
-        return path.read_bytes()
-    except OSError as error:
-        raise StoreError(f"{path}: cannot be read ({error.strerror or error})") from error
 
 
 def _inside(path: Path, data: bytes) -> bytes:

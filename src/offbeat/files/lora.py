@@ -24,7 +24,7 @@ UNET = "unet."
 PEFT_WEIGHTS, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"
 """What PEFT writes into a folder."""
 MAX_BYTES = 2**33
-"""Factors of the largest published checkpoints take a few gigabytes."""
+"""Factors of the largest published checkpoints take a few gigabytes; what is larger is weights."""
 
 _A = re.compile(r"(.+)\.(?:lora_down|lora_A|lora_A\.default|down)\.weight")
 _B = re.compile(r"(.+)\.(?:lora_up|lora_B|lora_B\.default|up)\.weight")
@@ -97,12 +97,7 @@ def read_lora_file(path: str | Path) -> tuple[dict[str, Tensor], str]:
     from safetensors.torch import load
 
     file = weights_file(Path(path).expanduser())
-    try:
-        if file.stat().st_size > MAX_BYTES:
-            raise ConfigError(f"{file}: expected LoRA factors, got {file.stat().st_size} bytes")
-        data = file.read_bytes()
-    except OSError as error:
-        raise StoreError(f"{file}: cannot be read ({error.strerror or error})") from error
+    data = read_learned(file)
     try:
         tensors = load(data)
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
@@ -114,6 +109,26 @@ def read_lora_file(path: str | Path) -> tuple[dict[str, Tensor], str]:
     return read_factors(tensors, with_config(header.get("__metadata__"), file), str(file)), (
         digest_of(data)
     )
+
+
+def read_learned(path: Path) -> bytes:
+    """Return the content of a file with a token or LoRA factors.
+
+    Raises:
+        ConfigError: If it is as large as a checkpoint.
+        StoreError: If there is no such file, or it cannot be read.
+    """
+    if path.exists() and not path.is_file():  # a device would be read for ever
+        raise StoreError(f"{path}: cannot be read (expected a file)")
+    try:
+        if (size := path.stat().st_size) > MAX_BYTES:
+            raise ConfigError(
+                f"{path}: expected a token or LoRA factors, got {size / 2**30:.1f} GiB: is it a "
+                "whole checkpoint? Name such a one with --backbone"
+            )
+        return path.read_bytes()
+    except OSError as error:
+        raise StoreError(f"{path}: cannot be read ({error.strerror or error})") from error
 
 
 def weights_file(path: Path) -> Path:
