@@ -17,6 +17,7 @@ from safetensors.torch import save_file
 
 import tiny
 import tiny_flow
+import tiny_language
 from offbeat import again, explore, generate, import_concept, load_backbone, render
 from offbeat.checkpoints.placement import Placement
 from offbeat.core.drawing import draw
@@ -290,6 +291,20 @@ def test_names_that_leave_the_network_out_are_placed(folders, tmp_path, form):
         for layer, weight in layers(merged.lora_parts()[part], ATTENTION).items():
             down, up = (factor.float() for factor in factors(weight, layer))
             torch.testing.assert_close(weight, weights[layer] + 0.5 * ratio * up @ down)
+
+
+@pytest.mark.parametrize("kind", ["chroma", "z-image", "qwen-image", "sana"])
+def test_newer_families_take_diffusers_and_comfyui_s_names(tmp_path, kind):
+    folder = tiny_language.build_language(tmp_path / kind, kind)
+    weights = layers(load_backbone(folder).transformer, r"to_(q|k|v)$")
+    for number, name in enumerate(("transformer.{}", "diffusion_model.{}")):
+        file = tmp_path / f"{number}.safetensors"
+        save_file(named(weights, name), file)
+        merged = load_backbone(folder, lora=[f"{file}:0.5"])
+        assert merged.notes == ()
+        for layer, weight in layers(merged.transformer, r"to_(q|k|v)$").items():
+            down, up = (factor.float() for factor in factors(weight, layer))
+            torch.testing.assert_close(weight, weights[layer] + 0.5 * up @ down)
 
 
 def test_a_dora_changes_length_and_direction(folders, tmp_path):

@@ -172,7 +172,8 @@ def _check_widths(file: str, layer: str, module: Any, pair: dict[str, Tensor]) -
 def _prefixed(raw: Mapping[str, Tensor], parts: Mapping[str, Any]) -> dict[str, Tensor]:
     """Return factors with the name of their part where the file leaves it out.
 
-    PEFT writes the layer alone, after ``base_model.model.``, and so did diffusers before 0.15.
+    PEFT writes the layer alone, after ``base_model.model.``, and so did diffusers before 0.15;
+    ComfyUI has ``diffusion_model.``, sometimes before the names of diffusers.
     """
     main = next(iter(parts))
     flat = {name.replace(".", "_"): name for name, _ in parts[main].named_modules()}
@@ -183,10 +184,11 @@ def _prefixed(raw: Mapping[str, Tensor], parts: Mapping[str, Any]) -> dict[str, 
         if main != "unet" and name.startswith(f"lora_{main}_") and stem in flat:
             end = end.replace("lora_down", "lora_A").replace("lora_up", "lora_B")
             name = f"{flat[stem]}.{end}"
-        layer = re.split(r"\.processor\.|\.lora_|\.lora\.|_lora\.", name)[0]
+        bare = name.removeprefix("diffusion_model.")  # ComfyUI's name of any denoiser
+        layer = re.split(r"\.processor\.|\.lora_|\.lora\.|_lora\.", bare)[0]
         if layer.split(".")[0] not in parts:
             part = next((part for part in parts if _has(parts[part], layer)), None)
-            name = name if part is None else f"{part}.{name}"
+            name = name if part is None else f"{part}.{bare}"
         renamed[name] = factor
     return renamed
 

@@ -74,6 +74,7 @@ class ChromaBackbone(LanguageFlow):
     """
 
     pipeline = "ChromaPipeline"
+    lora_loader = "FluxLoraLoaderMixin"
     packs = True
 
     def _encoder(self, tokenizer: Any, module: Any) -> Encoder:
@@ -116,6 +117,7 @@ class ZImageBackbone(LanguageFlow):
     """
 
     pipeline = "ZImagePipeline"
+    lora_loader = "ZImageLoraLoaderMixin"
 
     def _encoder(self, tokenizer: Any, module: Any) -> Encoder:
         def template(prompt: str) -> str:
@@ -169,6 +171,7 @@ class QwenImageBackbone(LanguageFlow):
     """
 
     pipeline = "QwenImagePipeline"
+    lora_loader = "QwenImageLoraLoaderMixin"
     packs = True
     EMPTY = " "
 
@@ -225,6 +228,7 @@ class SanaBackbone(LanguageFlow):
     """SANA: Gemma 2 reads a prompt behind an instruction; negative prompts are read without it."""
 
     pipeline = "SanaPipeline"
+    lora_loader = "SanaLoraLoaderMixin"
     patch = 1
 
     def _encoder(self, tokenizer: Any, module: Any) -> Encoder:
