@@ -103,6 +103,14 @@ def test_a_method_that_does_not_search_is_asked_for_nothing_of_the_search(person
     page.get_by_role("button", name="Delete").wait_for()
     found = page.get_by_role("listbox", name="Pictures found")
     assert found.get_by_role("option").count() == 4
+    # what was asked is filled in again, and a picture has variations
+    page.get_by_label("Explore", exact=True).fill("pig")
+    page.get_by_label("Asked before", exact=True).select_option(label="owl · raw-prompt · seed 0")
+    assert page.get_by_label("Explore", exact=True).input_value() == "owl"
+    found.get_by_role("option").first.click()
+    page.get_by_role("button", name="Variations").click()
+    page.get_by_role("heading", name="variations of owl 1").wait_for()
+    page.locator(".run-actions:visible").get_by_role("button", name="Delete").wait_for()
 
 
 def test_whoever_comes_first_sees_an_example_is_shown_around_and_may_be_surprised(person):

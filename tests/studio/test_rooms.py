@@ -206,6 +206,23 @@ def test_a_run_is_named_starred_discarded_and_restored(explored, dreamt):
     assert own.get("/runs")["total"] == before
 
 
+def test_a_picture_has_variations(explored):
+    own, job = explored
+    image = {"run": job["id"], "index": 1}
+    made = own.done(
+        "generate", prompt="a picture of a handbag", num_images=1, image=image, image_weight=0.9
+    )
+    plain = own.done("generate", prompt="a picture of a handbag", num_images=1)
+    pictures = [
+        own.client.get(own.get(f"/runs/{run['id']}")["pictures"][0]["url"]).content
+        for run in (made, plain)
+    ]
+    assert pictures[0] != pictures[1]
+    edges = own.get(f"/runs/{made['id']}/lineage")["edges"]
+    assert {"from": job["id"], "to": made["id"], "how": "picture"} in edges
+    own.ask("generate", expect=422, prompt="a castle", image_weight=0.5)
+
+
 def test_the_trash_is_emptied_by_whoever_filled_it(browser, studio_app):
     jobs = [browser.done("generate", prompt="owl", num_images=1) for _ in range(2)]
     gone, kept = (job["id"] for job in jobs)

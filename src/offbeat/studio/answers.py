@@ -12,9 +12,9 @@ Point = tuple[float, float]
 
 
 class _Whole(BaseModel):
-    """An answer whose fields are all told here."""
+    """An answer whose fields are all told here; a reading of a plug-in beside them is left out."""
 
-    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+    model_config = ConfigDict(extra="ignore", populate_by_name=True)
 
 
 class Verdict(_Whole):
@@ -22,8 +22,8 @@ class Verdict(_Whole):
 
     answer: Literal["yes", "no", "unknown"]
     probability: float | None
-    judge: str
-    note: str
+    judge: str | None
+    note: str | None
 
 
 class Picture(_Whole):

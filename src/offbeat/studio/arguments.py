@@ -384,7 +384,12 @@ def _generate(work: Translation, request: requests.GenerateJob) -> Call:
         "negative_prompt", "num_images", "num_inference_steps", "guidance_scale",
         "prior_num_inference_steps", "prior_guidance_scale",
     )  # fmt: skip
-    return "generate", {"args": [request.prompt], **{n: getattr(request, n) for n in names}}
+    drawn = {"args": [request.prompt], **{name: getattr(request, name) for name in names}}
+    if request.image is not None:
+        drawn |= {"image": work.picture(request.image), "image_weight": request.image_weight}
+    elif request.image_weight is not None:
+        raise ConfigError("image_weight: expected an image beside it, got none")
+    return "generate", drawn
 
 
 def _render(work: Translation, request: requests.RenderJob) -> Call:

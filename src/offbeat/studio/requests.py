@@ -209,6 +209,10 @@ class GenerateJob(_Job):
     verb: Literal["generate"]
     prompt: Annotated[Text, StringConstraints(min_length=1)]
     negative_prompt: Text = ""
+    image: PictureRef | None = None
+    """A picture as prompt beside the text: what is drawn are variations of it."""
+    image_weight: Annotated[FiniteFloat, Field(ge=0, le=10)] | None = None
+    """Of the picture; on an unCLIP checkpoint its share, at most 1."""
     num_images: NumImages = 8
     num_inference_steps: Annotated[int, Field(ge=1, le=200)] | None = None
     guidance_scale: Annotated[FiniteFloat, Field(ge=0, le=100)] | None = None

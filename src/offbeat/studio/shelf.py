@@ -21,6 +21,7 @@ MAX_NODES = 200
 """Of a lineage."""
 NUM_ORDINARY = 1000
 """Of a map."""
+_VERDICT = ("answer", "probability", "judge", "note")
 _PREVIEW = re.compile(r"trials/(\d+)/states/(\d+)/preview-(\d+)\.png")
 _STATE = re.compile(r"trials/(\d+)/states/(\d+)/concept\.safetensors")
 _NUMBERED = re.compile(r"(images|ordinary)/(\d+)\.png")
@@ -171,7 +172,8 @@ def _pictures(
                 concept = min(index // each, len(concepts) - 1)
                 texts = concepts[concept].get("images") or []
                 caption = texts[index % each] if index % each < len(texts) else None
-        verdict = reading.get("verdict") or (reading if "answer" in reading else None)
+        said = reading.get("verdict") or (reading if "answer" in reading else None)
+        verdict = None if said is None else {name: said.get(name) for name in _VERDICT}
         yield {
             **picture,
             "concept": concept,

@@ -2,7 +2,7 @@
 
 import * as api from "../lib/api.js";
 import { busy, dialog, field, h, options, toast } from "../lib/dom.js";
-import { go, hand, roomOf, state } from "../lib/state.js";
+import { backbone, go, hand, roomOf, state } from "../lib/state.js";
 import * as live from "../lib/live.js";
 import { keyOf } from "./pictures.js";
 import { unlike } from "./steer.js";
@@ -139,6 +139,21 @@ function opinion(run, picture) {
   return [...both.map(({ one }) => one), trouble];
 }
 
+/** Draw pictures that share what a picture shows, from other noise. */
+export function variations(run, picture) {
+  const about = backbone(run.backbone);
+  const subject = run.subject || run.title;
+  return begin({
+    verb: "generate",
+    prompt: (about.prompt_template ?? "{subject}").replace("{subject}", subject),
+    image: pictureRef(run, picture),
+    image_weight: 0.8,
+    num_images: 8,
+    backbone: about.name,
+    title: `variations of ${run.title} ${picture.index + 1}`.slice(0, 120),
+  });
+}
+
 /** Buttons for one picture; `done` closes what they stand in. */
 export function pictureActions(run, picture, done, { picked, repick }) {
   const away = (work) => () => {
@@ -163,6 +178,12 @@ export function pictureActions(run, picture, done, { picked, repick }) {
         go("explore");
       }),
     ),
+    picture.kind === "images"
+      ? button(
+          "Variations",
+          away(() => variations(run, picture).catch((error) => toast(error.message))),
+        )
+      : null,
     concept
       ? button(
           "Keep as a concept",

@@ -6,6 +6,7 @@ import * as live from "../lib/live.js";
 import { backbone, fitting, go, method, methods, receive, state } from "../lib/state.js";
 import { begin } from "../parts/actions.js";
 import { dial } from "../parts/dial.js";
+import { asked } from "../parts/history.js";
 import { dropzone } from "../parts/drop.js";
 import { image } from "../parts/pictures.js";
 import { runView } from "../parts/runview.js";
@@ -114,6 +115,17 @@ export function explore() {
   const tasteField = h("label", { class: "row" }, taste, "Choose by what I like and dislike");
   let tasteKept = null; // of a run that is shown again: the likes of then
 
+  const far = (body) => (typeof (body.novelty ?? body.reach) === "number" ? `${body.novelty ?? body.reach}×` : "");
+  const before = asked(
+    "explore",
+    (body) => [body.subject, body.method ?? far(body), `seed ${body.seed ?? 0}`].filter(Boolean).join(" · "),
+    (body) => {
+      clearSteering();
+      fill(body);
+      awayAgain(body);
+    },
+  );
+
   const form = h(
     "form",
     { class: "controls", "aria-label": "What to explore" },
@@ -139,6 +151,7 @@ export function explore() {
         field("Trials", trials, "Searches, of which the best is kept."),
         field("What is learned", space),
         settings.el,
+        before.el,
       ),
     ),
   );
@@ -178,6 +191,7 @@ export function explore() {
     event.preventDefault();
     busy(submit, trouble, async () => {
       const body = request();
+      before.note(body);
       if (!steering.start) return begin(body);
       const { run, step = null, region = null } = steering.start;
       // what was taken off the list is sent as well: the server keeps what it is not told
