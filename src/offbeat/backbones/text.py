@@ -126,7 +126,7 @@ class Encoder:
         self, prompt: str, tokens: Mapping[str, Tensor]
     ) -> tuple[list[int], list[tuple[int, Tensor]]]:
         """Return a prompt's ids and where each learned vector stands among them."""
-        parts = self._parts(prompt, tokens)
+        parts = self.parts(prompt, tokens)
         start, stand_in = self._frame()
         ids: list[int] = list(start)
         placed: list[tuple[int, Tensor]] = []
@@ -152,7 +152,7 @@ class Encoder:
         """Return the ids behind a prompt."""
         return [self.tokenizer.eos_token_id]
 
-    def _parts(self, prompt: str, tokens: Mapping[str, Tensor]) -> list[str]:
+    def parts(self, prompt: str, tokens: Mapping[str, Tensor]) -> list[str]:
         """Return a prompt cut before and behind each learned word."""
         words = map(_whole, sorted(tokens, key=len, reverse=True))
         return re.split("(" + "|".join(words) + ")", prompt) if tokens else [prompt]
@@ -280,11 +280,12 @@ class LanguageEncoder(Encoder):
     def _end(self) -> list[int]:
         return []
 
-    def _parts(self, prompt: str, tokens: Mapping[str, Tensor]) -> list[str]:
+    def parts(self, prompt: str, tokens: Mapping[str, Tensor]) -> list[str]:
+        """Return a prompt in its template, cut before and behind each learned word."""
         if self._lowers:  # a learned word keeps its letters
-            parts = super()._parts(prompt.strip(), tokens)
+            parts = super().parts(prompt.strip(), tokens)
             prompt = "".join(part if part in tokens else part.lower() for part in parts)
-        return super()._parts(self.template(prompt), tokens)
+        return super().parts(self.template(prompt), tokens)
 
 
 class ReadsText:
@@ -326,6 +327,18 @@ class ReadsText:
     def num_tokens(self, text: str) -> int:
         """Return how many tokens ``text`` is cut into, without start and end."""
         return len(self._encoders[0].ids(text))
+
+    def token_weights(
+        self, parts: Sequence[tuple[str, float]], tokens: Mapping[str, Tensor] | None
+    ) -> list[float]:
+        """Return the weight of each token of texts that stand one behind the other."""
+        encoder, words = self._encoders[0], {**self._words, **(tokens or {})}
+        weights = []
+        for text, weight in parts:
+            for part in encoder.parts(text, words):
+                count = len(words[part]) if part in words else len(encoder.ids(part))
+                weights += [weight] * count
+        return weights
 
     def token_embed(self, words: str) -> Tensor:
         """Return the input-side vector of ``words``, ``[E]``: the mean over their tokens.

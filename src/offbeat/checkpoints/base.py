@@ -39,7 +39,7 @@ Kept = TypeVar("Kept")
 DENOISERS = ("unet", "transformer")
 WITH_ADAPTER = ("hyper-sd", "pocket-sd", "sd-1.5", "sdxl")
 """Backbones that take an IP-Adapter."""
-DRAWN_BY = ("sampler", "guider", "ip_adapter")
+DRAWN_BY = ("sampler", "guider", "ip_adapter", "prompt_syntax")
 """The parts of a placement that say how pictures are drawn."""
 AUTOENCODERS = ("vae", "movq")
 """The attributes by which an adapter keeps these parts, as diffusers' pipelines name them."""
@@ -62,6 +62,9 @@ class Checkpoint(ABC):
     notes: tuple[str, ...] = ()
     """What a user should know of how it was loaded, one sentence each."""
     _guider: GuiderSpec | None = None
+    _syntax: str | None = None
+    takes_syntax = False
+    """Whether prompts may have weights, as AUTOMATIC1111 writes them."""
 
     @abstractmethod
     def _modules(self) -> Iterable[Any]:
@@ -216,6 +219,12 @@ class Checkpoint(ABC):
             self._choose_sampler(sampler_named(chosen.sampler))
         if chosen.guider is not None:
             self._guider = GuiderSpec.parse(chosen.guider)
+        if chosen.prompt_syntax is not None and not self.takes_syntax:
+            raise ConfigError(
+                f"prompt_syntax: {self.name} reads prompts as they are; weights work where CLIP "
+                "alone reads them: SD 1.5, SDXL and their kin"
+            )
+        self._syntax = chosen.prompt_syntax
         if chosen.ip_adapter is not None:
             self._add_ip_adapter(chosen.ip_adapter)
         vae, denoiser = (self._part(*names) for names in (AUTOENCODERS, DENOISERS))

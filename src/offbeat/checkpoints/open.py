@@ -74,6 +74,7 @@ def load_backbone(
     sampler: str | None = None,
     guider: str | None = None,
     ip_adapter: str | None = None,
+    prompt_syntax: str | None = None,
 ) -> Any:
     """Load a checkpoint by name, folder or hub id.
 
@@ -92,6 +93,7 @@ def load_backbone(
         sampler: How it denoises, e.g. ``dpm++-2m-karras``.
         guider: How it is guided, e.g. ``apg``.
         ip_adapter: File, folder or hub id of an IP-Adapter.
+        prompt_syntax: ``a1111``, or None for prompts as they are.
 
     Returns:
         What the adapter of its form offers: see ``offbeat.protocols``.
@@ -117,6 +119,7 @@ def load_backbone(
         sampler=sampler,
         guider=guider,
         ip_adapter=ip_adapter,
+        prompt_syntax=prompt_syntax,
     )
     with reading_variant(placement.variant):
         return _load(source, placement)

@@ -61,6 +61,9 @@ class Placement:
     plain. See ``offbeat.checkpoints.guiders``."""
     ip_adapter: str | None = None
     """File, folder or hub id of an IP-Adapter, so that pictures can be prompts."""
+    prompt_syntax: str | None = None
+    """``a1111`` reads ``(word:1.3)``, ``[word]`` and ``BREAK`` in prompts; None takes all of it
+    literally."""
     check_memory: bool = True
     """Refuse a checkpoint that does not fit before it is loaded."""
 
@@ -76,6 +79,8 @@ class Placement:
             raise ConfigError(f"variant: expected a name such as fp16, got {self.variant!r}")
         if self.sampler is not None:
             object.__setattr__(self, "sampler", sampler_named(self.sampler).name)
+        if self.prompt_syntax not in (None, "a1111"):
+            raise ConfigError(f"prompt_syntax: expected a1111, got {self.prompt_syntax!r}")
         if self.guider is not None:
             GuiderSpec.parse(self.guider)
         kind = _kind_of(self.device)

@@ -152,6 +152,13 @@ def _options(
             "SD 1.5 and SDXL, e.g. `h94/IP-Adapter`."
         ),
     ] = None,
+    prompt_syntax: Annotated[
+        str | None,
+        drawn(
+            help="`a1111` reads `(word:1.3)`, `[word]` and `BREAK` in prompts of SD 1.5 and SDXL; "
+            "by default they are taken literally."
+        ),
+    ] = None,
     prior: Prior = None,
     check_memory: Annotated[
         bool,

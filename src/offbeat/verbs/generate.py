@@ -18,7 +18,13 @@ from offbeat.types import Concept, Observe, ignore
 from offbeat.verbs.controls import Controls
 from offbeat.verbs.pictures import PictureLike
 from offbeat.verbs.render import joined
-from offbeat.verbs.session import Session, check_numbers, checked_text, prompt_strengths
+from offbeat.verbs.session import (
+    Session,
+    check_numbers,
+    checked_text,
+    note_syntax,
+    prompt_strengths,
+)
 
 
 @costed
@@ -121,6 +127,7 @@ def generate(
             **steering.request,
         }
     )
+    note_syntax(session, prompt, negative_prompt)
     images = draw(model, what, seed=seed, num=num_images, **told, observe=observe)
     pictures = to_pil(images)
     drawing = steering.recipe

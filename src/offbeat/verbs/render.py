@@ -19,7 +19,13 @@ from offbeat.runs.result import Run, Source, concept_files, costed
 from offbeat.types import Concept, Observe, ignore
 from offbeat.verbs.controls import Controls
 from offbeat.verbs.pictures import PictureLike
-from offbeat.verbs.session import Session, check_numbers, checked_text, prompt_strengths
+from offbeat.verbs.session import (
+    Session,
+    check_numbers,
+    checked_text,
+    note_syntax,
+    prompt_strengths,
+)
 
 
 @costed
@@ -113,6 +119,7 @@ def render(
     session.open(request)
     template = None if prompt is None else concept.template
     settings |= {"template": template, "observe": observe}
+    note_syntax(session, request["prompt"], negative_prompt)
     images = draw(model, concept, seed=seed, num=num_images, **settings)
     pictures = to_pil(images)
     title = _title(request["prompt"], learned)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from offbeat.backbones.emphasis import is_weighted
 from offbeat.checkpoints.open import check_needs, default_backbone, loaded, loaded_recorded
 from offbeat.checkpoints.placement import Where
 from offbeat.core.checks import check_gradients, check_range, check_whole
@@ -442,6 +443,18 @@ def prompt_strengths(
             parts[index] = stronger(parts[index], backbone, float(strength))
             prompt = prompt.replace(place, f"{{concept{number}}}")
     return prompt, parts
+
+
+def note_syntax(session: Session, *prompts: str) -> None:
+    """Tell of weights in prompts that the checkpoint takes literally."""
+    weighted = next((prompt for prompt in prompts if is_weighted(prompt)), None)
+    if weighted is not None and not session.request.get("prompt_syntax"):
+        able = getattr(session.backbone, "takes_syntax", False)
+        advice = "--prompt-syntax a1111 reads them" if able else "this checkpoint knows no weights"
+        session.problems.append(
+            f"prompt: brackets with numbers and BREAK in {weighted[:60]!r} are taken literally; "
+            f"{advice}."
+        )
 
 
 def in_prompt(concept: Concept, prompt: str | None) -> Concept:

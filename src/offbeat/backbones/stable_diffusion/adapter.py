@@ -16,6 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from offbeat.backbones.emphasis import encode_weighted
 from offbeat.backbones.images import clip_pixels
 from offbeat.backbones.inversion import ddim_of
 from offbeat.backbones.stable_diffusion.latents import LatentDenoiser
@@ -121,6 +122,8 @@ class StableDiffusionBackbone(LatentDenoiser):
     ) -> TextEmbeds:
         """Encode prompts; each word of ``tokens`` is replaced by its vectors.
 
+        With ``prompt_syntax`` ``a1111``, weights and breaks are read.
+
         Every prompt fills all positions: this family pads, and the U-Net sees the padding too.
 
         Args:
@@ -137,6 +140,16 @@ class StableDiffusionBackbone(LatentDenoiser):
                 it is never cut in silence.
             ShapeError: If a token's width is not the encoders'.
         """
+        if self._syntax == "a1111":
+            return encode_weighted(self, prompts, tokens)
+        return self.encode_plain(prompts, tokens=tokens)
+
+    takes_syntax = True
+
+    def encode_plain(
+        self, prompts: Sequence[str], *, tokens: Mapping[str, Tensor] | None = None
+    ) -> TextEmbeds:
+        """Encode prompts as they are: see ``encode_text``."""
         read = self._read(prompts, tokens, to_limit=True, output_hidden_states=self.is_xl)
         outputs = [output for output, _ in read]
         states = [

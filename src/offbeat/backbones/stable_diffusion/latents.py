@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -139,6 +140,7 @@ class LatentDenoiser(Denoiser):
         scale = self._scale(guidance_scale)
         guided = scale > 1 and self.unet.config.time_cond_proj_dim is None
         halves = [self.empty_text() if negative is None else negative, text] if guided else [text]
+        halves = self._one_length(halves)
         cell = cell_of(self.vae.config)
         size = (latents.shape[-2] * cell, latents.shape[-1] * cell)
         states, told = text_conditions(self.unet, halves, size, batch)
@@ -163,6 +165,21 @@ class LatentDenoiser(Denoiser):
             lambda samples: self._asked(denoiser=samples),
         )
         return predictor, self._in_place(prompted, moment)
+
+    def _one_length(self, halves: list[TextEmbeds]) -> list[TextEmbeds]:
+        """Return both halves of guidance, the shorter one with empty prompts behind it."""
+        longest = max(half.text_encoder_hidden_states.shape[1] for half in halves)
+        filled = []
+        for half in halves:
+            states = half.text_encoder_hidden_states
+            if states.shape[1] < longest:
+                empty = self.empty_text().text_encoder_hidden_states
+                count = (longest - states.shape[1]) // empty.shape[1]
+                rows = empty.expand(len(states), -1, -1)
+                states = torch.cat([states, *[rows.to(states)] * count], dim=1)
+                half = replace(half, text_encoder_hidden_states=states)
+            filled.append(half)
+        return filled
 
     @contextmanager
     def _in_place(self, prompted: AbstractContextManager[None], moment: Moment) -> Iterator[None]:
