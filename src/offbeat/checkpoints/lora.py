@@ -154,9 +154,7 @@ def _check_widths(file: str, layer: str, module: Any, pair: dict[str, Tensor]) -
     fits = a.shape[1:] == weight.shape[1:] and len(b) == len(weight)
     magnitude = pair.get(MAGNITUDE)
     if fits and magnitude is not None:
-        fits = magnitude.numel() == len(weight) == len(magnitude.view(-1, 1)) and (
-            magnitude.ndim == 1 or len(magnitude) == len(weight)
-        )
+        fits = magnitude.numel() == len(magnitude) == len(weight)  # by row, not by column
         pair[MAGNITUDE] = magnitude.flatten() if weight.ndim == 2 else magnitude.view(1, -1, 1, 1)
     if not fits:
         shapes = " and ".join(str(list(part.shape)) for part in pair.values())
@@ -212,18 +210,18 @@ def _converted(
     state = {name: factor for name, factor in raw.items() if not _MAGNITUDE.search(name)}
     is_ours = any(_module(parts, name.rpartition(".lora_")[0]) is not None for name in state)
     if loader is not None and not is_ours:
-        told = {"unet_config": parts["unet"].config} if "unet" in parts else {}
+        settings = {"unet_config": parts["unet"].config} if "unet" in parts else {}
         with quiet_diffusers(), _conversion_errors(file):
-            answer = getattr(lora_pipeline, loader).lora_state_dict(dict(state), **told)
+            answer = getattr(lora_pipeline, loader).lora_state_dict(dict(state), **settings)
         state = answer[0] if isinstance(answer, tuple) else answer
     done: dict[str, Tensor] = {}
     for part, network in parts.items():
-        own = {name: state[name] for name in state if name.startswith(f"{part}.")}
+        inside = {name: state[name] for name in state if name.startswith(f"{part}.")}
         if part.startswith("text_encoder"):
-            own = convert_state_dict_to_peft(own, StateDictType.DIFFUSERS_OLD)
+            inside = convert_state_dict_to_peft(inside, StateDictType.DIFFUSERS_OLD)
             if not hasattr(network, "text_model"):  # newer transformers have one level less
-                own = {name.replace(".text_model.", ".", 1): own[name] for name in own}
-        done |= convert_unet_state_dict_to_peft(own)
+                inside = {name.replace(".text_model.", ".", 1): inside[name] for name in inside}
+        done |= convert_unet_state_dict_to_peft(inside)
     known = tuple(f"{part}." for part in parts)
     done |= {name: state[name] for name in state if not name.startswith(known)}
     return done | _magnitudes(raw, done, file)
@@ -234,7 +232,7 @@ def _magnitudes(
 ) -> dict[str, Tensor]:
     """Return a DoRA's magnitudes beside their factors: a converter hands on the same tensors."""
     layers = {id(factor): name.partition(".lora_A")[0] for name, factor in done.items()}
-    found = {}
+    placed = {}
     for name, magnitude in raw.items():
         if not _MAGNITUDE.search(name):
             continue
@@ -246,8 +244,8 @@ def _magnitudes(
                 f"{file}: is a DoRA whose {stem} cannot be placed; a DoRA of this family cannot be "
                 "used: give a plain LoRA"
             )
-        found[f"{layer}.{MAGNITUDE}"] = magnitude
-    return found
+        placed[f"{layer}.{MAGNITUDE}"] = magnitude
+    return placed
 
 
 @contextmanager

@@ -61,8 +61,8 @@ def settings_of(info: Mapping[str, Any]) -> dict[str, Any] | None:
         ("Comment", _novelai),
         ("prompt", _comfyui),
     ):
-        found = _object(comment if keyword == USER_COMMENT else info.get(keyword))
-        settings = read(found, info) if found else {}
+        values = _object(comment if keyword == USER_COMMENT else info.get(keyword))
+        settings = read(values, info) if values else {}
         if settings := {name: value for name, value in settings.items() if value not in (None, "")}:
             return settings
     return None
@@ -86,17 +86,17 @@ def _object(text: Any) -> dict[str, Any]:
     if not isinstance(text, str) or not text.lstrip().startswith("{"):
         return {}
     try:
-        found = parse_json(text)
+        values = parse_json(text)
     except (ValueError, TypeError, RecursionError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return values if isinstance(values, dict) else {}
 
 
-def _entries(found: Mapping[str, Any], tool: str) -> dict[str, Any]:
+def _entries(values: Mapping[str, Any], tool: str) -> dict[str, Any]:
     entries: dict[str, Any] = {}
     for name, keys in _NAMES[tool].items():
-        values = (found.get(key) for key in keys)
-        entries[name] = next((v for v in values if isinstance(v, str | int | float)), None)
+        named = (values.get(key) for key in keys)
+        entries[name] = next((v for v in named if isinstance(v, str | int | float)), None)
     return entries
 
 
@@ -104,36 +104,36 @@ def _size(width: Any, height: Any) -> str | None:
     return f"{width}x{height}" if isinstance(width, int) and isinstance(height, int) else None
 
 
-def _invokeai(found: Mapping[str, Any], info: Mapping[str, Any]) -> dict[str, Any]:
-    drawn = found.get("image") if isinstance(found.get("image"), dict) else found
+def _invokeai(values: Mapping[str, Any], info: Mapping[str, Any]) -> dict[str, Any]:
+    drawn = values.get("image") if isinstance(values.get("image"), dict) else values
     assert isinstance(drawn, Mapping)
     settings = _entries(drawn, "invokeai")
     if isinstance(drawn.get("prompt"), list):  # before version 3: parts with weights
         parts = (part.get("prompt") for part in drawn["prompt"] if isinstance(part, dict))
         settings["prompt"] = " ".join(part for part in parts if isinstance(part, str))
-    model = found.get("model")
+    model = values.get("model")
     if isinstance(model, dict):
         model = model.get("name") or model.get("model_name")
-    settings["checkpoint"] = model or found.get("model_weights")
+    settings["checkpoint"] = model or values.get("model_weights")
     settings["size"] = _size(drawn.get("width"), drawn.get("height"))
-    settings["version"] = f"InvokeAI {found.get('app_version') or ''}".strip()
+    settings["version"] = f"InvokeAI {values.get('app_version') or ''}".strip()
     return settings if settings.get("prompt") or settings.get("seed") is not None else {}
 
 
-def _fooocus(found: Mapping[str, Any], info: Mapping[str, Any]) -> dict[str, Any]:
-    settings = _entries(found, "fooocus")
-    numbers = [part for part in _words(found.get("resolution")) if part.isdigit()]
+def _fooocus(values: Mapping[str, Any], info: Mapping[str, Any]) -> dict[str, Any]:
+    settings = _entries(values, "fooocus")
+    numbers = [part for part in _words(values.get("resolution")) if part.isdigit()]
     settings["size"] = "x".join(numbers) if len(numbers) == 2 else None
     return settings if settings.get("prompt") else {}
 
 
-def _novelai(found: Mapping[str, Any], info: Mapping[str, Any]) -> dict[str, Any]:
-    if "NovelAI" not in str(info.get("Software")) and "uc" not in found:
+def _novelai(values: Mapping[str, Any], info: Mapping[str, Any]) -> dict[str, Any]:
+    if "NovelAI" not in str(info.get("Software")) and "uc" not in values:
         return {}
-    settings = _entries(found, "novelai")
+    settings = _entries(values, "novelai")
     settings["prompt"] = settings["prompt"] or info.get("Description")
     settings["checkpoint"] = info.get("Source")
-    settings["size"] = _size(found.get("width"), found.get("height"))
+    settings["size"] = _size(values.get("width"), values.get("height"))
     settings["version"] = "NovelAI"
     return settings
 

@@ -142,10 +142,10 @@ def weights_file(path: Path) -> Path:
 def with_config(header: Mapping[str, str] | None, file: Path) -> dict[str, str]:
     """Return a file's header, with the settings that PEFT keeps beside it if it says none."""
     beside = file.parent / PEFT_CONFIG
-    told = dict(header or {})
-    if "lora_adapter_metadata" not in told and file.name == PEFT_WEIGHTS and beside.is_file():
-        told["lora_adapter_metadata"] = beside.read_text(encoding="utf-8")
-    return told
+    entries = dict(header or {})
+    if "lora_adapter_metadata" not in entries and file.name == PEFT_WEIGHTS and beside.is_file():
+        entries["lora_adapter_metadata"] = beside.read_text(encoding="utf-8")
+    return entries
 
 
 def read_factors(
@@ -201,19 +201,19 @@ def _peft_scales(header: Mapping[str, str], file: str) -> Any:
     if text is None:
         return lambda layer: 1.0
     try:
-        told = {name.rpartition(".")[2]: value for name, value in parse_json(text).items()}
-        alphas, ranks = told.get("alpha_pattern") or {}, told.get("rank_pattern") or {}
-        alpha, rank = float(told.get("lora_alpha", 1)), float(told.get("r", 1))
-        power = 0.5 if told.get("use_rslora") else 1.0
+        settings = {name.rpartition(".")[2]: value for name, value in parse_json(text).items()}
+        alphas, ranks = settings.get("alpha_pattern") or {}, settings.get("rank_pattern") or {}
+        alpha, rank = float(settings.get("lora_alpha", 1)), float(settings.get("r", 1))
+        power = 0.5 if settings.get("use_rslora") else 1.0
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise CorruptRunError(f"{file}: its LoRA settings are damaged ({error})") from error
 
     def scale(layer: str) -> float:
-        def own(patterns: Mapping[str, Any], usual: float) -> float:
+        def of(patterns: Mapping[str, Any], usual: float) -> float:
             fits = (value for name, value in patterns.items() if layer.endswith(name.lstrip("^")))
             return float(next(fits, usual))
 
-        return float(own(alphas, alpha) / own(ranks, rank) ** power)
+        return float(of(alphas, alpha) / of(ranks, rank) ** power)
 
     return scale
 
@@ -222,16 +222,25 @@ def to_kohya(lora: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Return factors of ours in kohya's names, with alpha = rank.
 
     Raises:
+        ConfigError: If they are of a transformer, for which kohya has other names for its layers.
         ShapeError: If a name is not ``...lora_A.weight`` or ``...lora_B.weight``.
     """
+    prefixes = dict(KOHYA_PREFIXES)
+    if any(name.startswith("text_encoder_2.") for name in lora):
+        prefixes["text_encoder."] = "lora_te1_"
     renamed: dict[str, Tensor] = {}
     for name, factor in lora.items():
         match = re.fullmatch(r"(.+)\.lora_([AB])\.weight", name)
         if match is None:
             raise ShapeError(f"lora: expected factors in PEFT's names, got {name!r}")
         layer, which = match.groups()
-        prefix = next((p for p in KOHYA_PREFIXES if p and layer.startswith(p)), "")
-        stem = KOHYA_PREFIXES[prefix] + layer.removeprefix(prefix).replace(".", "_")
+        if layer.startswith("transformer."):
+            raise ConfigError(
+                "format: kohya's names are written for U-Nets and priors; for a transformer choose "
+                "--format diffusers"
+            )
+        prefix = next((p for p in prefixes if p and layer.startswith(p)), "")
+        stem = prefixes[prefix] + layer.removeprefix(prefix).replace(".", "_")
         renamed[f"{stem}.lora_{'down' if which == 'A' else 'up'}.weight"] = factor
         if which == "A":
             renamed[f"{stem}.alpha"] = torch.tensor(float(len(factor)))
