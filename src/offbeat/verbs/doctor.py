@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Literal
 
 from offbeat.checkpoints.memory import free_memory
+from offbeat.checkpoints.open import load_backbone
 from offbeat.checkpoints.pipeline import hub_state
 from offbeat.checkpoints.placement import first_device
+from offbeat.core.drawing import draw, plain_concept_of
 from offbeat.errors import OffbeatError
 from offbeat.files.cache import cache_folder
-from offbeat.verbs.generate import generate
 
 OLDEST, NEWEST = (3, 10), (3, 13)
 """Versions of Python that are tested."""
@@ -239,7 +240,9 @@ def _draws(name: str) -> Finding:
     started, threads = time.perf_counter(), torch.get_num_threads()
     torch.set_num_threads(min(threads, MAX_THREADS))
     try:
-        generate("a pig", num_images=1, num_inference_steps=NUM_STEPS, backbone=name)
+        backbone = load_backbone(name)
+        pig = plain_concept_of("pig", backbone)
+        draw(backbone, pig, seed=0, num=1, decoding={"num_inference_steps": NUM_STEPS})
     except Exception as error:  # whatever it is, it is the finding
         advice = "install offbeat again"
         return Finding(name, f"{type(error).__name__}: {error}", "wrong", advice)
