@@ -109,7 +109,7 @@ def test_fused_and_rendered(prior, tmp_path):
     common = {"num_images": 1, "judge": "none", "backbone": prior}
     words, quick = ["pig", "owl", "fox", "bee", "cat"], {"num_steps": 2, "batch_size": 2}
     spaces = {
-        method: offbeat.train(method, vocabulary=words, config=quick, backbone=prior)
+        method: offbeat.train(method, vocabulary=words, config=quick, judge="none", backbone=prior)
         for method in ("distok", "cretok")
     }
     offbeat.sweep("pig", "owl", num=3, trained=spaces["distok"], out=first, **common)

@@ -25,6 +25,8 @@ from offbeat.protocols.capabilities import backbones_with
 from offbeat.types import Concept, Observe, Request, TextEmbeds, ignore
 
 DRAW_BATCH = 4
+"""Pictures that a method draws at once."""
+CHUNK = 8
 """Pictures between two progress reports on the CPU; each has its own streams."""
 
 JUDGED_STEPS, MANY_STEPS = 16, 25
@@ -378,8 +380,8 @@ def _chunk_size(backbone: Any) -> int:
     accelerator as many as its memory is for.
     """
     if backbone.device.type == "cpu" or is_shared():
-        return DRAW_BATCH
-    return max(DRAW_BATCH, int(backbone.card.get("decode_batch_size", DRAW_BATCH)))
+        return CHUNK
+    return max(CHUNK, int(backbone.card.get("decode_batch_size", CHUNK)))
 
 
 def _in_chunks(

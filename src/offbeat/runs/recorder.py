@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
-
-from offbeat.protocols import TextBackbone
 from offbeat.runs.folder import RunFolder
 from offbeat.types import Observe, OnStep, Step
 
@@ -17,27 +13,6 @@ OnKept = Callable[[int, Step], None]
 
 CHECKPOINT_SECONDS = 30.0
 """Work that a kill may cost: a state is written when the last one is so old."""
-
-SMALL_WIDTH = 512
-"""Width of a token vector up to which a network counts as small."""
-
-
-@contextmanager
-def few_threads(backbone: TextBackbone) -> Iterator[None]:
-    """Use one CPU thread while a small network runs, and restore the number after.
-
-    A step of pocket is hundreds of small products: two threads gain nothing on a quiet machine,
-    and on a busy one they wait for each other. With one thread the result does not depend on the
-    number of threads, either.
-    """
-    before = torch.get_num_threads()
-    small = backbone.token_embed("a").numel() <= SMALL_WIDTH
-    if backbone.device.type == "cpu" and small:
-        torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 class Recorder:

@@ -18,10 +18,10 @@ from collections.abc import Mapping
 from typing import Any, TextIO
 
 import offbeat
+from offbeat.core.threads import few_threads
 from offbeat.errors import OffbeatError
 from offbeat.files.disk import plain
 from offbeat.runs.map import Region
-from offbeat.runs.recorder import few_threads
 from offbeat.verbs.walk import walk
 
 log = logging.getLogger("offbeat.studio.worker")

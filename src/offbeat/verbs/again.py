@@ -16,6 +16,7 @@ from offbeat.checkpoints.open import loaded, loaded_recorded
 from offbeat.checkpoints.placement import Placement, Where, placement_of
 from offbeat.core.checks import check_whole
 from offbeat.core.drawing import draw, draw_embeds, search_decoding
+from offbeat.core.threads import few_threads
 from offbeat.errors import FingerprintError, ImageError, OffbeatError, StoreError
 from offbeat.files import png
 from offbeat.files.concept import CONCEPT_FILE, LORA_FILE
@@ -28,7 +29,6 @@ from offbeat.files.tokens import TokenFile
 from offbeat.methods.settings import make_method, with_metric
 from offbeat.protocols import PriorBackbone, TextBackbone
 from offbeat.runs.folder import RunFolder
-from offbeat.runs.recorder import few_threads
 from offbeat.runs.result import concept_folders
 from offbeat.types import Concept, Observe, ignore
 from offbeat.verbs.controls import steering_again

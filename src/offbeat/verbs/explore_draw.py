@@ -17,6 +17,7 @@ from offbeat.core.budget import counted
 from offbeat.core.drawing import DRAW_BATCH, draw, plain_concept_of
 from offbeat.core.functional import cosine
 from offbeat.core.templates import fill
+from offbeat.core.threads import few_threads
 from offbeat.errors import ConfigError
 from offbeat.files.exchange import stem_of
 from offbeat.files.png import to_pil
@@ -24,7 +25,6 @@ from offbeat.judges.choose import choose_checker
 from offbeat.methods.settings import config_of, verbs_of
 from offbeat.protocols import CalibratedJudge, EncodesImage
 from offbeat.runs.images import BY_METHOD, png_files, sheet
-from offbeat.runs.recorder import few_threads
 from offbeat.runs.result import Run
 from offbeat.types import Concept, Request, Verdict
 from offbeat.verbs.mix import steering_of

@@ -19,6 +19,7 @@ from offbeat import registry
 from offbeat.core.drawing import DRAW_BATCH, plain_concept_of
 from offbeat.core.functional import balance_reward, pair_cosine
 from offbeat.core.templates import fill
+from offbeat.core.threads import few_threads
 from offbeat.errors import CapabilityError, ConfigError, ImageError
 from offbeat.files.disk import digest_of
 from offbeat.files.exchange import stem_of
@@ -29,7 +30,6 @@ from offbeat.methods.settings import config_of, result_of, verbs_of
 from offbeat.protocols import EncodesImage, ReadsClasses, Takes, TextBackbone
 from offbeat.runs import animation, readings
 from offbeat.runs.images import BY_METHOD, GIVEN, png_files, sheet, source_files
-from offbeat.runs.recorder import few_threads
 from offbeat.runs.result import Run
 from offbeat.types import Concept, Request
 from offbeat.verbs.session import Session, Task, View

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from offbeat.checkpoints.placement import Where
 from offbeat.core.checks import check_shape
+from offbeat.core.threads import few_threads
 from offbeat.errors import CapabilityError, ConfigError
 from offbeat.files.cache import cached
 from offbeat.files.png import to_pil
@@ -20,7 +21,6 @@ from offbeat.methods.settings import config_of
 from offbeat.protocols import PaintingBackbone, TextBackbone
 from offbeat.protocols.capabilities import backbones_with
 from offbeat.runs.images import BY_METHOD, GIVEN, png_files, sheet, source_files
-from offbeat.runs.recorder import few_threads
 from offbeat.runs.result import Run, costed
 from offbeat.types import Concept, Observe, Request, ignore
 from offbeat.verbs.pictures import Picture, PictureLike

@@ -22,6 +22,7 @@ from offbeat.checkpoints.placement import Where
 from offbeat.core.checks import check_gradients, check_range, check_whole
 from offbeat.core.drawing import draw, plain_concept_of, scaled
 from offbeat.core.templates import check_text, fill
+from offbeat.core.threads import few_threads
 from offbeat.errors import ConfigError, PromptError
 from offbeat.files.concept import CONCEPT_FILE
 from offbeat.files.disk import json_bytes
@@ -30,7 +31,7 @@ from offbeat.files.learned import Learned, fitted
 from offbeat.methods.settings import make_method, verbs_of, with_metric
 from offbeat.protocols import TextBackbone
 from offbeat.runs.folder import RunFolder
-from offbeat.runs.recorder import OnKept, Recorder, few_threads
+from offbeat.runs.recorder import OnKept, Recorder
 from offbeat.runs.report import concept_report
 from offbeat.runs.result import (
     Run,

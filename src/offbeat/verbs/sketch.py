@@ -11,11 +11,11 @@ from offbeat.checkpoints.placement import Where
 from offbeat.core import vocab
 from offbeat.core.checks import check_range
 from offbeat.core.drawing import draw, plain_concept_of
+from offbeat.core.threads import few_threads
 from offbeat.errors import ConfigError
 from offbeat.files.png import to_pil
 from offbeat.methods.settings import make_method, verbs_of
 from offbeat.protocols import TextBackbone
-from offbeat.runs.recorder import few_threads
 from offbeat.runs.result import Source, learned_of
 from offbeat.runs.trained import find_trained
 from offbeat.types import Concept, Request

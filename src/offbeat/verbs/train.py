@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from offbeat.checkpoints.placement import Where
 from offbeat.core import vocab
 from offbeat.core.drawing import draw, plain_concept_of
+from offbeat.core.threads import few_threads
 from offbeat.errors import ConfigError, StoreError, VocabularyError
 from offbeat.files.concept import encode_trained, made_on
 from offbeat.files.png import to_pil
@@ -18,7 +19,6 @@ from offbeat.methods.settings import config_of, steps_of
 from offbeat.protocols import ReadsClasses, TextBackbone
 from offbeat.runs.images import sheet
 from offbeat.runs.plots import lines_over_steps
-from offbeat.runs.recorder import few_threads
 from offbeat.runs.trained import SUFFIX, find_trained
 from offbeat.types import Observe, Request, Trained, ignore
 from offbeat.verbs.session import Session, View, check_numbers

@@ -19,6 +19,7 @@ from offbeat.core.checks import check_finite
 from offbeat.core.density import AvoidCluster, Support
 from offbeat.core.drawing import draw_concept, sample_concept
 from offbeat.core.rng import streams
+from offbeat.core.threads import usual_threads
 from offbeat.methods.low_probability.config import NAME, LowProbabilityConfig
 from offbeat.methods.low_probability.losses import (
     anchor_loss,
@@ -37,6 +38,9 @@ Look = Callable[[Tensor], Tensor]
 
 MIN_WIDENING, MAX_WIDENING = 1.15, 1.5
 """By which the distance is widened at a time, where seen novelty is the goal."""
+
+SEEN_DIGITS = 3
+"""Of seen novelty, where it decides how far the search goes."""
 
 MAX_NARROWINGS = 3
 """After so many distances that the judge refused, the farthest that it passed is the result."""
@@ -246,11 +250,12 @@ class Search:
             streams(self.request.seed, purpose, num=num) for purpose in ("judge-prior", "judge")
         )
         concept = self._concept(self.params, self.index)
-        with torch.no_grad():
+        with torch.no_grad(), usual_threads():
             images = draw_concept(self.backbone, concept, prior, image, **self.settings)
         seen = None
         if self.look is not None:
-            seen = float(self.look(images).quantile(self.config.seen_quantile))
+            # the last bits depend on the number of threads; the way of the search must not
+            seen = round(float(self.look(images).quantile(self.config.seen_quantile)), SEEN_DIGITS)
         if self.judge is None:
             return None, seen
         verdicts = self.judge.still_a(images, self.request.subject)
