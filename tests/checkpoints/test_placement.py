@@ -87,7 +87,7 @@ def shown(backbone):
     ("settings", "said"),
     [
         ({"dtype": "int8"}, "dtype: expected float32, bfloat16, float16, auto, got 'int8'"),
-        ({"offload": "disk"}, "offload: expected none, model, sequential"),
+        ({"offload": "disk"}, "offload: expected none, model, group, sequential"),
         ({"device": "gpu"}, "device: expected auto, cpu, cuda"),
         ({"device": "cpu", "offload": "model"}, "needs|on an accelerator"),
         ({"device": "cuda", "offload": "model", "compile": True}, "compile: expected --offload"),

@@ -21,9 +21,11 @@ from offbeat.checkpoints.placement import (
     offload,
     sampler_like,
     set_attention,
+    set_cache,
     set_vae,
     usable,
 )
+from offbeat.checkpoints.quantize import is_large
 from offbeat.core.samplers import SamplerSpec, sampler_named
 from offbeat.errors import CapabilityError, ConfigError, ShapeError
 from offbeat.files.disk import digest_of
@@ -135,7 +137,7 @@ class Checkpoint(ABC):
         """What its numbers depend on beside weights, settings and seed, as JSON values."""
         told = {"device": self.device.type, "dtype": str(self.dtype).removeprefix("torch.")}
         # slicing and offloading change nothing
-        names = ("vae_tiling", "attention", "compile", "variant", *DRAWN_BY)
+        names = ("vae_tiling", "attention", "compile", "variant", "quantize", "cache", *DRAWN_BY)
         chosen = {name: getattr(self._placement, name, None) for name in names}
         for name, files in (("lora", self._merged), ("embeddings", self._tokens)):
             chosen[name] = [asdict(file) for file in files]
@@ -231,8 +233,15 @@ class Checkpoint(ABC):
         set_vae(vae, slicing=chosen.vae_slicing, tiling=chosen.vae_tiling)
         if chosen.attention is not None:
             set_attention(denoiser, chosen.attention)
+        if chosen.quantize is not None and not is_large(type(denoiser).__name__):
+            raise ConfigError(
+                f"quantize: {type(denoiser).__name__} is not large enough to gain by it; it is for "
+                "transformers such as those of SD3 and FLUX. Leave --quantize out"
+            )
+        if chosen.cache is not None:
+            set_cache(denoiser, chosen.cache)
         device = usable(chosen.device)
-        if device.type in CHANNELS_LAST:
+        if device.type in CHANNELS_LAST and chosen.quantize is None:
             for module in (vae, denoiser):
                 module.to(memory_format=torch.channels_last)
         if chosen.offload == "none":

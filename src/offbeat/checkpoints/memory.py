@@ -21,6 +21,7 @@ import torch
 
 from offbeat.checkpoints.pipeline import cell_of
 from offbeat.checkpoints.placement import Placement, usable
+from offbeat.checkpoints.quantize import BITS, is_large
 from offbeat.checkpoints.sizes import Part, Survey, survey
 from offbeat.checkpoints.trust import readable
 from offbeat.errors import CheckpointError, DoesNotFitError
@@ -115,7 +116,10 @@ def pictures_at_once(source: str | Path, placement: Placement) -> int | None:
 def needed(checkpoint: Survey, placement: Placement) -> Need:
     """Return what a checkpoint takes where it is placed, by the rule of this module."""
     weights = {
-        part.name: weights_of(part, checkpoint, placement.dtype) for part in checkpoint.parts
+        part.name: _in_bits(
+            weights_of(part, checkpoint, placement.dtype), part, checkpoint, placement
+        )
+        for part in checkpoint.parts
     }
     work = {part.name: _activations(part, checkpoint, placement) for part in checkpoint.parts}
     total, most = sum(weights.values()), max(work.values(), default=0)
@@ -142,6 +146,14 @@ def weights_of(part: Part, checkpoint: Survey, dtype: str) -> int:
         count * (width if kind in FLOATS else integers.get(kind, 1))
         for kind, count in part.tensors.counts.items()
     )
+
+
+def _in_bits(num_bytes: int, part: Part, checkpoint: Survey, placement: Placement) -> int:
+    """Return the bytes of weights where they are quantised; all of them are counted as such."""
+    if placement.quantize is None or not is_large(part.kind):
+        return num_bytes
+    width = SIZES[_dtype_of(part, checkpoint, placement.dtype)]
+    return int(num_bytes * BITS[placement.quantize] / (8 * width))
 
 
 def free_memory(device: torch.device) -> int | None:

@@ -16,6 +16,7 @@ from offbeat.checkpoints.hub import without_network
 from offbeat.checkpoints.known.unclip import SEPARATOR, is_bundled
 from offbeat.checkpoints.memory import check_fits, pictures_at_once
 from offbeat.checkpoints.placement import Dtype, Offload, Placement, Where, placement_of
+from offbeat.checkpoints.quantize import Quantize, quantizing
 from offbeat.checkpoints.trust import readable
 from offbeat.checkpoints.weights import reading_variant
 from offbeat.core.budget import watch
@@ -71,6 +72,8 @@ def load_backbone(
     variant: str | None = None,
     lora: str | Sequence[str | LoraFile] | None = None,
     embeddings: str | Sequence[str | TokenFile] | None = None,
+    quantize: Quantize | None = None,
+    cache: str | None = None,
     sampler: str | None = None,
     guider: str | None = None,
     ip_adapter: str | None = None,
@@ -82,7 +85,7 @@ def load_backbone(
         source: Which.
         device: Where to run, or a ``Placement``, which says all of these.
         dtype: Of its weights, and so on as in ``Placement``; None is what that says.
-        offload: ``none``, ``model`` or ``sequential``.
+        offload: ``none``, ``model``, ``group`` or ``sequential``.
         vae_slicing: Decode pictures one by one.
         vae_tiling: Decode large pictures in tiles.
         attention: Of the denoiser.
@@ -90,6 +93,8 @@ def load_backbone(
         variant: Of its weights, e.g. ``fp16``.
         lora: Files to be merged into its weights, ``FILE`` or ``FILE:0.8``.
         embeddings: Files of tokens whose words prompts may hold: the name of the file, or its own.
+        quantize: Bits of large weights: ``nf4``, ``int8`` or ``fp8``.
+        cache: ``first-block`` or ``taylorseer``.
         sampler: How it denoises, e.g. ``dpm++-2m-karras``.
         guider: How it is guided, e.g. ``apg``.
         ip_adapter: File, folder or hub id of an IP-Adapter.
@@ -116,12 +121,14 @@ def load_backbone(
         variant=variant,
         lora=lora,
         embeddings=embeddings,
+        quantize=quantize,
+        cache=cache,
         sampler=sampler,
         guider=guider,
         ip_adapter=ip_adapter,
         prompt_syntax=prompt_syntax,
     )
-    with reading_variant(placement.variant):
+    with reading_variant(placement.variant), quantizing(placement.quantize):
         return _load(source, placement)
 
 

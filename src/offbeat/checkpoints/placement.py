@@ -13,13 +13,14 @@ import torch
 from offbeat.checkpoints.guiders import GuiderSpec
 from offbeat.checkpoints.offload import Room
 from offbeat.checkpoints.pipeline import quiet_diffusers
+from offbeat.checkpoints.quantize import Quantize
 from offbeat.core.samplers import SAMPLERS, SamplerSpec, sampler_named
 from offbeat.errors import CheckpointError, ConfigError
 from offbeat.files.lora import LoraFile
 from offbeat.files.tokens import TokenFile
 
 Dtype = Literal["float32", "bfloat16", "float16", "auto"]
-Offload = Literal["none", "model", "sequential"]
+Offload = Literal["none", "model", "group", "sequential"]
 
 ACCELERATORS = ("cuda", "mps", "xpu")
 """What ``auto`` looks for, in this order."""
@@ -38,7 +39,8 @@ class Placement:
     bfloat16 on a CUDA device that computes in it, else float32, and float32 for what is bundled."""
     offload: Offload = "none"
     """``model`` has one model on the device at a time, ``sequential`` one layer: less memory, and
-    slower. Idle weights stay in the CPU's memory."""
+    slower. ``group`` is diffusers' group offloading of layers, on CUDA by streams: the next one
+    comes while one computes. Idle weights stay in the CPU's memory."""
     vae_slicing: bool = False
     """Decode one picture of a batch at a time."""
     vae_tiling: bool = False
@@ -53,6 +55,12 @@ class Placement:
     """LoRA files that are merged into the weights when they are loaded, each with its strength."""
     embeddings: tuple[TokenFile, ...] = ()
     """Files of learned tokens whose words every prompt may hold, negative ones too."""
+    quantize: Quantize | None = None
+    """Bits of the weights of transformers and language models: ``nf4`` (bitsandbytes, on CUDA),
+    ``int8`` or ``fp8`` (torchao). For drawing; searches that follow gradients are not promised."""
+    cache: str | None = None
+    """``first-block`` or ``taylorseer``: a transformer leaves out what changes little from step to
+    step, by diffusers' caches: faster, and other pictures."""
     sampler: str | None = None
     """How pictures are denoised, by the names of AUTOMATIC1111, such as ``dpm++-2m-karras``; None
     is the checkpoint's own scheduler."""
@@ -68,9 +76,16 @@ class Placement:
     """Refuse a checkpoint that does not fit before it is loaded."""
 
     def __post_init__(self) -> None:
-        for name, known in (("dtype", get_args(Dtype)), ("offload", get_args(Offload))):
+        choices = (
+            ("dtype", get_args(Dtype)),
+            ("offload", get_args(Offload)),
+            ("quantize", (None, *get_args(Quantize))),
+            ("cache", (None, *CACHES)),
+        )
+        for name, known in choices:
             if (value := getattr(self, name)) not in known:
-                raise ConfigError(f"{name}: expected {', '.join(known)}, got {value!r}")
+                expected = ", ".join(one for one in known if one is not None)
+                raise ConfigError(f"{name}: expected {expected}, got {value!r}")
         for name, parse in (("lora", LoraFile.parse), ("embeddings", TokenFile.of)):
             files = getattr(self, name)
             files = [files] if isinstance(files, str | Path) else list(files)
@@ -89,6 +104,15 @@ class Placement:
                 f"offload: {self.offload!r} keeps idle weights in the CPU's memory while others "
                 f"run on an accelerator ({', '.join(ACCELERATORS)}); the device is the CPU. Leave "
                 "--offload out; --dtype bfloat16 halves the memory"
+            )
+        if self.quantize is not None and self.lora:
+            raise ConfigError(
+                "quantize: expected no --lora beside it: factors are added to whole weights. Leave "
+                "one of the two out"
+            )
+        if self.quantize == "nf4" and kind == "cpu":
+            raise ConfigError(
+                "quantize: nf4 is computed on CUDA alone; on the CPU choose int8 or fp8"
             )
         if self.compile and self.offload != "none":
             raise ConfigError(
@@ -188,15 +212,24 @@ def offload(
     Args:
         modules: Of one checkpoint, each with weights.
         device: Where they run.
-        how: ``model`` or ``sequential``.
+        how: ``model``, ``group`` or ``sequential``.
         whole: Those of them whose parts are called one by one: they come as one even under
             ``sequential``, by ``ready``.
     """
+    from diffusers.hooks import apply_group_offloading
+
     room = Room(device)
     for module in modules:
         module._runs_on = device
         if isinstance(module, torch.nn.ModuleList):  # called through others: it cannot announce it
             module.to(device)
+        elif how == "group" and not any(module is one for one in whole):
+            apply_group_offloading(
+                module,
+                onload_device=device,
+                offload_type="leaf_level",
+                use_stream=device.type == "cuda",
+            )
         elif how == "model" or any(module is one for one in whole):
             room.invite(module)
         else:
@@ -284,6 +317,30 @@ def sampler_like(scheduler: Any, spec: SamplerSpec) -> Any:
     except (ImportError, ValueError, NotImplementedError) as error:
         said = " ".join(str(error).split())
         raise ConfigError(f"sampler: {spec.name} cannot be used here: {said}") from error
+
+
+CACHES = {"first-block": "FirstBlockCacheConfig", "taylorseer": "TaylorSeerCacheConfig"}
+"""Names of caches, and their configurations in diffusers."""
+
+
+def set_cache(denoiser: Any, name: str) -> None:
+    """Let a transformer leave out what changes little from step to step.
+
+    Raises:
+        ConfigError: If it cannot.
+    """
+    import diffusers
+
+    if not hasattr(denoiser, "enable_cache"):
+        raise ConfigError(
+            f"cache: {type(denoiser).__name__} has none; caches are for transformers such as FLUX"
+        )
+    try:
+        denoiser.enable_cache(getattr(diffusers, CACHES[name])())
+    except (ValueError, AttributeError, NotImplementedError) as error:
+        raise ConfigError(
+            f"cache: {name} does not know {type(denoiser).__name__} ({error}); leave it out"
+        ) from error
 
 
 BACKEND = "inductor"

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from offbeat.checkpoints.hub import snapshot, why
+from offbeat.checkpoints.quantize import settings_for
 from offbeat.checkpoints.trust import check_settings, refuse_broken, refuse_pickles
 from offbeat.errors import CheckpointError, MissingExtraError
 
@@ -201,8 +202,9 @@ def load_model(loader: Any, folder: Path, **settings: Any) -> Any:
     variant, _ = weight_files(folder)
     if variant:
         settings["variant"] = variant
+    fewer_bits = settings_for(loader, settings.get("dtype"))
     model, info = load_part(
-        loader, folder, use_safetensors=True, output_loading_info=True, **settings
+        loader, folder, use_safetensors=True, output_loading_info=True, **settings, **fewer_bits
     )
     bad = [*info.get("missing_keys", ()), *(key[0] for key in info.get("mismatched_keys", ()))]
     if bad:
@@ -211,7 +213,8 @@ def load_model(loader: Any, folder: Path, **settings: Any) -> Any:
             f"are missing or of another shape, such as {sorted(bad)[0]}; the file is damaged or of "
             "another model"
         )
-    refuse_broken(model, folder)
+    if not fewer_bits:  # packed weights are no plain numbers
+        refuse_broken(model, folder)
     return model.eval().requires_grad_(False)
 
 

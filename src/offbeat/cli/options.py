@@ -106,7 +106,7 @@ def _options(
         ),
     ] = "auto",
     offload: Annotated[
-        Literal["none", "model", "sequential"],
+        Literal["none", "model", "group", "sequential"],
         placed(
             help="Keep on the device only the model that runs, or only its current layer: less "
             "memory, and slower."
@@ -131,6 +131,20 @@ def _options(
     variant: Variant = None,
     lora: Lora = None,
     embedding: Embedding = None,
+    quantize: Annotated[
+        Literal["nf4", "int8", "fp8"] | None,
+        placed(
+            help="Bits of the weights of transformers and language models: `nf4` (bitsandbytes, "
+            "CUDA), `int8`, `fp8` (torchao): less memory. For drawing."
+        ),
+    ] = None,
+    cache: Annotated[
+        Literal["first-block", "taylorseer"] | None,
+        placed(
+            help="Let a transformer leave out what changes little from step to step: faster, and "
+            "other pictures."
+        ),
+    ] = None,
     sampler: Annotated[
         str | None,
         drawn(

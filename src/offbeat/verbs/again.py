@@ -157,7 +157,7 @@ def checked_recipe(recipe: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
         if not isinstance(files, list) or not all(_names_a_file(entry, kinds) for entry in files):
             raise ImageError(f"{path}: its recipe is damaged ({field}: {str(files)[:40]})")
     texts = [(recipe, "checkpoint"), (recipe, "fingerprint"), (recipe, "verb"), (how, "by")]
-    placed = ("device", "dtype", "attention", *DRAWN_BY)
+    placed = ("device", "dtype", "attention", "quantize", "cache", *DRAWN_BY)
     texts += [(recipe, name) for name in placed if recipe.get(name)]
     counts = [(recipe, "index"), (how, "start")]
     seeds, objects = [(recipe, "seed")], [(recipe, "versions")]
@@ -195,7 +195,17 @@ def _names_a_file(entry: Any, more: Mapping[str, type]) -> bool:
 
 def _place(recipe: Mapping[str, Any], search: Sequence[Path]) -> Placement:
     """Return where and in which type a picture was drawn."""
-    names = ("device", "dtype", "vae_tiling", "attention", "compile", "variant", *DRAWN_BY)
+    names = (
+        "device",
+        "dtype",
+        "vae_tiling",
+        "attention",
+        "compile",
+        "variant",
+        "quantize",
+        "cache",
+        *DRAWN_BY,
+    )
     settings = {name: recipe[name] for name in names if recipe.get(name)}
     if not Path(settings.get("ip_adapter", "")).expanduser().exists():
         settings.pop("ip_adapter", None)  # a file does not decide what is fetched

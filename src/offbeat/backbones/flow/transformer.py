@@ -12,7 +12,7 @@ import copy
 import itertools
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -202,6 +202,9 @@ class FlowDenoiser(Denoiser):
         states, pooled = states.to(dtype), pooled.to(dtype)
         pooled = pooled[:, : sum(self._pooled_widths())]
         guidance = Guidance(self._guider, reach, walk)
+        cached = bool(getattr(self.transformer, "is_cache_enabled", False))
+        if cached:  # another walk begins
+            self.transformer._reset_stateful_cache()
 
         def predict(shown: Tensor, timestep: Tensor, step: int) -> Tensor:
             shown = shown.to(dtype)
@@ -216,7 +219,11 @@ class FlowDenoiser(Denoiser):
             ]
             told = told if doubles else [whole[-batch:] for whole in told]
             own = mask if doubles else mask[-batch:]
-            predicted = self._velocity(doubled, times, *told, own, scale).float()
+            context: AbstractContextManager[None] = nullcontext()
+            if cached:  # what is kept of both halves does not suit one alone
+                context = self.transformer.cache_context("both" if doubles else "one")
+            with context:
+                predicted = self._velocity(doubled, times, *told, own, scale).float()
             if not doubles:
                 return guidance.alone(predicted, step) if guided else predicted
             uncond, cond = predicted.chunk(2)
