@@ -344,6 +344,8 @@ def test_what_does_nothing_is_an_error_and_what_is_left_out_is_said(folders, tmp
 
     zero = {n: t * 0 if "lora_up" in n else t for n, t in tensors.items()}
     refused(ShapeError, "changes no weight", zero)
+    with pytest.raises(ShapeError, match="changes nothing"):
+        import_concept(tmp_path / "x.safetensors", backbone=model, word="fox")
     refused(ShapeError, "another family", named({"q": one}, "diffusion_model.blocks.0.attn.to_{}"))
     refused(ShapeError, "another family", named({"x": one}, "unet.nowhere.{}"))
     refused(ShapeError, "LoHa", {f"{stem}.hada_w1_a": one, f"{stem}.hada_w2_a": one + 1})
@@ -357,6 +359,8 @@ def test_what_does_nothing_is_an_error_and_what_is_left_out_is_said(folders, tmp
     save_file({**tensors, **extra}, tmp_path / "x.safetensors")
     merged = load_backbone(folders["sd"], lora=str(tmp_path / "x.safetensors"))
     (note,) = merged.notes
+    run = import_concept(tmp_path / "x.safetensors", backbone=model, word="fox")
+    assert "2 layers of the LoRA are left out" in run.summary["warnings"][0]
     assert f"2 of its {len(tensors) // 3 + 2} layers are left out" in note
 
 

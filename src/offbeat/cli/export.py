@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from offbeat.cli import options as shared
-from offbeat.cli.output import errors_shown, free_folder, show_note
+from offbeat.cli.output import errors_shown, free_folder, show_note, show_result
 
 
 def export(
@@ -102,7 +102,8 @@ def import_(
         import offbeat
 
         folder = out or free_folder(Path("runs") / files[0].stem)
-        offbeat.import_concept(
+        run = offbeat.import_concept(
             list(files), backbone=backbone, word=word, prompt=prompt, device=place(), out=folder
         )
+    show_result(run.summary)
     typer.echo(f"{folder}: draw it with `offbeat render {folder}`")

@@ -9,7 +9,7 @@ import torch
 
 from offbeat.checkpoints.open import loaded_recorded
 from offbeat.checkpoints.placement import Where
-from offbeat.errors import StoreError
+from offbeat.errors import ShapeError, StoreError
 from offbeat.files.disk import digest_of
 from offbeat.files.learned import fitted, of_files
 from offbeat.files.lora import weights_file
@@ -100,6 +100,8 @@ def import_concept(
     learned = fitted(learned, model)
     session.problems += learned.notes
     concept = learned.concept
+    if concept.lora and not any(bool(f.any()) for n, f in concept.lora.items() if ".lora_B." in n):
+        raise ShapeError(f"{paths[0]}: changes nothing: its factors are zero")
     with torch.no_grad():  # a prompt that is too long, or a token that is too wide, fails here
         model.encode_text([concept.prompt()], tokens=concept.token_embeds)
     session.open(
