@@ -52,11 +52,13 @@ def export(
     with errors_shown():
         import offbeat
         from offbeat.files.exchange import holds_factors
+        from offbeat.files.lora import UNET
 
         paths = offbeat.export_concept(source, format, token=token, out=out)
         for path in paths:
             typer.echo(str(path))
-        if format == "diffusers" and any(holds_factors(path.read_bytes()) for path in paths):
+        of_unet = any(holds_factors(path.read_bytes(), UNET) for path in paths)
+        if format == "diffusers" and of_unet:
             show_note(
                 "ComfyUI passes over LoRA in these names without a word; for it, export with "
                 "--format comfyui"

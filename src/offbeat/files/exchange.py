@@ -115,9 +115,10 @@ def stem_of(word: str) -> str:
     return "-".join(kept.split())[:80] or "offbeat"
 
 
-def holds_factors(data: bytes) -> bool:
-    """Return whether a safetensors file, whose content is whole, holds factors of a LoRA."""
-    return is_lora(json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")]))
+def holds_factors(data: bytes, of: str = "") -> bool:
+    """Return whether a whole safetensors file holds factors of a LoRA, of a part if one is named."""
+    names = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    return is_lora(name for name in names if name.startswith(of))
 
 
 def read_weights(data: bytes, path: str | PurePath) -> Found:
