@@ -51,6 +51,8 @@ BUILT_IN: dict[Kind, dict[str, str]] = {
         "pocket-sd": _STABLE_DIFFUSION,
         "sd-1.5": _STABLE_DIFFUSION,
         "sdxl": _STABLE_DIFFUSION,
+        "sd-turbo": _STABLE_DIFFUSION,
+        "sdxl-turbo": _STABLE_DIFFUSION,
         "hyper-sd": _ONE_STEP,
         "sd3": _SD3,
         "sd3.5": _SD3,

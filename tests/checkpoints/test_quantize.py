@@ -73,7 +73,7 @@ def test_memory_counts_the_bits(tiny_of):
 def test_what_cannot_be_quantised_is_refused(tiny_of):
     with pytest.raises(ConfigError, match="nf4 is computed on CUDA"):
         Placement(device="cpu", quantize="nf4")
-    with pytest.raises(ConfigError, match="no --lora beside it"):
+    with pytest.raises(ConfigError, match="no --lora or --few-steps beside it"):
         Placement(quantize="int8", lora=("a.safetensors",))
     with pytest.raises(ConfigError, match="expected nf4, int8, fp8"):
         Placement(quantize="int4")

@@ -116,7 +116,7 @@ def encode_weighted(
             means = [whole.mean(dim=(1, 2), keepdim=True) for whole in (states, weighted)]
             states = weighted * (means[0] / means[1])
         read.append((text, states))
-    first = read[0][0]
+    first: TextEmbeds = read[0][0]
     return replace(
         first,
         text_encoder_hidden_states=torch.cat([states for _, states in read], dim=1),

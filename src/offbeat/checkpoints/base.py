@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from offbeat.checkpoints.guiders import GuiderSpec
+from offbeat.checkpoints.known.few_steps import few_steps_of
 from offbeat.checkpoints.lora import fit, merge
 from offbeat.checkpoints.offload import runs_on
 from offbeat.checkpoints.placement import (
@@ -26,6 +27,7 @@ from offbeat.checkpoints.placement import (
     usable,
 )
 from offbeat.checkpoints.quantize import is_large
+from offbeat.checkpoints.weights import locate
 from offbeat.core.samplers import SamplerSpec, sampler_named
 from offbeat.errors import CapabilityError, ConfigError, ShapeError
 from offbeat.files.disk import digest_of
@@ -39,8 +41,10 @@ if TYPE_CHECKING:
 
 Kept = TypeVar("Kept")
 DENOISERS = ("unet", "transformer")
-WITH_ADAPTER = ("hyper-sd", "pocket-sd", "sd-1.5", "sdxl")
+WITH_ADAPTER = ("hyper-sd", "pocket-sd", "sd-1.5", "sd-turbo", "sdxl", "sdxl-turbo")
 """Backbones that take an IP-Adapter."""
+CHANGED_BY = ("quantize", "cache", "few_steps")
+"""The parts of a placement that change what the networks compute."""
 DRAWN_BY = ("sampler", "guider", "ip_adapter", "prompt_syntax")
 """The parts of a placement that say how pictures are drawn."""
 AUTOENCODERS = ("vae", "movq")
@@ -63,6 +67,7 @@ class Checkpoint(ABC):
     _tokens: tuple[TokenFile, ...] = ()
     notes: tuple[str, ...] = ()
     """What a user should know of how it was loaded, one sentence each."""
+    scheduler: Any
     _guider: GuiderSpec | None = None
     _syntax: str | None = None
     takes_syntax = False
@@ -137,7 +142,7 @@ class Checkpoint(ABC):
         """What its numbers depend on beside weights, settings and seed, as JSON values."""
         told = {"device": self.device.type, "dtype": str(self.dtype).removeprefix("torch.")}
         # slicing and offloading change nothing
-        names = ("vae_tiling", "attention", "compile", "variant", "quantize", "cache", *DRAWN_BY)
+        names = ("vae_tiling", "attention", "compile", "variant", *CHANGED_BY, *DRAWN_BY)
         chosen = {name: getattr(self._placement, name, None) for name in names}
         for name, files in (("lora", self._merged), ("embeddings", self._tokens)):
             chosen[name] = [asdict(file) for file in files]
@@ -217,6 +222,8 @@ class Checkpoint(ABC):
         if self._placement is not None:
             raise ConfigError(f"{self.name}: is placed already; load it again to place it anew")
         chosen = placement.resolved()
+        if chosen.few_steps is not None:
+            self._draw_in_few_steps(chosen.few_steps)
         if chosen.sampler is not None:
             self._choose_sampler(sampler_named(chosen.sampler))
         if chosen.guider is not None:
@@ -276,13 +283,32 @@ class Checkpoint(ABC):
         self._card = {**self._card, "decode_batch_size": most}
         return self
 
+    few_steps_kind: str | None = None
+    """For which kind of model LoRA of few steps must be: ``sd-1.5``, ``sdxl`` or ``flux``."""
+
+    def _draw_in_few_steps(self, name: str) -> None:
+        """Merge a published LoRA, and take its sampler, steps and guidance.
+
+        Raises:
+            CheckpointError: If the hub does not give it.
+            ConfigError: If there is none for this kind of model.
+        """
+        made = few_steps_of(name, self.few_steps_kind, self.name)
+        file = locate(made.repository, only=(made.file,), what="a LoRA") / made.file
+        before = self._merged
+        self.merge_lora(LoraFile(str(file), made.scale))
+        self._merged = before  # its name says it
+        self._choose_sampler(made.sampler)
+        settings = {"num_inference_steps": made.num_inference_steps}
+        self._card = {**self._card, **settings, "guidance_scale": made.guidance_scale}
+
     def _choose_sampler(self, spec: SamplerSpec) -> None:
         """Denoise by another scheduler, made from the settings of the checkpoint's own.
 
         Raises:
             ConfigError: If it cannot walk along a flow, and the checkpoint is one.
         """
-        scheduler = sampler_like(self.scheduler, spec)  # type: ignore[attr-defined]
+        scheduler = sampler_like(self.scheduler, spec)
         self.scheduler = scheduler
         # a card's timesteps are those of its own scheduler
         kept = {name: value for name, value in self._card.items() if name != "timesteps"}

@@ -31,6 +31,8 @@ LICENCES = {
     "sd-1.5": "creativeml-openrail-m",
     "hyper-sd": "creativeml-openrail-m (its base), and that of ByteDance/Hyper-SD",
     "sdxl": "openrail++",
+    "sd-turbo": "stabilityai's own, see its model card",
+    "sdxl-turbo": "stabilityai's own, see its model card",
     "sd3": "stabilityai-ai-community",
     "sd3.5": "stabilityai-ai-community",
     "flux": "flux-1-dev-non-commercial-license",

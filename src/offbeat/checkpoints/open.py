@@ -74,6 +74,7 @@ def load_backbone(
     embeddings: str | Sequence[str | TokenFile] | None = None,
     quantize: Quantize | None = None,
     cache: str | None = None,
+    few_steps: str | None = None,
     sampler: str | None = None,
     guider: str | None = None,
     ip_adapter: str | None = None,
@@ -95,6 +96,7 @@ def load_backbone(
         embeddings: Files of tokens whose words prompts may hold: the name of the file, or its own.
         quantize: Bits of large weights: ``nf4``, ``int8`` or ``fp8``.
         cache: ``first-block`` or ``taylorseer``.
+        few_steps: ``lcm``, ``lightning`` or ``hyper``.
         sampler: How it denoises, e.g. ``dpm++-2m-karras``.
         guider: How it is guided, e.g. ``apg``.
         ip_adapter: File, folder or hub id of an IP-Adapter.
@@ -123,6 +125,7 @@ def load_backbone(
         embeddings=embeddings,
         quantize=quantize,
         cache=cache,
+        few_steps=few_steps,
         sampler=sampler,
         guider=guider,
         ip_adapter=ip_adapter,

@@ -11,6 +11,7 @@ from typing import Any, Literal, get_args
 import torch
 
 from offbeat.checkpoints.guiders import GuiderSpec
+from offbeat.checkpoints.known.few_steps import NAMES
 from offbeat.checkpoints.offload import Room
 from offbeat.checkpoints.pipeline import quiet_diffusers
 from offbeat.checkpoints.quantize import Quantize
@@ -61,6 +62,9 @@ class Placement:
     cache: str | None = None
     """``first-block`` or ``taylorseer``: a transformer leaves out what changes little from step to
     step, by diffusers' caches: faster, and other pictures."""
+    few_steps: str | None = None
+    """``lcm``, ``lightning`` or ``hyper``: a published LoRA, its sampler, steps and guidance, so
+    that SD 1.5, SDXL or FLUX draw in few steps."""
     sampler: str | None = None
     """How pictures are denoised, by the names of AUTOMATIC1111, such as ``dpm++-2m-karras``; None
     is the checkpoint's own scheduler."""
@@ -81,6 +85,7 @@ class Placement:
             ("offload", get_args(Offload)),
             ("quantize", (None, *get_args(Quantize))),
             ("cache", (None, *CACHES)),
+            ("few_steps", (None, *NAMES)),
         )
         for name, known in choices:
             if (value := getattr(self, name)) not in known:
@@ -105,10 +110,10 @@ class Placement:
                 f"run on an accelerator ({', '.join(ACCELERATORS)}); the device is the CPU. Leave "
                 "--offload out; --dtype bfloat16 halves the memory"
             )
-        if self.quantize is not None and self.lora:
+        if self.quantize is not None and (self.lora or self.few_steps):
             raise ConfigError(
-                "quantize: expected no --lora beside it: factors are added to whole weights. Leave "
-                "one of the two out"
+                "quantize: expected no --lora or --few-steps beside it: factors are added to whole "
+                "weights. Leave one of the two out"
             )
         if self.quantize == "nf4" and kind == "cpu":
             raise ConfigError(

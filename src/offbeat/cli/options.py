@@ -145,6 +145,13 @@ def _options(
             "other pictures."
         ),
     ] = None,
+    few_steps: Annotated[
+        Literal["lcm", "lightning", "hyper"] | None,
+        drawn(
+            help="Draw in 4 or 8 steps by a published LoRA, its sampler and guidance: `lcm` (SD "
+            "1.5, SDXL), `lightning` (SDXL), `hyper` (SD 1.5, SDXL, FLUX)."
+        ),
+    ] = None,
     sampler: Annotated[
         str | None,
         drawn(

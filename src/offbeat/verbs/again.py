@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from torch import Tensor
 
-from offbeat.checkpoints.base import DRAWN_BY
+from offbeat.checkpoints.base import CHANGED_BY, DRAWN_BY
 from offbeat.checkpoints.open import loaded, loaded_recorded
 from offbeat.checkpoints.placement import Placement, Where, placement_of
 from offbeat.core.checks import check_whole
@@ -157,7 +157,7 @@ def checked_recipe(recipe: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
         if not isinstance(files, list) or not all(_names_a_file(entry, kinds) for entry in files):
             raise ImageError(f"{path}: its recipe is damaged ({field}: {str(files)[:40]})")
     texts = [(recipe, "checkpoint"), (recipe, "fingerprint"), (recipe, "verb"), (how, "by")]
-    placed = ("device", "dtype", "attention", "quantize", "cache", *DRAWN_BY)
+    placed = ("device", "dtype", "attention", *CHANGED_BY, *DRAWN_BY)
     texts += [(recipe, name) for name in placed if recipe.get(name)]
     counts = [(recipe, "index"), (how, "start")]
     seeds, objects = [(recipe, "seed")], [(recipe, "versions")]
@@ -202,8 +202,7 @@ def _place(recipe: Mapping[str, Any], search: Sequence[Path]) -> Placement:
         "attention",
         "compile",
         "variant",
-        "quantize",
-        "cache",
+        *CHANGED_BY,
         *DRAWN_BY,
     )
     settings = {name: recipe[name] for name in names if recipe.get(name)}

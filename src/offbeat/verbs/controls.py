@@ -167,12 +167,13 @@ def steering_again(
     decoding = dict(recipe.get("decoding") or {})
     files: dict[str, Path] = {}
 
-    def controls(**more: Path) -> Controls:
+    def controls(**more: Any) -> Controls:
+        given: dict[str, Any] = {**files, **more}
         return Controls(
             negative_prompt=recipe.get("negative_prompt", ""),
-            image_weight=recipe.get("image_weight") if "image" in {**files, **more} else None,
-            strength=recipe.get("strength") if "init_image" in {**files, **more} else None,
-            **{**files, **more},
+            image_weight=recipe.get("image_weight") if "image" in given else None,
+            strength=recipe.get("strength") if "init_image" in given else None,
+            **given,
         )
 
     for role in ("image", "init_image", "mask"):

@@ -31,6 +31,7 @@ class FluxBackbone(FlowDenoiser):
 
     pipeline = "FluxPipeline"
     packs = True
+    few_steps_kind = "flux"
     lora_loader = "FluxLoraLoaderMixin"
 
     def encode_text(

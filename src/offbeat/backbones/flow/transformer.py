@@ -223,7 +223,7 @@ class FlowDenoiser(Denoiser):
             if cached:  # what is kept of both halves does not suit one alone
                 context = self.transformer.cache_context("both" if doubles else "one")
             with context:
-                predicted = self._velocity(doubled, times, *told, own, scale).float()
+                predicted = self._velocity(doubled, times, told[0], told[1], own, scale).float()
             if not doubles:
                 return guidance.alone(predicted, step) if guided else predicted
             uncond, cond = predicted.chunk(2)

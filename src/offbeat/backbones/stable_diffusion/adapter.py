@@ -146,6 +146,11 @@ class StableDiffusionBackbone(LatentDenoiser):
 
     takes_syntax = True
 
+    @property
+    def few_steps_kind(self) -> str:  # type: ignore[override]
+        """For which kind of model LoRA of few steps must be."""
+        return "sdxl" if self.is_xl else "sd-1.5"
+
     def encode_plain(
         self, prompts: Sequence[str], *, tokens: Mapping[str, Tensor] | None = None
     ) -> TextEmbeds:

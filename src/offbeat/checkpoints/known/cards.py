@@ -101,6 +101,14 @@ def suited(kind: str) -> dict[str, Any]:
     return {**COMMON, **SUITED[kind]}
 
 
+def is_turbo(folder: Path) -> bool:
+    """Return whether a folder, or the hub id that it is of, is called turbo: nothing else tells."""
+    names = [folder.name]
+    if folder.parent.name == "snapshots":  # as the hub's cache lays them out
+        names.append(folder.parent.parent.name)
+    return any("turbo" in name.lower() for name in names)
+
+
 def drawing_settings(card: Mapping[str, Any]) -> str:
     """Return what a card says that changes pictures, as canonical JSON."""
     return json.dumps({name: card[name] for name in DRAWING if name in card}, sort_keys=True)

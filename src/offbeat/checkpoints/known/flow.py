@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from offbeat.checkpoints.known.cards import suited
+from offbeat.checkpoints.known.cards import is_turbo, suited
 from offbeat.checkpoints.pipeline import PipelineFolder, cell_of
 from offbeat.checkpoints.weights import PIPELINE_FILES
 
@@ -47,7 +47,7 @@ def defaults(folder: PipelineFolder, parts: Mapping[str, Any]) -> dict[str, Any]
     pipeline = str(folder.index["_class_name"])
     if pipeline in LANGUAGE:
         kind, side = LANGUAGE[pipeline], 128
-        if kind == "z-image" and "turbo" in str(folder.path).lower():  # nothing else tells it
+        if kind == "z-image" and is_turbo(folder.path):
             kind = "z-image-turbo"
         if kind == "sana":
             side = int(config.sample_size)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from offbeat.checkpoints.known.cards import read_card, suited
+from offbeat.checkpoints.known.cards import is_turbo, read_card, suited
 from offbeat.checkpoints.known.unclip import POCKET
 from offbeat.checkpoints.pipeline import PipelineFolder, sides_of
 from offbeat.checkpoints.single_file import open_pipeline
@@ -16,6 +16,8 @@ CHECKPOINTS: dict[str, str] = {
     "pocket-sd": str(POCKET / "stable_diffusion"),
     "sd-1.5": "stable-diffusion-v1-5/stable-diffusion-v1-5",
     "sdxl": "stabilityai/stable-diffusion-xl-base-1.0",
+    "sd-turbo": "stabilityai/sd-turbo",
+    "sdxl-turbo": "stabilityai/sdxl-turbo",
 }
 """Name to where the pipeline is: a folder or a hub id."""
 
@@ -69,8 +71,11 @@ def read_cards(folder: PipelineFolder) -> dict[str, Any]:
 def defaults(folder: PipelineFolder, unet: Any, factor: int) -> dict[str, Any]:
     """Return the settings of a checkpoint that says nothing of itself."""
     height, width = sides_of(unet.config)
+    # nothing else tells a model that was distilled to one step
+    turbo = {"num_inference_steps": 1, "guidance_scale": 0.0}
     return {
         **suited(folder.index["_class_name"]),
+        **(turbo if is_turbo(folder.path) else {}),
         "height": height * factor,
         "width": width * factor,
         "scheduler": folder.index["scheduler"][1],
