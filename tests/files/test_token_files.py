@@ -11,7 +11,9 @@ from offbeat import again, generate, import_concept, load_backbone
 from offbeat.backbones.text import Encoder
 from offbeat.checkpoints.placement import Placement
 from offbeat.core.rng import stream
-from offbeat.errors import ConfigError, PromptError, ShapeError, StoreError
+from offbeat.errors import ConfigError, FingerprintError, PromptError, ShapeError, StoreError
+from offbeat.files.concept import CONCEPT_FILE, encode_concept
+from offbeat.types import Concept
 
 WIDTH = 32
 
@@ -136,6 +138,11 @@ def test_an_embedding_that_is_none_is_refused(folders, tmp_path):
     save_file({"emb_params": rows(1, 7)}, tmp_path / "wide.safetensors")
     with pytest.raises(ShapeError, match="got 7"):
         load_backbone(folders["sd"], embeddings=str(tmp_path / "wide.safetensors"))
+    concept = Concept(template="{concept}", subject="x", token_embeds={"<x>": rows(1)}, word="<x>")
+    made = {"fingerprint": "another", "checkpoint": "sdxl", "method": "distok"}
+    (tmp_path / "own.safetensors").write_bytes(encode_concept(concept, **made)[CONCEPT_FILE])
+    with pytest.raises(FingerprintError, match="learned on sdxl"):
+        load_backbone(folders["sd"], embeddings=str(tmp_path / "own.safetensors"))
     lora = {f"unet.x.lora_{half}.weight": torch.ones(2, 2) for half in "AB"}
     save_file(lora, tmp_path / "lora.safetensors")
     with pytest.raises(ConfigError, match="--lora"):

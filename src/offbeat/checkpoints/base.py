@@ -29,7 +29,7 @@ from offbeat.checkpoints.placement import (
 from offbeat.checkpoints.quantize import is_large
 from offbeat.checkpoints.weights import locate
 from offbeat.core.samplers import SamplerSpec, sampler_named
-from offbeat.errors import CapabilityError, ConfigError, ShapeError
+from offbeat.errors import CapabilityError, ConfigError, FingerprintError, ShapeError
 from offbeat.files.disk import digest_of
 from offbeat.files.exchange import read_weights
 from offbeat.files.lora import LoraFile, read_learned, read_lora_file
@@ -265,16 +265,22 @@ class Checkpoint(ABC):
 
         Raises:
             ConfigError: If its content is not what was asked for, or it holds no token.
+            FingerprintError: If Offbeat learned it on other weights.
             ShapeError: If they belong to another family or checkpoint.
         """
         path = Path(file.path).expanduser()
         data = read_learned(path)
         digest = digest_of(data)
         _check_same(file, digest)
-        tokens = read_weights(data, path).tokens
-        if not tokens:
+        found = read_weights(data, path)
+        if not found.tokens:
             raise ConfigError(f"{path}: holds LoRA factors and no token; give it by --lora")
-        self.add_embedding(tokens, path.stem)  # type: ignore[attr-defined]
+        if found.about.get("fingerprint", self.fingerprint) != self.fingerprint:
+            raise FingerprintError(
+                f"{path}: was learned on {found.about.get('checkpoint')}, and {self.name} has "
+                "other weights, which its token means nothing to"
+            )
+        self.add_embedding(found.tokens, path.stem)  # type: ignore[attr-defined]
         self._tokens = (*self._tokens, replace(file, digest=digest))
 
     def drawing_at_once(self, pictures: int) -> Self:
