@@ -116,7 +116,7 @@ def stem_of(word: str) -> str:
 
 
 def holds_factors(data: bytes, of: str = "") -> bool:
-    """Return whether a whole safetensors file holds factors of a LoRA, of a part if one is named."""
+    """Return whether a whole safetensors file holds factors of a LoRA, of one part if named."""
     names = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
     return is_lora(name for name in names if name.startswith(of))
 
