@@ -2,6 +2,8 @@
 
 import json
 import logging
+import math
+import os
 import shutil
 
 import pytest
@@ -10,6 +12,7 @@ from fastapi.testclient import TestClient
 
 import offbeat
 from offbeat.errors import ConfigError
+from offbeat.runs.folder import RunFolder
 from offbeat.studio.app import create_app
 from offbeat.studio.brought import bring
 from offbeat.studio.database import Database
@@ -81,3 +84,61 @@ def test_links_lead_nowhere_and_what_cannot_be_read_is_said(made, tmp_path, capl
         with pytest.raises(ConfigError, match="--shelf"):
             bring(database, studio, empty)
     database.close()
+
+
+def test_what_may_not_be_read_is_left_out_and_the_studio_starts(
+    made, tmp_path, caplog, monkeypatch
+):
+    source = shutil.copytree(made, tmp_path / "made")
+    (source / "locked").mkdir()
+
+    def refusing(function, word):
+        def refuse(path, *rest):
+            if word in str(path):
+                raise PermissionError(13, "Permission denied", str(path))
+            return function(path, *rest)
+
+        return refuse
+
+    monkeypatch.setattr(os, "listdir", refusing(os.listdir, "locked"))
+    monkeypatch.setattr(os, "link", refusing(os.link, "castle"))
+    monkeypatch.setattr(shutil, "copy2", refusing(shutil.copy2, "castle"))
+    studio = tmp_path / "studio"
+    (studio / "runs").mkdir(parents=True)
+    database = Database(studio / "studio.sqlite")
+    with caplog.at_level(logging.WARNING):
+        assert bring(database, studio, source) == 1
+    assert "castle" in caplog.text
+    assert "locked" in caplog.text
+    assert [path.name for path in (studio / "runs").iterdir() if path.suffix != ".new"] == [
+        database.rows("SELECT id FROM runs")[0]["id"]
+    ]
+    database.close()
+
+
+ODD = [None, 3, "text", [], [None, 3, "text"], {}, {"answer": "yes"}, [{"answer": "maybe"}],
+       [{"images": [1, None], "weights": ["pig"], "share": "all", "verdict": "yes", "axes": "x"}],
+       [{"verdict": {"answer": "yes"}, "distance": math.inf, "seen": {}}]]  # fmt: skip
+
+
+def test_runs_of_any_command_version_and_plug_in_can_be_opened(made, tmp_path):
+    rival = {"answer": "yes", "probability": 0.9}  # as explore --method best-of-n writes
+    names = ("images", "concepts", "warnings", "judge", "target_distance", "in_words")
+    summaries = [dict.fromkeys(names, value) for value in ODD]
+    for number, summary in enumerate([{"images": [rival], "judge": "classifier"}, *summaries]):
+        folder = RunFolder.create(tmp_path / "runs" / f"run-{number}", {"verb": "explore"})
+        picture = (made / "owl" / "images" / "0000.png").read_bytes()
+        folder.append_trace(dict.fromkeys(("step", "branch", "probe", "verdict"), summary))
+        files = {"images/0000.png": picture, "concept.safetensors": b"none"}
+        folder.write({**files, "summary.json": json.dumps(summary).encode()})
+        folder.finish()
+    settings = Settings(folder=tmp_path / "studio", device="cpu", shelf=(tmp_path / "runs",))
+    with TestClient(create_app(settings), base_url="http://localhost") as client:
+        client.get("/api/v1/session")
+        shown = {run["title"]: run["id"] for run in client.get("/api/v1/runs").json()["runs"]}
+        assert len(shown) == len(ODD) + 1
+        for name in shown.values():
+            for part in ("", "/curve", "/lineage"):
+                assert client.get(f"/api/v1/runs/{name}{part}").status_code == 200
+        pictures = client.get(f"/api/v1/runs/{shown['run-0']}").json()["pictures"]
+        assert pictures[0]["verdict"] == rival | {"judge": "classifier", "note": None}

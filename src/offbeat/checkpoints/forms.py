@@ -89,9 +89,4 @@ def _named_in(file: Path) -> Form:
         name = str(json.loads(file.read_text(encoding="utf-8"))["_class_name"])
     except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return "stable-diffusion"
-    return form_named(name)
-
-
-def form_named(pipeline: str) -> Form:
-    """Return the form of a class of pipelines; one that nobody knows is left to its adapter."""
-    return next((form for start, form in STARTS if pipeline.startswith(start)), "stable-diffusion")
+    return next((form for start, form in STARTS if name.startswith(start)), "stable-diffusion")

@@ -183,8 +183,6 @@ def _prefixed(raw: Mapping[str, Tensor], parts: Mapping[str, Any]) -> dict[str, 
             end = end.replace("lora_down", "lora_A").replace("lora_up", "lora_B")
             name = f"{flat[stem]}.{end}"
         bare = name.removeprefix("diffusion_model.")  # ComfyUI's name of any denoiser
-        # projections of Kandinsky's decoder that diffusers' converter does not know
-        bare = re.sub(r"\.processor\.(add_[kv]_proj)_lora\.", r".\1.lora.", bare)
         layer = re.split(r"\.processor\.|\.lora_|\.lora\.|_lora\.", bare)[0]
         if layer.split(".")[0] not in parts:
             part = next((part for part in parts if _has(parts[part], layer)), None)

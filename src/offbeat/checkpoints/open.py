@@ -6,14 +6,12 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
 from offbeat import registry
 from offbeat.checkpoints.base import Checkpoint
-from offbeat.checkpoints.forms import Form, form_named, form_of
-from offbeat.checkpoints.from_pipe import is_pipeline
+from offbeat.checkpoints.forms import Form, form_of
 from offbeat.checkpoints.hub import without_network
 from offbeat.checkpoints.known.unclip import SEPARATOR, is_bundled
 from offbeat.checkpoints.memory import check_fits, pictures_at_once
@@ -62,7 +60,7 @@ def adapter_of(source: str | Path) -> Any:
 
 @in_own_modes
 def load_backbone(
-    source: str | Path | Any = "pocket",
+    source: str | Path = "pocket",
     *,
     device: Where = "auto",
     dtype: Dtype | None = None,
@@ -82,10 +80,10 @@ def load_backbone(
     ip_adapter: str | None = None,
     prompt_syntax: str | None = None,
 ) -> Any:
-    """Load a checkpoint by name, folder or hub id, or take a loaded pipeline of diffusers over.
+    """Load a checkpoint by name, folder or hub id.
 
     Args:
-        source: Which. A pipeline stays where it is; its modules are shared, and frozen.
+        source: Which.
         device: Where to run, or a ``Placement``, which says all of these.
         dtype: Of its weights, and so on as in ``Placement``; None is what that says.
         offload: ``none``, ``model``, ``group`` or ``sequential``.
@@ -133,32 +131,8 @@ def load_backbone(
         ip_adapter=ip_adapter,
         prompt_syntax=prompt_syntax,
     )
-    if is_pipeline(source):
-        return _of_pipeline(source, placement)
     with reading_variant(placement.variant), quantizing(placement.quantize):
         return _load(source, placement)
-
-
-def _of_pipeline(pipe: Any, asked: Placement) -> Any:
-    """Return the backbone of a pipeline that is loaded, where it is unless a device is named."""
-    kind = registry.find("backbone", BACKBONE_OF_FORM[form_named(type(pipe).__name__)])
-    if not hasattr(kind, "from_pipeline"):
-        raise ConfigError(
-            f"backbone: a {type(pipe).__name__} that is loaded cannot be taken over; name its "
-            "folder or hub id"
-        )
-    if asked.quantize is not None or asked.dtype != "auto":
-        raise ConfigError(
-            "quantize, dtype: weights of a pipeline that is loaded stay as they are; choose both "
-            "where you load it"
-        )
-    model = kind.from_pipeline(pipe)
-    for lora in asked.lora:
-        model.merge_lora(lora)
-    for embedding in asked.embeddings:
-        model.add_tokens(embedding)
-    device = str(model.device) if asked.device == "auto" else asked.device
-    return model.place(replace(asked, device=device))
 
 
 def _load(source: str | Path, asked: Placement) -> Any:
@@ -223,8 +197,6 @@ _KEPT: ContextVar[Kept | None] = ContextVar("kept", default=None)
 
 def loaded(backbone: str | Path | TextBackbone, device: Where) -> TextBackbone:
     """Return a backbone that is loaded: of any form that draws from text."""
-    if is_pipeline(backbone):
-        backbone = cast(TextBackbone, load_backbone(backbone, device=device))
     if isinstance(backbone, str | Path):
         kept = _KEPT.get()
         load = load_backbone if kept is None else kept.load

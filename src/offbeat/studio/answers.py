@@ -2,13 +2,26 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, WrapValidator
+from pydantic import ValidatorFunctionWrapHandler as Check
 
 Kind = Literal["images", "ordinary", "previews"]
 State = Literal["queued", "running", "finished", "failed", "cancelled", "interrupted"]
 Point = tuple[float, float]
+T = TypeVar("T")
+
+
+def _or_null(value: Any, check: Check) -> Any:
+    try:
+        return check(value)
+    except ValidationError:
+        return None
+
+
+Read = Annotated[T | None, WrapValidator(_or_null)]
+"""Of a run folder, which any version or plug-in may have written; null if of another type."""
 
 
 class _Whole(BaseModel):
@@ -41,15 +54,15 @@ class Picture(_Whole):
 class RunPicture(Picture):
     """A picture of a run, with what is known of it; null where something is not."""
 
-    concept: int | None
+    concept: Read[int]
     """Number of the concept that drew it; of an exploration its direction."""
-    caption: str | None
-    distance: float | None
-    quantile: float | None
-    axes: list[float] | None
-    seen: float | None
+    caption: Read[str]
+    distance: Read[float]
+    quantile: Read[float]
+    axes: Read[list[float]]
+    seen: Read[float]
     """Seen novelty: 1 is just another ordinary picture."""
-    verdict: Verdict | None
+    verdict: Read[Verdict]
     mark: Literal[-1, 0, 1] | None
     """What this session thinks of it: 1 is a like."""
 
@@ -121,9 +134,9 @@ class RunConcept(_Whole):
     """One concept of a run."""
 
     index: int
-    weights: dict[str, float] | None
-    share: float | None
-    caption: str | None
+    weights: Read[dict[str, float]]
+    share: Read[float]
+    caption: Read[str]
     exportable: bool
 
 
@@ -186,11 +199,11 @@ class MapStep(_Whole):
     step: int
     kept: bool
     points: list[Point]
-    median: list[float] | None
-    distance: float | None
-    distance_p10: float | None
-    distance_p90: float | None
-    quantile: float | None
+    median: Read[list[float]]
+    distance: Read[float]
+    distance_p10: Read[float]
+    distance_p90: Read[float]
+    quantile: Read[float]
 
 
 class MapPicture(_Whole):
@@ -198,7 +211,7 @@ class MapPicture(_Whole):
 
     kind: Kind
     index: int
-    axes: list[float] | None
+    axes: Read[list[float]]
     url: str
 
 
@@ -221,17 +234,17 @@ class CurveRow(BaseModel):
 
     trial: int
     step: int
-    branch: str | None
-    distance_p10: float | None
-    distance_p90: float | None
-    verdict: Verdict | None
+    branch: Read[str]
+    distance_p10: Read[float]
+    distance_p90: Read[float]
+    verdict: Read[Verdict]
 
 
 class Curve(_Whole):
     """Readings by step."""
 
-    target_distance: float | None
-    ordinary_distance: float | None
+    target_distance: Read[float]
+    ordinary_distance: Read[float]
     rows: list[CurveRow]
 
 

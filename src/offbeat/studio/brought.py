@@ -52,10 +52,10 @@ def bring(database: Database, studio: Path, source: Path) -> int:
             continue
         try:
             row = _row(path)
+            _link(path, studio / "runs" / name)
         except (OffbeatError, OSError, ValueError, LookupError, TypeError) as error:
             log.warning("%s: is not shown (%s)", path, error)
             continue
-        _link(path, studio / "runs" / name)
         names = allowed_names(studio / "runs" / name)
         covers = [name for name in names if name.startswith("images/")]
         database.add_finished({**row, "id": name, "cover": min(covers, default=None)})
@@ -67,14 +67,17 @@ def bring(database: Database, studio: Path, source: Path) -> int:
 
 def _runs(folder: Path, depth: int) -> Iterator[Path]:
     """Yield the finished run folders in a folder, sorted."""
-    if (folder / "request.json").is_file():
-        if (folder / "summary.json").is_file():
-            yield folder
+    try:
+        names = set(os.listdir(folder))
+        below = [] if "request.json" in names else [folder / name for name in sorted(names)]
+        below = [path for path in below if path.is_dir() and not path.is_symlink()]
+    except OSError as error:
+        log.warning("%s: is left out (%s)", folder, error)
         return
-    if depth:
-        for path in sorted(folder.iterdir()):
-            if path.is_dir() and not path.is_symlink():
-                yield from _runs(path, depth - 1)
+    if {"request.json", "summary.json"} <= names:
+        yield folder
+    for path in below if depth else []:
+        yield from _runs(path, depth - 1)
 
 
 def _row(path: Path) -> Row:

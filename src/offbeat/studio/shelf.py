@@ -105,6 +105,24 @@ def read_json(folder: Path, name: str) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
+def _objects(value: Any) -> list[dict[str, Any]]:
+    """Return a list of objects; of what else a plug-in wrote there, empty ones or none."""
+    rows = value if isinstance(value, list) else []
+    return [row if isinstance(row, dict) else {} for row in rows]
+
+
+def _texts(value: Any) -> list[str]:
+    """Return the texts of a list."""
+    return [text for text in value if isinstance(text, str)] if isinstance(value, list) else []
+
+
+def _verdict(verdict: Any, judge: Any) -> dict[str, Any] | None:
+    """Return what ``judge`` said, if anything; rivals write no more than answer and probability."""
+    if not isinstance(verdict, dict) or "answer" not in verdict:
+        return None
+    return {name: verdict.get(name) for name in _VERDICT} | {"judge": verdict.get("judge") or judge}
+
+
 def detail(folder: Path, row: Row, session: str, database: Database) -> dict[str, Any]:
     """Return everything that the page shows of one run."""
     summary, request = read_json(folder, "summary.json"), read_json(folder, "request.json")
@@ -114,7 +132,7 @@ def detail(folder: Path, row: Row, session: str, database: Database) -> dict[str
         **entry(row, session),
         "request": row["request"],
         "summary": summary,
-        "warnings": summary.get("warnings", []),
+        "warnings": _texts(summary.get("warnings")),
         "settings": request,
         "pictures": list(_pictures(run, names, summary, row, database.marks(session).get(run, {}))),
         "concepts": _concepts(names, summary, row),
@@ -151,8 +169,7 @@ def _pictures(
     row: Row,
     marks: Mapping[int, int],
 ) -> Iterator[dict[str, Any]]:
-    readings = summary.get("images") or []
-    concepts = summary.get("concepts") or []
+    readings, concepts = _objects(summary.get("images")), _objects(summary.get("concepts"))
     each = max(1, row["num_images"] // max(1, len(concepts) or 1))
     for name in names:
         if not (_NUMBERED.fullmatch(name) or _PREVIEW.fullmatch(name)):
@@ -162,35 +179,29 @@ def _pictures(
         concept, caption = None, None
         if picture["kind"] == "images":
             index = picture["index"]
-            reading = (
-                readings[index]
-                if index < len(readings) and isinstance(readings[index], dict)
-                else {}
-            )
+            reading = readings[index] if index < len(readings) else {}
             concept = reading.get("direction")
             if concepts:
                 concept = min(index // each, len(concepts) - 1)
-                texts = concepts[concept].get("images") or []
+                texts = _texts(concepts[concept].get("images"))
                 caption = texts[index % each] if index % each < len(texts) else None
-        said = reading.get("verdict") or (reading if "answer" in reading else None)
-        verdict = None if said is None else {name: said.get(name) for name in _VERDICT}
         yield {
             **picture,
             "concept": concept,
             "caption": caption,
             **{name: reading.get(name) for name in ("distance", "quantile", "axes", "seen")},
-            "verdict": verdict,
+            "verdict": _verdict(reading.get("verdict") or reading, summary.get("judge")),
             "mark": marks.get(picture["index"], 0) if picture["kind"] == "images" else None,
         }
 
 
 def _concepts(names: list[str], summary: Mapping[str, Any], row: Row) -> list[dict[str, Any]]:
-    rows = summary.get("concepts") or []
+    rows = _objects(summary.get("concepts"))
     kept = any(name.endswith("concept.safetensors") and "trials" not in name for name in names)
     concepts = []
     for index in range(row["num_concepts"] if kept else 0):
-        reading = rows[index] if index < len(rows) and isinstance(rows[index], dict) else {}
-        texts = reading.get("images") or []
+        reading = rows[index] if index < len(rows) else {}
+        texts = _texts(reading.get("images"))
         concepts.append(
             {
                 "index": index,
@@ -233,8 +244,7 @@ def map_of(folder: Path, run: str) -> dict[str, Any]:
     pictures_at = [
         {"kind": "images", "index": index, "axes": reading.get("axes"),
          "url": url_of(run, f"images/{index:04d}.png")}
-        for index, reading in enumerate(summary.get("images") or [])
-        if isinstance(reading, dict)
+        for index, reading in enumerate(_objects(summary.get("images")))
     ]  # fmt: skip
     return {"axes": ["first axis", "second axis"], **map_, "pictures": pictures_at}
 
@@ -261,15 +271,16 @@ def _row(row: Mapping[str, Any]) -> dict[str, Any]:
         for name, value in row.items()
         if isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
     }
-    probe = row.get("probe") or {}
+    probe = row.get("probe")
+    probe = probe if isinstance(probe, dict) else {}
     return {
         "trial": 0,
         **numbers,
-        "step": int(row.get("step", 0)) + 1,
+        "step": int(numbers.get("step", 0)) + 1,
         "branch": row.get("branch"),
         "distance_p10": probe.get("distance_p10"),
         "distance_p90": probe.get("distance_p90"),
-        "verdict": row.get("verdict"),
+        "verdict": _verdict(row.get("verdict"), None),
     }
 
 

@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 
-from offbeat.checkpoints.from_pipe import digest_of_pipe, index_of, texts_of
 from offbeat.checkpoints.known.cards import drawing_settings, read_card
 from offbeat.checkpoints.known.flow import CHECKPOINTS, FILES, TEXTS, defaults
 from offbeat.checkpoints.pipeline import PipelineFolder, fingerprint
@@ -38,29 +37,6 @@ def load(
     card = {**defaults(folder, parts), **read_card(folder.path)}
     digest = fingerprint(*folder.paths(), settings=drawing_settings(card))
     return {"parts": parts, "name": str(source), "digest": digest, "card": card}
-
-
-def of_pipe(pipe: Any, pipeline: str) -> dict[str, Any]:
-    """Return what an adapter is made of, of a pipeline that is loaded.
-
-    Raises:
-        CheckpointError: If it is of another class, or its weights are offloaded.
-    """
-    folder = index_of(pipe)
-    if folder.index["_class_name"] != pipeline:
-        raise CheckpointError(f"expected a {pipeline}, got {folder.index['_class_name']}")
-    clips = TEXTS.get(pipeline)
-    parts = {
-        "texts": texts_of(pipe, clips or ("",)),
-        "transformer": pipe.transformer,
-        "vae": pipe.vae,
-        "scheduler": pipe.scheduler,
-    }
-    if clips and (long := texts_of(pipe, (f"_{len(clips) + 1}",))):
-        parts["t5"] = long[0]
-    card = defaults(folder, parts)
-    digest = digest_of_pipe(pipe, drawing_settings(card))
-    return {"parts": parts, "name": str(folder.path), "digest": digest, "card": card}
 
 
 def load_components(

@@ -109,15 +109,6 @@ class FlowDenoiser(Denoiser):
         """
         return cls(**load_file.load(source, cls.pipeline, dtype, config)).to(device)
 
-    @classmethod
-    def from_pipeline(cls, pipe: Any) -> Self:
-        """Return a backbone of a pipeline that is loaded; both have the same modules, frozen now.
-
-        Raises:
-            CheckpointError: If its weights are offloaded.
-        """
-        return cls(**load_file.of_pipe(pipe, cls.pipeline))
-
     @property
     def max_sequence_length(self) -> int:
         """Positions that T5 reads of every prompt, padding included, by the card."""

@@ -27,15 +27,8 @@ from offbeat.backbones.stable_diffusion.load import (
     own_projection,
 )
 from offbeat.backbones.text import Encoder
-from offbeat.checkpoints.from_pipe import digest_of_pipe, index_of, texts_of
 from offbeat.checkpoints.known.cards import drawing_settings
-from offbeat.checkpoints.known.stable_diffusion import (
-    check_form,
-    defaults,
-    digested,
-    find,
-    read_cards,
-)
+from offbeat.checkpoints.known.stable_diffusion import defaults, digested, find, read_cards
 from offbeat.checkpoints.pipeline import cell_of, fingerprint
 from offbeat.types import TextEmbeds
 
@@ -108,28 +101,6 @@ class StableDiffusionBackbone(LatentDenoiser):
         where = digested(folder, ip_adapter)
         digest = fingerprint(*where, settings=drawing_settings(card))
         return cls(parts, name=str(source), digest=digest, card=card).to(device)
-
-    @classmethod
-    def from_pipeline(cls, pipe: Any) -> StableDiffusionBackbone:
-        """Return a backbone of a pipeline that is loaded; both have the same modules, frozen now.
-
-        An IP-Adapter that it was given is not taken over: name one with ``ip_adapter``.
-
-        Raises:
-            CheckpointError: If it is of another form, or its weights are offloaded.
-        """
-        folder = index_of(pipe)
-        check_form(folder, str(folder.path))
-        parts = {
-            "texts": texts_of(pipe, ("", "_2")),
-            "vae": pipe.vae,
-            "unet": pipe.unet,
-            "scheduler": pipe.scheduler,
-            "zero_empty": bool(folder.index.get("force_zeros_for_empty_prompt", False)),
-        }
-        card = defaults(folder, pipe.unet, cell_of(pipe.vae.config))
-        digest = digest_of_pipe(pipe, drawing_settings(card))
-        return cls(parts, name=str(folder.path), digest=digest, card=card)
 
     @property
     def takes_images(self) -> bool:

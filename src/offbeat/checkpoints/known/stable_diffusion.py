@@ -45,16 +45,6 @@ def find(source: str | Path, config: str | Path | None = None) -> PipelineFolder
         CheckpointError: If there is none, or its pipeline is of another form.
     """
     folder = open_pipeline(CHECKPOINTS.get(str(source), source), only=FILES, config=config)
-    check_form(folder, source)
-    return folder
-
-
-def check_form(folder: PipelineFolder, source: str | Path) -> None:
-    """Refuse a pipeline of another form.
-
-    Raises:
-        CheckpointError: With what it is.
-    """
     kind = folder.index.get("_class_name")
     if kind not in PIPELINES:
         raise CheckpointError(
@@ -65,6 +55,7 @@ def check_form(folder: PipelineFolder, source: str | Path) -> None:
             f"{source}: expected a pipeline that draws from noise, got a refiner of SDXL, which "
             "finishes pictures of another; name the base model (sdxl)"
         )
+    return folder
 
 
 def read_cards(folder: PipelineFolder) -> dict[str, Any]:
