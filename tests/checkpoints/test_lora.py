@@ -23,6 +23,7 @@ from offbeat.checkpoints.placement import Placement
 from offbeat.core.drawing import draw
 from offbeat.core.rng import stream
 from offbeat.errors import ConfigError, CorruptRunError, ResumeError, ShapeError, StoreError
+from offbeat.files.lora import read_factors
 
 BUILD = {
     "sd": lambda folder: tiny.build_sd(folder, "sd", adapter=False),
@@ -369,6 +370,8 @@ def test_what_does_nothing_is_an_error_and_what_is_left_out_is_said(folders, tmp
     refused(ShapeError, "LoKr", {f"{stem}.lokr_w1": one, f"{stem}.lokr_w2": one + 1})
     refused(ShapeError, "IA3", {f"{stem}.weight": one, f"{stem}.on_input": torch.tensor(True)})
     refused(CorruptRunError, "got nothing", {})
+    refused(ShapeError, "one alpha", {**tensors, f"{stem}.alpha": torch.ones(2)})
+    refused(ShapeError, "expected factors", {**tensors, f"{stem}.lora_up.weight": one})
     refused(ArithmeticError, "NaN", {n: t / 0 for n, t in tensors.items()})
     refused(ConfigError, "strength", tensors, "{}:0")
     refused(StoreError, "cannot be read", tensors, "{}.absent")
@@ -379,6 +382,25 @@ def test_what_does_nothing_is_an_error_and_what_is_left_out_is_said(folders, tmp
     run = import_concept(tmp_path / "x.safetensors", backbone=model, word="fox")
     assert "2 layers of the LoRA are left out" in run.summary["warnings"][0]
     assert f"2 of its {len(tensors) // 3 + 2} layers are left out" in note
+
+
+@pytest.mark.parametrize(
+    "text", ["[]", "{", '{"r": 0}', '{"alpha_pattern": "x"}', '{"rank_pattern": {"q": "y"}}']
+)
+def test_damaged_settings_of_peft_say_so(text):
+    pair = {"q.lora_A.weight": torch.ones(2, 3), "q.lora_B.weight": torch.ones(3, 2)}
+    with pytest.raises(CorruptRunError, match="settings are damaged"):
+        read_factors(pair, {"lora_adapter_metadata": text}, "x")
+
+
+def test_each_network_goes_by_its_own_alpha():
+    names = ("unet.a.to_q", "text_encoder.b.q_proj", "unet.c.to_q")
+    pairs = {f"{name}.lora_{half}.weight": torch.ones(4, 4) for name in names for half in "AB"}
+    told = {"unet.r": 4, "unet.lora_alpha": 2, "text_encoder.r": 4, "text_encoder.lora_alpha": 12}
+    told["unet.alpha_pattern"] = {"^c.to_q": 1}
+    read = read_factors(pairs, {"lora_adapter_metadata": json.dumps(told)}, "x")
+    scales = [float(read[f"{name}.lora_B.weight"][0, 0]) for name in names]
+    assert scales == [0.5, 3.0, 0.25]
 
 
 def test_a_run_records_it_and_is_drawn_again_with_it(folders, tmp_path):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -144,7 +144,7 @@ def with_config(header: Mapping[str, str] | None, file: Path) -> dict[str, str]:
     beside = file.parent / PEFT_CONFIG
     entries = dict(header or {})
     if "lora_adapter_metadata" not in entries and file.name == PEFT_WEIGHTS and beside.is_file():
-        entries["lora_adapter_metadata"] = beside.read_text(encoding="utf-8")
+        entries["lora_adapter_metadata"] = read_learned(beside).decode(errors="replace")
     return entries
 
 
@@ -178,12 +178,14 @@ def read_factors(
     factors = {}
     for layer, name in downs.items():
         a, b = tensors[name].float(), tensors[ups[layer]].float()
-        if a.ndim not in (2, 4) or a.ndim != b.ndim or len(a) != b.shape[1]:
+        if a.ndim not in (2, 4) or a.ndim != b.ndim or not 0 < len(a) == b.shape[1]:
             raise ShapeError(
                 f"{file}: {layer}: expected factors [r, in] and [out, r], or of a convolution, got "
                 f"{list(a.shape)} and {list(b.shape)}"
             )
         alpha = tensors.get(f"{layer.removesuffix('.lora')}.alpha")
+        if alpha is not None and alpha.numel() != 1:
+            raise ShapeError(f"{file}: {layer}: expected one alpha, got {list(alpha.shape)}")
         ratio = scale(layer) if alpha is None else float(alpha) / len(a)
         factors[name] = a
         factors[ups[layer]] = b if ratio == 1 else b * ratio
@@ -195,23 +197,48 @@ def read_factors(
     return factors
 
 
-def _peft_scales(header: Mapping[str, str], file: str) -> Any:
-    """Return a function from a layer to alpha over rank, of what PEFT's settings say."""
+def _peft_scales(header: Mapping[str, str], file: str) -> Callable[[str], float]:
+    """Return a function from a layer to alpha over rank, of what PEFT's settings say.
+
+    diffusers puts the part before each name, ``unet.lora_alpha``: a layer goes by those of its own.
+    """
     text = header.get("lora_adapter_metadata")
     if text is None:
         return lambda layer: 1.0
+    parts: dict[str, dict[str, Any]] = {}
     try:
-        settings = {name.rpartition(".")[2]: value for name, value in parse_json(text).items()}
-        alphas, ranks = settings.get("alpha_pattern") or {}, settings.get("rank_pattern") or {}
-        alpha, rank = float(settings.get("lora_alpha", 1)), float(settings.get("r", 1))
-        power = 0.5 if settings.get("use_rslora") else 1.0
+        for name, value in parse_json(text).items():
+            part, _, setting = name.rpartition(".")
+            parts.setdefault(part, {})[setting] = value
+        scales = {part: _scale_of(settings) for part, settings in parts.items()}
     except (ValueError, TypeError, AttributeError, RecursionError) as error:
         raise CorruptRunError(f"{file}: its LoRA settings are damaged ({error})") from error
 
     def scale(layer: str) -> float:
-        def of(patterns: Mapping[str, Any], usual: float) -> float:
-            fits = (value for name, value in patterns.items() if layer.endswith(name.lstrip("^")))
-            return float(next(fits, usual))
+        part = next((part for part in scales if layer.startswith(f"{part}.")), "")
+        return scales[part](layer) if part in scales else 1.0
+
+    return scale
+
+
+def _scale_of(settings: Mapping[str, Any]) -> Callable[[str], float]:
+    """Return alpha over rank by layer, of the settings of one network.
+
+    Raises:
+        ValueError: Or another, if they are no settings.
+    """
+    alphas, ranks = (
+        {str(name).lstrip("^"): float(v) for name, v in (settings.get(key) or {}).items()}
+        for key in ("alpha_pattern", "rank_pattern")
+    )
+    alpha, rank = float(settings.get("lora_alpha", 1)), float(settings.get("r", 1))
+    if min(rank, *ranks.values(), 1.0) <= 0:
+        raise ValueError("a rank is not above 0")
+    power = 0.5 if settings.get("use_rslora") else 1.0
+
+    def scale(layer: str) -> float:
+        def of(patterns: Mapping[str, float], usual: float) -> float:
+            return next((v for name, v in patterns.items() if layer.endswith(name)), usual)
 
         return float(of(alphas, alpha) / of(ranks, rank) ** power)
 
