@@ -199,10 +199,10 @@ def test_an_accelerator_draws_as_many_at_once_as_its_memory_is_for(folders, monk
         sizes, decode = [], backbone.decode
         monkeypatch.setattr(backbone, "decode", lambda x: (sizes.append(len(x)), decode(x))[1])
         word = plain_concept_of("castle", backbone)
-        return draw_word(backbone, word, seed=0, num=5, decoding={"num_inference_steps": 2}), sizes
+        return draw_word(backbone, word, seed=0, num=9, decoding={"num_inference_steps": 2}), sizes
 
     on_cpu, sizes = drawn(load_backbone(folders[form]))
-    assert sizes == [2, 2, 1]  # the card's, within four at a time
+    assert sizes == [2, 2, 2, 2, 1]  # the card's, within eight at a time
     backbone = placed(folders[form])
     with far.device() as device:
         placement = Placement(device=device, dtype="float32")
@@ -214,7 +214,7 @@ def test_an_accelerator_draws_as_many_at_once_as_its_memory_is_for(folders, monk
             assert memory.pictures_at_once(folders[form], placement) == fit
         backbone.drawing_at_once(64)
         images, sizes = drawn(backbone)
-        assert sizes == [5]
+        assert sizes == [9]
         torch.testing.assert_close(images, on_cpu, rtol=0, atol=1e-3)
     assert memory.pictures_at_once(folders[form], Placement(device="cpu")) is None
     monkeypatch.setattr(opening, "pictures_at_once", lambda source, placement: 32)

@@ -1,5 +1,7 @@
 """A search inside the caller's torch modes is the search without them."""
 
+from functools import partial
+
 import pytest
 import torch
 
@@ -26,6 +28,7 @@ SEARCH = LowProbabilityConfig(
     num_baseline=20, num_held_out=5, num_components=3, num_steps=2, num_probes=2, judge_every=2,
     lora_rank=2, reach=1.5, use_support=False,
 )  # fmt: skip
+REFUSED = r"float16 vanish.*--dtype bfloat16.*--dtype float32"
 
 
 def searched(pocket):
@@ -106,20 +109,29 @@ def halves():
         ("pocket", searched),
         ("pocket", mixed),
         ("pocket", trained),
-        ("pocket", lambda model: offbeat.explore("owl", backbone=model)),
-        ("pocket", lambda model: offbeat.fuse(["owl", "pig"], method="conceptlab", backbone=model)),
-        ("pocket", lambda model: offbeat.train("distok", backbone=model)),
-        ("pocket-sd", lambda model: offbeat.fuse(["owl", "pig"], method="diffmorpher",
-                                                 backbone=model)),
         ("pocket-sd", lambda model: DiffMorpher().ends(
             Drawing(method="", backbone=model, request=Request(subject="x"), start=0,
                     on_step=lambda step: None, sources=("owl", "pig")))),
     ],
 )  # fmt: skip
-def test_gradients_of_float16_are_refused(halves, tmp_path, monkeypatch, name, work):
-    monkeypatch.chdir(tmp_path)
-    with pytest.raises(ConfigError, match=r"float16 vanish.*--dtype bfloat16.*--dtype float32"):
+def test_gradients_of_float16_are_refused(halves, name, work):
+    with pytest.raises(ConfigError, match=REFUSED):
         work(halves[name])
+
+
+@pytest.mark.parametrize(
+    ("name", "command"),
+    [
+        ("pocket", partial(offbeat.explore, "owl")),
+        ("pocket", partial(offbeat.fuse, ["owl", "pig"], method="conceptlab")),
+        ("pocket", partial(offbeat.train, "distok")),
+        ("pocket-sd", partial(offbeat.fuse, ["owl", "pig"], method="diffmorpher")),
+    ],
+)
+def test_a_command_refuses_them_before_it_makes_a_folder(halves, tmp_path, name, command):
+    with pytest.raises(ConfigError, match=REFUSED):
+        command(backbone=halves[name], out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
 
 
 def test_a_search_without_gradients_may_run_in_float16(halves):

@@ -250,7 +250,8 @@ class Checkpoint(ABC):
         device = usable(chosen.device)
         if device.type in CHANNELS_LAST and chosen.quantize is None:
             for module in (vae, denoiser):
-                module.to(memory_format=torch.channels_last)
+                if module is not None:
+                    module.to(memory_format=torch.channels_last)
         if chosen.offload == "none":
             self.to(chosen.device)
         else:

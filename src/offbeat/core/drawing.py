@@ -30,7 +30,7 @@ CHUNK = 8
 """Pictures between two progress reports on the CPU; each has its own streams."""
 
 JUDGED_STEPS, MANY_STEPS = 16, 25
-"""Denoising steps of pictures that only a judge sees, where the checkpoint takes more than many."""
+"""Denoising steps of what only a judge sees, where a checkpoint takes more than the second."""
 
 
 def judged_steps(backbone: Any, concept: Concept | None = None) -> int:

@@ -86,7 +86,7 @@ class Recorder:
     ) -> None:
         """Tell the observer, and write the state where the last one is old.
 
-        An observer that ends the run by an error loses nothing: the state is written first.
+        If the observer ends the run by an error, the state is written before the error goes on.
 
         Args:
             stage: What is done.
