@@ -152,3 +152,12 @@ def test_every_method_has_a_card():
         re.findall(r"^<!-- settings: (\S+) -->$", (ROOT / "docs" / "methods.md").read_text(), re.M)
     )
     assert cards == set(registry.BUILT_IN["method"])
+
+
+def test_a_readme_alone_shows_its_pictures():
+    from recipes.release import absolute
+
+    text = absolute((ROOT / "README.md").read_text(encoding="utf-8"), "https://x/y")
+    assert targets(text) == []
+    assert "![" in text
+    assert "(https://x/y/raw/HEAD/docs/contact.png)" in text
