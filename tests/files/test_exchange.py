@@ -243,6 +243,9 @@ def test_the_commands(sd, tmp_path, monkeypatch):
     run = CliRunner().invoke
     done = run(app, ["export", str(source), "-f", "a1111", "--out", "emb/pigowl.safetensors"])
     assert (done.exit_code, done.stdout) == (0, "emb/pigowl.safetensors\n")
+    assert "write pigowl\n" in done.stderr
+    done = run(app, ["export", str(source), "-f", "comfyui", "--out", "emb/owl.safetensors"])
+    assert "write embedding:owl\n" in done.stderr
     done = run(app, ["import", "emb/pigowl.safetensors"])  # it says which checkpoint
     assert done.exit_code == 0, done.output
     assert load_run("runs/pigowl").concept.word == "<pigowl>"

@@ -10,6 +10,13 @@ import typer
 from offbeat.cli import options as shared
 from offbeat.cli.output import errors_shown, free_folder, show_note, show_result
 
+_IN_PROMPTS = {
+    "comfyui": "embedding:{0}",
+    "a1111": "{0}",
+    "diffusers": "the word that token= of load_textual_inversion says",
+}
+_FOR_ALL = "embedding:{0} in ComfyUI, {0} in AUTOMATIC1111, in diffusers the word that token= says"
+
 
 def export(
     source: Annotated[
@@ -55,10 +62,18 @@ def export(
         from offbeat.files.lora import UNET
 
         paths = offbeat.export_concept(source, format, token=token, out=out)
-        for path in paths:
+        written = {path: path.read_bytes() for path in paths}
+        for path, data in written.items():
             typer.echo(str(path))
-        of_unet = any(holds_factors(path.read_bytes(), UNET) for path in paths)
-        if format == "diffusers" and of_unet:
+            if not holds_factors(data):
+                word = _IN_PROMPTS.get(format, _FOR_ALL).format(path.stem)
+                show_note(f"in a prompt, write {word}")
+            elif holds_factors(data, "lora_prior_"):
+                show_note(
+                    "this LoRA is of a prior; only diffusers loads one, exported with "
+                    "--format diffusers"
+                )
+        if format == "diffusers" and any(holds_factors(data, UNET) for data in written.values()):
             show_note(
                 "ComfyUI passes over LoRA in these names without a word; for it, export with "
                 "--format comfyui"
