@@ -85,7 +85,7 @@ def check_form(form, folder, device):
             yield say(gap < LIMITS[dtype], what, f"differs from the CPU by {gap:.1e} in the mean")
     for check in verify(load_backbone(folder, device=device)):
         if check.passed is not None:
-            yield say(check.passed, f"{form}: {check.what}", check.found)
+            yield say(check.passed, f"{form}: {check.what}", check.result)
 
 
 def check_search(folder, device):
