@@ -170,6 +170,8 @@ def request_of(asked: Mapping[str, Any]) -> dict[str, Any]:
         job["law"] = asked["config"].get("law")
         job["subject"] = None if asked["subject"] == "dreams" else asked["subject"]
     elif verb == "generate":
+        if asked.get("pictures") or asked.get("concepts"):
+            raise ConfigError("it was made of pictures or concepts, which it does not hold")
         job |= {name: asked[name] for name in _OF_GENERATE if asked.get(name) is not None}
     else:
         raise ConfigError(f"a {verb} needs the runs and pictures that it was made from")
