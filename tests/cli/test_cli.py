@@ -243,3 +243,20 @@ def test_a_signal_during_a_step_waits_for_its_end_and_a_second_one_does_not():
         stop(signal.SIGINT, None)
     with pytest.raises(Stopped):
         Stop()(signal.SIGINT, None)  # nothing is at work: at once
+
+
+def test_a_path_between_runs_is_drawn_and_named_as_one_between_words(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs" / "owl-0").mkdir(parents=True)
+    (tmp_path / "runs" / "owl-0" / "request.json").write_text("{}")
+    asked = []
+
+    def sweep(*names, **settings):
+        asked.append(settings)
+        raise offbeat.OffbeatError("drawn elsewhere")
+
+    monkeypatch.setattr(offbeat, "sweep", sweep)
+    for names in (["pig", "owl"], ["runs/owl-0:0", "runs/owl-0:1"], ["a/pig.png", "a/owl.png"]):
+        RUNNER.invoke(cli.app, ["fuse", "--sweep", *names])
+    assert [settings["num_images"] for settings in asked] == [3, 3, 1]
+    assert str(asked[1]["out"]) == "runs/owl-0-0-owl-0-1-0"

@@ -95,12 +95,14 @@ def fuse(
     MagicMix, arXiv:2210.16056; DiffMorpher, arXiv:2312.07409; BASS, arXiv:2310.01819; AGSwap (our
     reading), arXiv:2509.18699.
     """
-    first = folder_name(" ".join(word.rpartition("=")[0] or word for word in words), seed)
+    parts = [Path(word.rpartition("=")[0] or word).name for word in words]
+    first = folder_name(" ".join(parts), seed)
     with at_work(out, first, place, resume=resume) as common:
         import offbeat
         from offbeat.core.templates import check_text
         from offbeat.errors import ConfigError
         from offbeat.files.pictures import is_picture
+        from offbeat.verbs.walk import names_concept
 
         for word in words:
             check_text("word", word)
@@ -117,7 +119,7 @@ def fuse(
         if num is not None and needed is None:
             raise ConfigError("--num: only for --sweep and --grid; pictures are --num-images")
         count = num or (9 if sweep else 5)
-        few = grid or all(is_picture(name) for name in names)
+        few = grid or all(is_picture(name) and not names_concept(name) for name in names)
         each = num_images or (1 if few else 3 if sweep else 8)
         check_num_images(each * (count if sweep else count * (count + 1) // 2 if grid else 1))
         common |= {

@@ -68,6 +68,11 @@ def walk(
     with torch.no_grad():  # too long a prompt fails before a folder is made
         model.encode_text([concepts[0].prompt()], tokens=concepts[0].token_embeds)
     names = [end.concept.subject for end in ends]
+    numbers = [end.origin.get("concept") for end in ends]
+    shown = [
+        name if number is None else f"{name}:{number}"
+        for name, number in zip(names, numbers, strict=True)
+    ]
     session.open(
         {
             "verb": "walk",
@@ -85,8 +90,8 @@ def walk(
         session,
         concepts,
         [{"share": share} for share in shares],
-        title=f"From {names[0]} to {names[1]}",
-        in_words=f"{num} concepts on the straight line between two learned tokens.",
+        title=f"From {shown[0]} to {shown[1]}",
+        in_words=f"{num} concepts on the straight line from {shown[0]} to {shown[1]}.",
         captions=[f"{share:.2f}" for share in shares],
     )
 
