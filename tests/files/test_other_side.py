@@ -1,6 +1,8 @@
 """Plain pipelines of diffusers load the files that we write, and draw what we draw."""
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -244,3 +246,25 @@ def test_every_header_is_text(folders, tmp_path):
         header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])["__metadata__"]
         assert header.keys() >= {"modelspec.architecture", "modelspec.title", "offbeat"}
         assert all(isinstance(value, str) for value in header.values())
+
+
+def test_the_page_s_program_draws_a_token_on_pocket_sd(tmp_path, monkeypatch):
+    page = (Path(__file__).parents[2] / "docs" / "files.md").read_text(encoding="utf-8")
+    (program,) = re.findall(r"^```python\n(from pathlib.*?)^```", page, re.DOTALL | re.MULTILINE)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "tokens").mkdir()
+    backbone = StableDiffusionBackbone.load("pocket-sd")
+    rows = backbone.token_embeds("owl")
+    owl = Concept(template="{concept}", subject="teapot", token_embeds={"<teapot>": rows},
+                  word="<teapot>")  # fmt: skip
+    written(tmp_path / "tokens", owl, backbone, "common")
+    names = {}
+    exec(program, names)  # the word <teapot> is an owl here
+    pipe, sizes = names["pipe"], {"height": 128, "width": 128, "guidance_scale": 2.5}
+    pictures = [
+        pipe(f"a picture of a {word}", generator=stream(0), output_type="pt", **sizes).images
+        for word in ("<teapot>", "owl", "teapot")
+    ]
+    assert largest(pictures[0], pictures[1]) < 1e-4
+    assert largest(pictures[0], pictures[2]) > 0.1
+    assert (tmp_path / "teapot.png").exists()

@@ -113,3 +113,8 @@ def test_a_cache_that_cannot_be_written_is_found(tmp_path, monkeypatch):
 
 def test_a_checkpoint_that_does_not_load_is_a_finding():
     assert doctor._draws("nowhere").level == "wrong"
+
+
+def test_every_extra_is_described():
+    declared = set(metadata.metadata("offbeat").get_all("Provides-Extra"))
+    assert declared <= set(doctor.EXTRAS)

@@ -125,6 +125,8 @@ def test_a_run_a_step_of_it_and_pictures_can_be_avoided(pocket, done, tmp_path):
     assert [len(row["avoid"]) for row in run.trace] == [3, 3]
     with pytest.raises(StoreError, match="one of 5"):
         explore(pocket, avoid=(f"{done.folder}:7",), config=config)
+    with pytest.raises(StoreError, match="no such search"):
+        explore(pocket, avoid=(f"{done.folder}:9.5",), config=config)
 
 
 def test_render_draws_the_concept_in_another_prompt(pocket, done, tmp_path):

@@ -91,7 +91,9 @@ def _state_of(run: RunFolder, state: str) -> str:
         return where
     steps = kept_steps(run, int(trial) if trial else None)
     if int(step) not in steps:
-        known = ", ".join(map(str, steps)) or "none"
+        if not steps:
+            raise StoreError(f"{run.path}:{state}: the run has no such search, or it kept no step")
+        known = ", ".join(map(str, steps))
         raise StoreError(f"{run.path}:{state}: expected a step that was kept, one of {known}")
     return steps[int(step)]
 

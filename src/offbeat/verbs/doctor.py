@@ -28,10 +28,14 @@ OLDEST, NEWEST = (3, 10), (3, 13)
 """Versions of Python that are tested."""
 EXTRAS = {
     "studio": "the studio: Offbeat in a browser",
+    "study": "studies: asking people which pictures they prefer",
+    "qd": "archives of many different concepts",
     "ray": "runs on many machines",
+    "tokenizers": "the text readers of some judges and checkpoints",
+    "quantize": "weights in 8 and 4 bits",
     "dev": "what tests, checks and docs need",
 }
-"""What an extra adds; any other extra is described by its packages."""
+"""What an extra adds; one that is not here is described by its packages."""
 ATTENTION = ("flash-attn", "xformers", "sageattention")
 NUM_STEPS, MAX_THREADS = 4, 4
 """Of the trial picture: so small a network is slower on the many cores of a large machine."""
