@@ -46,6 +46,7 @@ def test_help_loads_no_torch():
         ),
         (["explore", "handbag", "--novelty", "2", "--reach", "2"], "novelty, reach: expected one"),
         (["explore", " "], "expected a word"),
+        (["samples", __file__], "cannot be made (File exists)"),
         (["explore", "handbag", "--backbone", "nowhere"], "nowhere"),
         (["explore", "hand\udcffbag"], r"expected UTF-8 text, got 'hand\udcffbag'"),
         (["explore", "handbag", "--template", "a {subject.x}"], "it may hold only {subject}"),

@@ -52,6 +52,8 @@ def test_runs_are_seen_by_all_drawn_from_and_changed_by_nobody(made, tmp_path):
         assert (made / "owl" / "images" / "0000.png").exists()
         wish = {"verb": "render", "sources": [{"run": owl["id"], "index": 1}], "num_images": 1}
         assert client.post("/api/v1/jobs", json=wish).status_code == 202
+        wish["sources"] = [{"run": shown["castle"]["id"], "index": 1}]
+        assert client.post("/api/v1/jobs", json=wish).status_code == 404
 
 
 def test_a_second_start_brings_nothing_twice_and_the_folder_may_go(made, tmp_path):

@@ -20,7 +20,7 @@ def samples(
     pocket drew both. A file of that name that is there stays as it is.
     """
     with errors_shown():
-        from offbeat.files.disk import write_atomic
+        from offbeat.files.disk import make_folder, write_atomic
 
         source = Path(__file__).parent.parent / "samples"
         for path in sorted(source.glob("*.png")):
@@ -28,6 +28,6 @@ def samples(
             if target.exists():
                 typer.secho(f"note: {printable(target)} is there already; it stays", err=True)
             else:
-                folder.mkdir(parents=True, exist_ok=True)
+                make_folder(folder)
                 write_atomic(target, path.read_bytes())
             typer.echo(printable(target))

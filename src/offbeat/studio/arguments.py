@@ -136,6 +136,8 @@ class Translation:
             return f"runs/{concept.run}/{self._state_file(folder, concept.step, concept.trial)}"
         if concept.index is not None and (folder / "concepts").is_dir():
             return f"runs/{concept.run}:{concept.index}"
+        if concept.index:
+            raise NotThere(f"no concept {concept.index} in run {concept.run}: it has one")
         return f"runs/{concept.run}"
 
     def taste(self, digest: str) -> str:
