@@ -152,8 +152,8 @@ def test_brackets_stand_only_where_the_learned_word_does(prior):
     run = offbeat.explore("red", config=SMALL, space="lora", num_steps=1, backbone=prior,
                           prompt="a coloured picture of a {subject}", **ONE)  # fmt: skip
     (data,) = png_files("images", run.images, run.request, run.concept, prior).values()
-    assert b"a coloured picture of a [red]" in data
-    assert b"colou[red]" not in data
+    assert b"a coloured picture of a <red>" in data
+    assert b"colou<red>" not in data
 
 
 # --- arguments of a wrong type, unknown names

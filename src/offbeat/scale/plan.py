@@ -227,6 +227,8 @@ def source_of(verb: str, arguments: Mapping[str, Any]) -> str:
     named = arguments.get("backbone", parameters["backbone"].default)
     if named is not None:
         return str(named)
+    if verb == "generate" and not arguments.get("concept"):
+        return "pocket"  # as a session loads without a name
     if "method" not in parameters:
         return ""
     return default_backbone(str(arguments.get("method", parameters["method"].default)))
