@@ -33,6 +33,7 @@ EXTRAS = {
     "ray": "runs on many machines",
     "tokenizers": "the text readers of some judges and checkpoints",
     "quantize": "weights in 8 and 4 bits",
+    "release": "building and checking what is published",
     "dev": "what tests, checks and docs need",
 }
 """What an extra adds; one that is not here is described by its packages."""
