@@ -43,7 +43,7 @@ PIECES = (
     Piece(
         "fish",
         "explore fish --novelty 3 --directions 2",
-        "Yellow, striped, drawn out. The dial asked for 3 and got 1.9: pocket has no more.",
+        "Yellow, striped, drawn out. The dial asked for 3 and got 1.9.",
     ),
     Piece(
         "triangle",

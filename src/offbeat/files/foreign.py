@@ -161,7 +161,8 @@ def _comfyui(graph: Graph, info: Mapping[str, Any]) -> dict[str, Any]:
             ("checkpoint", ("ckpt_name", "unet_name")),
         ):
             value = next((inputs[key] for key in keys if _is_value(inputs.get(key))), None)
-            settings.setdefault(name, value) if value is not None else None
+            if value is not None:
+                settings.setdefault(name, value)
         if size := _size(inputs.get("width"), inputs.get("height")):
             settings.setdefault("size", size)
         for name, keys in (

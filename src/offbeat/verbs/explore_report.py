@@ -353,8 +353,8 @@ class Outcome:
             )
         if (moved := best.readings["residual"] / baseline.residual_mean) > 3:
             warnings.append(
-                f"Samples moved {moved:.1f} times as far off the axes as ordinary ones; that "
-                "motion is not in their distance."
+                f"The search also moved {moved:.1f} times as far as ordinary samples in directions "
+                "that are not measured; their distance does not count that."
             )
         silent = summary["unanswered"]
         if silent["pictures"] or silent["steps"]:
@@ -384,7 +384,7 @@ _ENDS = {
     "farthest": "it went as far as the setting max_reach allows, or the judge passed nothing "
     "farther",
     "judge": "the judge no longer saw the subject, and the last state that passed is kept",
-    "steps": "the steps ran out; give more with --steps",
+    "steps": "the steps ran out; more of them may lead farther",
 }
 
 

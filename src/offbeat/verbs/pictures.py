@@ -53,8 +53,8 @@ class Picture:
         It is scaled; at most half of ``grid`` of a side is lost or added by that. The rest is as
         in ``read``.
         """
-        file = None if isinstance(source, Tensor) else _file(role, source)
-        plain = cls._of(role, source if file is None else read_whole(file), role)  # type: ignore[arg-type]
+        image, file = _whole(role, source)
+        plain = cls._of(role, image, role)
         height, width = plain.image.shape[-2:]
         scale = (area / (height * width)) ** 0.5
         size = [max(1, round(side * scale / grid)) * grid for side in (height, width)]
@@ -67,10 +67,8 @@ class Picture:
         Raises:
             ShapeError: If it has another shape than the picture.
         """
-        file = None if isinstance(source, Tensor) else _file("mask", source)
-        if isinstance(source, Tensor) and len(source) == 1:
-            source = source.expand(3, -1, -1)
-        plain = cls._of("mask", source if file is None else read_whole(file), "mask")  # type: ignore[arg-type]
+        image, file = _whole("mask", source)
+        plain = cls._of("mask", image.expand(3, -1, -1) if len(image) == 1 else image, "mask")
         (height, width), (wanted, across) = plain.image.shape[-2:], like.image.shape[-2:]
         if abs(height * across / (width * wanted) - 1) > 0.05:
             raise ShapeError(
@@ -124,6 +122,14 @@ def _file(role: str, source: object) -> Path:
     if not isinstance(source, str | Path):
         raise ImageError(f"{role}: expected a file or a tensor, got {source!r}")
     return Path(source).expanduser()
+
+
+def _whole(role: str, source: object) -> tuple[Tensor, Path | None]:
+    """Return a picture in its own shape, and its file if it was read from one."""
+    if isinstance(source, Tensor):
+        return source, None
+    file = _file(role, source)
+    return read_whole(file), file
 
 
 def _scaled(image: Tensor, size: list[int]) -> Tensor:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from offbeat.backbones.flow.load import shift_of
-from offbeat.backbones.flow.transformer import FlowDenoiser
+from offbeat.backbones.flow.transformer import FlowDenoiser, Told
 from offbeat.backbones.text import mean_state
 from offbeat.checkpoints.known.flow import PATCH
 from offbeat.types import TextEmbeds
@@ -76,26 +76,18 @@ class FluxBackbone(FlowDenoiser):
         reach = float(self._card["true_guidance_scale"])
         return negative is not None and reach > 1, reach
 
-    def _velocity(
-        self,
-        latents: Tensor,
-        timestep: Tensor,
-        states: Tensor,
-        pooled: Tensor,
-        mask: Tensor,
-        guidance_scale: float,
-    ) -> Tensor:
+    def _velocity(self, latents: Tensor, timestep: Tensor, told: Told) -> Tensor:
         batch, _, height, width = latents.shape
-        told = None
+        guidance = None
         if self.transformer.config.guidance_embeds:
-            told = torch.full((batch,), guidance_scale, device=self.device)
+            guidance = torch.full((batch,), told.guidance_scale, device=self.device)
         predicted = self.transformer(
             hidden_states=packed(latents),
             timestep=timestep.to(latents.dtype) / 1000,
-            guidance=told,
-            pooled_projections=pooled,
-            encoder_hidden_states=states,
-            txt_ids=latents.new_zeros(states.shape[1], 3),
+            guidance=guidance,
+            pooled_projections=told.pooled,
+            encoder_hidden_states=told.states,
+            txt_ids=latents.new_zeros(told.states.shape[1], 3),
             img_ids=places(height // PATCH, width // PATCH).to(latents),
         ).sample
         return unpacked(predicted, height, width)

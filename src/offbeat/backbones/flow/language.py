@@ -18,7 +18,7 @@ from torch import Tensor
 
 from offbeat.backbones.flow.flux import packed, places, unpacked
 from offbeat.backbones.flow.load import shift_of
-from offbeat.backbones.flow.transformer import FlowDenoiser
+from offbeat.backbones.flow.transformer import FlowDenoiser, Told
 from offbeat.backbones.text import Encoder, LanguageEncoder, T5Encoder, mean_state
 from offbeat.checkpoints.known.flow import PATCH
 from offbeat.types import TextEmbeds
@@ -86,24 +86,16 @@ class ChromaBackbone(LanguageFlow):
         ((output, mask),) = self._read(prompts, tokens, to_limit=True)
         return output.last_hidden_state, mask
 
-    def _velocity(
-        self,
-        latents: Tensor,
-        timestep: Tensor,
-        states: Tensor,
-        pooled: Tensor,
-        mask: Tensor,
-        guidance_scale: float,
-    ) -> Tensor:
+    def _velocity(self, latents: Tensor, timestep: Tensor, told: Told) -> Tensor:
         height, width = latents.shape[-2:]
         tokens = packed(latents)
-        one_more = torch.cat([mask.new_ones(len(mask), 1), mask[:, :-1]], dim=1)
-        seen = torch.cat([one_more, mask.new_ones(tokens.shape[:2])], dim=1)
+        one_more = torch.cat([told.mask.new_ones(len(told.mask), 1), told.mask[:, :-1]], dim=1)
+        seen = torch.cat([one_more, told.mask.new_ones(tokens.shape[:2])], dim=1)
         predicted = self.transformer(
             hidden_states=tokens,
             timestep=timestep.to(latents.dtype) / 1000,
-            encoder_hidden_states=states,
-            txt_ids=latents.new_zeros(states.shape[1], 3),
+            encoder_hidden_states=told.states,
+            txt_ids=latents.new_zeros(told.states.shape[1], 3),
             img_ids=places(height // PATCH, width // PATCH).to(latents),
             attention_mask=seen.to(latents.dtype),
         ).sample
@@ -146,19 +138,11 @@ class ZImageBackbone(LanguageFlow):
     def _guided(self, negative: TextEmbeds | None, scale: float) -> tuple[bool, float]:
         return scale > 0, 1 + scale
 
-    def _velocity(
-        self,
-        latents: Tensor,
-        timestep: Tensor,
-        states: Tensor,
-        pooled: Tensor,
-        mask: Tensor,
-        guidance_scale: float,
-    ) -> Tensor:
-        told = [row[own] for row, own in zip(states, mask, strict=True)]
+    def _velocity(self, latents: Tensor, timestep: Tensor, told: Told) -> Tensor:
+        prompts = [row[own] for row, own in zip(told.states, told.mask, strict=True)]
         times = (1000 - timestep) / 1000
         (predicted,) = self.transformer(
-            list(latents[:, :, None].unbind()), times, told, return_dict=False
+            list(latents[:, :, None].unbind()), times, prompts, return_dict=False
         )
         return -torch.stack([part.float() for part in predicted]).squeeze(2)
 
@@ -204,21 +188,13 @@ class QwenImageBackbone(LanguageFlow):
         scale = own.norm(dim=-1, keepdim=True) / tokens.norm(dim=-1, keepdim=True)
         return unpacked(tokens * scale, height, width)
 
-    def _velocity(
-        self,
-        latents: Tensor,
-        timestep: Tensor,
-        states: Tensor,
-        pooled: Tensor,
-        mask: Tensor,
-        guidance_scale: float,
-    ) -> Tensor:
+    def _velocity(self, latents: Tensor, timestep: Tensor, told: Told) -> Tensor:
         batch, _, height, width = latents.shape
         predicted = self.transformer(
             hidden_states=packed(latents),
             timestep=timestep.to(latents.dtype) / 1000,
-            encoder_hidden_states=states,
-            encoder_hidden_states_mask=None if bool(mask.all()) else mask.long(),
+            encoder_hidden_states=told.states,
+            encoder_hidden_states_mask=None if bool(told.mask.all()) else told.mask.long(),
             img_shapes=[[(1, height // PATCH, width // PATCH)]] * batch,
         ).sample
         return unpacked(predicted, height, width)
@@ -280,20 +256,12 @@ class SanaBackbone(LanguageFlow):
     def _timestep_settings(self, num_inference_steps: int, num_tokens: int) -> dict[str, Any]:
         return {"num_inference_steps": num_inference_steps}
 
-    def _velocity(
-        self,
-        latents: Tensor,
-        timestep: Tensor,
-        states: Tensor,
-        pooled: Tensor,
-        mask: Tensor,
-        guidance_scale: float,
-    ) -> Tensor:
+    def _velocity(self, latents: Tensor, timestep: Tensor, told: Told) -> Tensor:
         config = self.transformer.config
         predicted: Tensor = self.transformer(
             latents,
-            encoder_hidden_states=states,
-            encoder_attention_mask=mask.long(),
+            encoder_hidden_states=told.states,
+            encoder_attention_mask=told.mask.long(),
             timestep=timestep * config.timestep_scale,
         ).sample
         return predicted[:, : config.in_channels]

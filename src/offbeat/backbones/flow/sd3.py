@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from offbeat.backbones.flow.load import shift_of
-from offbeat.backbones.flow.transformer import FlowDenoiser
+from offbeat.backbones.flow.transformer import FlowDenoiser, Told
 from offbeat.backbones.text import mean_state
 from offbeat.types import TextEmbeds
 
@@ -73,19 +73,11 @@ class SD3Backbone(FlowDenoiser):
             settings["mu"] = shift_of(config, num_tokens, max_shift=1.16)
         return settings
 
-    def _velocity(
-        self,
-        latents: Tensor,
-        timestep: Tensor,
-        states: Tensor,
-        pooled: Tensor,
-        mask: Tensor,
-        guidance_scale: float,
-    ) -> Tensor:
+    def _velocity(self, latents: Tensor, timestep: Tensor, told: Told) -> Tensor:
         predicted: Tensor = self.transformer(
             hidden_states=latents,
             timestep=timestep,
-            encoder_hidden_states=states,
-            pooled_projections=pooled,
+            encoder_hidden_states=told.states,
+            pooled_projections=told.pooled,
         ).sample
         return predicted

@@ -13,6 +13,7 @@ import itertools
 from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -33,6 +34,25 @@ from offbeat.types import Sampler, TextEmbeds
 
 if TYPE_CHECKING:
     from typing_extensions import Self
+
+
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What a transformer is told beside latents and time, for all of a batch."""
+
+    states: Tensor
+    """Hidden states of the text, ``[B, L, E]``."""
+    pooled: Tensor
+    """Pooled vectors, ``[B, P]``; P is 0 where it hears none."""
+    mask: Tensor
+    """Which states are of the prompt, ``[B, L]``."""
+    guidance_scale: float
+    """Of a network that was distilled to be told it."""
+
+    def last(self, count: int) -> Told:
+        """Return what the last of the batch are told."""
+        states, pooled, mask = (part[-count:] for part in (self.states, self.pooled, self.mask))
+        return replace(self, states=states, pooled=pooled, mask=mask)
 
 
 class FlowDenoiser(Denoiser):
@@ -121,15 +141,7 @@ class FlowDenoiser(Denoiser):
         """Return how the pipeline sets the scheduler, for latents of so many image tokens."""
 
     @abstractmethod
-    def _velocity(
-        self,
-        latents: Tensor,
-        timestep: Tensor,
-        states: Tensor,
-        pooled: Tensor,
-        mask: Tensor,
-        guidance_scale: float,
-    ) -> Tensor:
+    def _velocity(self, latents: Tensor, timestep: Tensor, told: Told) -> Tensor:
         """Return the network's prediction, ``[B, C, h, w]``, of the same type as ``latents``."""
 
     @property
@@ -199,8 +211,8 @@ class FlowDenoiser(Denoiser):
             )
             for name in ("text_encoder_hidden_states", "text_embeds", "text_mask")
         )
-        states, pooled = states.to(dtype), pooled.to(dtype)
-        pooled = pooled[:, : sum(self._pooled_widths())]
+        pooled = pooled[:, : sum(self._pooled_widths())].to(dtype)
+        told = Told(states.to(dtype), pooled, mask, scale)
         guidance = Guidance(self._guider, reach, walk)
         cached = bool(getattr(self.transformer, "is_cache_enabled", False))
         if cached:  # another walk begins
@@ -212,18 +224,18 @@ class FlowDenoiser(Denoiser):
             doubled = torch.cat([shown, shown]) if doubles else shown
             times = timestep.to(self.device).expand(len(doubled))
             self._asked(denoiser=len(doubled))
-            # the text's half comes last; CADS blurs it alone
-            told = [
-                torch.cat([whole[: len(whole) - batch], guidance.told(whole[-batch:], step)])
-                for whole in (states, pooled)
-            ]
-            told = told if doubles else [whole[-batch:] for whole in told]
-            own = mask if doubles else mask[-batch:]
+            condition = told if doubles else told.last(batch)
+            if guidance.blurs(step):  # the text's half, which comes last
+                states, pooled = (
+                    torch.cat([whole[:-batch], guidance.told(whole[-batch:], step)])
+                    for whole in (condition.states, condition.pooled)
+                )
+                condition = replace(condition, states=states, pooled=pooled)
             context: AbstractContextManager[None] = nullcontext()
             if cached:  # what is kept of both halves does not suit one alone
                 context = self.transformer.cache_context("both" if doubles else "one")
             with context:
-                predicted = self._velocity(doubled, times, told[0], told[1], own, scale).float()
+                predicted = self._velocity(doubled, times, condition).float()
             if not doubles:
                 return guidance.alone(predicted, step) if guided else predicted
             uncond, cond = predicted.chunk(2)

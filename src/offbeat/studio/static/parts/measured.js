@@ -38,7 +38,7 @@ function sentences(run) {
 }
 
 /** `set(run)` fills it; the curve stands in it. */
-export function measured(curve) {
+export function howMeasured(curve) {
   const words = h("ul", { class: "sentences" });
   const el = h(
     "details",

@@ -12,7 +12,7 @@ import { notifyButton } from "./notify.js";
 import { lightbox } from "./lightbox.js";
 import { mapChart } from "./map.js";
 import { directionRows, directionsOf, imagesOf, inShort, ofDirection, trialsOf } from "./directions.js";
-import { measured as measuredPart } from "./measured.js";
+import { howMeasured } from "./measured.js";
 import { badge, image, keyOf, pictureGrid } from "./pictures.js";
 import { lessOf, startFrom, unlike } from "./steer.js";
 
@@ -85,7 +85,7 @@ export function runView({ inShelf = false } = {}) {
     onstep: (which) => chooseStep(which, false),
   });
   const curve = curveChart();
-  const measures = measuredPart(curve);
+  const measures = howMeasured(curve);
   const charts = h("div", { class: "charts", hidden: true }, map.el);
   const words = h("div", { class: "words" });
   const views = h("div", { class: "charts", hidden: true });
@@ -157,13 +157,13 @@ export function runView({ inShelf = false } = {}) {
     const shown = [];
     for (let direction = 0; direction < count; direction++) {
       const found = imagesOf(one, images, direction);
-      const way_ = made.filter((preview) => ofDirection(one, direction, preview.trial));
-      const newest = way_[way_.length - 1];
-      const here_ = at && ofDirection(one, direction, at.trial) ? at : found.length ? null : newest;
-      const seen = here_ ? way_.filter((preview) => preview.trial === here_.trial && preview.step === here_.step) : found;
+      const drawn = made.filter((preview) => ofDirection(one, direction, preview.trial));
+      const newest = drawn[drawn.length - 1];
+      const shownAt = at && ofDirection(one, direction, at.trial) ? at : found.length ? null : newest;
+      const seen = shownAt ? drawn.filter((preview) => preview.trial === shownAt.trial && preview.step === shownAt.step) : found;
       if (!seen.length && direction) continue; // it has not begun
       const told = run?.summary?.directions?.[direction];
-      const state = here_ ? (here_.step ? `as of step ${here_.step}` : "where the search starts") : inShort(told);
+      const state = shownAt ? (shownAt.step ? `as of step ${shownAt.step}` : "where the search starts") : inShort(told);
       const name = count > 1 ? `Direction ${direction + 1}` : "Unusual";
       shown.push({ name, note: state, pictures: seen, actions: run && told ? directionActions(direction, told) : [] });
     }

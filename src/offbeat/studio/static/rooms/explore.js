@@ -205,8 +205,8 @@ export function explore() {
 
   function fill(body) {
     subject.value = body.subject ?? subject.value;
-    const far = body.novelty ?? body.reach;
-    if (typeof far === "number" && far > 1) novelty.value = far;
+    const dialled = body.novelty ?? body.reach;
+    if (typeof dialled === "number" && dialled > 1) novelty.value = dialled;
     directions.value = String(body.directions ?? 1);
     if (!directions.value) directions.value = "4";
     num.value = String(body.num_images ?? 8);
