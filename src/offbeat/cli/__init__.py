@@ -77,7 +77,7 @@ Offbeat draws pictures that are still what was asked for, and yet not what every
 
 Try first:
   offbeat explore teapot           unusual teapots in four directions; a minute or two on two cores
-  offbeat fuse dragon pumpkin      one thing of two words
+  offbeat fuse dragon butterfly    one thing of two words
   offbeat studio                   the same in your browser
   offbeat doctor                   is everything here as it should be?
 

@@ -187,7 +187,7 @@ def explore(
     with at_work(out, first, place, num_images=num_images, resume=resume) as common:
         import offbeat
         from offbeat.errors import ConfigError
-        from offbeat.verbs.explore import refusal
+        from offbeat.verbs.explore_plan import refusal
 
         options = {
             "density": density,

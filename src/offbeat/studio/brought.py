@@ -37,7 +37,7 @@ def bring(database: Database, studio: Path, source: Path) -> int:
         source: A run folder, or one that holds some.
 
     Raises:
-        ConfigError: If it is no folder, or holds no run.
+        ConfigError: If it is no folder.
     """
     if not source.is_dir():
         raise ConfigError(f"--shelf {source}: expected a folder of runs, and there is none")
@@ -60,8 +60,8 @@ def bring(database: Database, studio: Path, source: Path) -> int:
         covers = [name for name in names if name.startswith("images/")]
         database.add_finished({**row, "id": name, "cover": min(covers, default=None)})
         new += 1
-    if not count:
-        raise ConfigError(f"--shelf {source}: holds no run, to a depth of {MAX_DEPTH} folders")
+    if not count:  # they may come later
+        log.warning("%s: holds no finished run, to a depth of %s folders", source, MAX_DEPTH)
     return new
 
 

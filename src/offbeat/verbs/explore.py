@@ -38,7 +38,15 @@ from offbeat.runs.recorder import OnKept
 from offbeat.runs.result import Run, concept_files, costed
 from offbeat.types import Concept, Observe, Step, ignore
 from offbeat.verbs.explore_draw import NUM_CALIBRATION, explore_by_drawing
-from offbeat.verbs.explore_plan import NUM_FRESH, NUM_REFERENCES, Plan, Trial
+from offbeat.verbs.explore_plan import (
+    NUM_FRESH,
+    NUM_REFERENCES,
+    Plan,
+    Trial,
+    drawing_settings,
+    pictures_of,
+    runs_of,
+)
 from offbeat.verbs.explore_report import Outcome, picture_files_of
 from offbeat.verbs.session import Session, check_numbers, checked_text, conditions_of
 
@@ -152,7 +160,7 @@ def explore(
             session,
             subject,
             method=method,
-            config=_drawing_settings(method, config, searching),
+            config=drawing_settings(method, config, searching),
             num_images=num_images,
             seed=seed,
             prompt=prompt,
@@ -171,8 +179,8 @@ def explore(
         num_trials=num_trials,
         directions=directions,
         candidates=candidates,
-        avoid=tuple(_runs(avoid)),
-        unlike=tuple(_pictures(unlike)),
+        avoid=tuple(runs_of(avoid)),
+        unlike=tuple(pictures_of(unlike)),
         taste=None if taste is None else str(taste),
         start=None if start is None else str(start),
         judge=judge,
@@ -185,61 +193,6 @@ def explore(
     session.load(NAME)
     exploration = Exploration(session, plan, preview_every)
     return session.finished() if exploration.open() else exploration.run()
-
-
-def _runs(avoid: object) -> list[str | Region]:
-    """Return the runs and regions to avoid as a list.
-
-    Raises:
-        ConfigError: If one is neither.
-    """
-    runs = [avoid] if isinstance(avoid, str | Path | Region) else avoid
-    if not isinstance(runs, Sequence) or not all(isinstance(r, str | Path | Region) for r in runs):
-        raise ConfigError(f"avoid: expected run folders or regions of their maps, got {avoid!r}")
-    return [run if isinstance(run, Region) else str(run) for run in runs]
-
-
-def _pictures(unlike: object) -> list[str | tuple[str, ...]]:
-    """Return the pictures to differ from: folders as text, lists of files as tuples.
-
-    Raises:
-        ConfigError: If one is neither.
-    """
-    groups = [unlike] if isinstance(unlike, str | Path) else unlike
-    try:
-        return [
-            str(group) if isinstance(group, str | Path) else tuple(str(Path(f)) for f in group)
-            for group in groups  # type: ignore[attr-defined]
-        ]
-    except TypeError as error:
-        raise ConfigError(
-            f"unlike: expected folders of pictures, or lists of files, got {unlike!r}"
-        ) from error
-
-
-def _drawing_settings(
-    method: str,
-    config: LowProbabilityConfig | Mapping[str, Any] | None,
-    searching: Mapping[str, Any],
-) -> Mapping[str, Any]:
-    """Return the settings of a method that does not search, and refuse those of a search.
-
-    Raises:
-        ConfigError: If there is one.
-    """
-    if unsuitable := [name for name, value in searching.items() if value]:
-        raise ConfigError(refusal(unsuitable, method))
-    if isinstance(config, LowProbabilityConfig):
-        raise ConfigError(f"config: expected settings of {method} by name, got those of {NAME}")
-    return config or {}
-
-
-def refusal(names: Sequence[str], method: str) -> str:
-    """Return what an error says of settings of the search that another method was given."""
-    applies, them = ("applies", "it") if len(names) == 1 else ("apply", "them")
-    return (
-        f"{', '.join(names)}: {applies} only to method {NAME!r}; {method!r} does not accept {them}"
-    )
 
 
 class Exploration:

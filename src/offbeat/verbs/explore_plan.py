@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from offbeat.core.drawing import plain_concept
+from offbeat.errors import ConfigError
 from offbeat.methods.low_probability.choosing import Chosen
-from offbeat.methods.low_probability.config import LowProbabilityConfig
+from offbeat.methods.low_probability.config import NAME, LowProbabilityConfig
 from offbeat.protocols import ExploringBackbone
 from offbeat.runs.map import Region
 from offbeat.types import Concept, Request
@@ -160,3 +163,61 @@ class Trial:
             "stopped": self.stopped,
             "step": int(self.concept.metadata["step"]),
         }
+
+
+# --- arguments as they come
+
+
+def runs_of(avoid: object) -> list[str | Region]:
+    """Return the runs and regions to avoid as a list.
+
+    Raises:
+        ConfigError: If one is neither.
+    """
+    runs = [avoid] if isinstance(avoid, str | Path | Region) else avoid
+    if not isinstance(runs, Sequence) or not all(isinstance(r, str | Path | Region) for r in runs):
+        raise ConfigError(f"avoid: expected run folders or regions of their maps, got {avoid!r}")
+    return [run if isinstance(run, Region) else str(run) for run in runs]
+
+
+def pictures_of(unlike: object) -> list[str | tuple[str, ...]]:
+    """Return the pictures to differ from: folders as text, lists of files as tuples.
+
+    Raises:
+        ConfigError: If one is neither.
+    """
+    groups = [unlike] if isinstance(unlike, str | Path) else unlike
+    try:
+        return [
+            str(group) if isinstance(group, str | Path) else tuple(str(Path(f)) for f in group)
+            for group in groups  # type: ignore[attr-defined]
+        ]
+    except TypeError as error:
+        raise ConfigError(
+            f"unlike: expected folders of pictures, or lists of files, got {unlike!r}"
+        ) from error
+
+
+def drawing_settings(
+    method: str,
+    config: LowProbabilityConfig | Mapping[str, Any] | None,
+    searching: Mapping[str, Any],
+) -> Mapping[str, Any]:
+    """Return the settings of a method that does not search, and refuse those of a search.
+
+    Raises:
+        ConfigError: If there is one.
+    """
+    if unsuitable := [name for name, value in searching.items() if value]:
+        raise ConfigError(refusal(unsuitable, method))
+    if isinstance(config, LowProbabilityConfig):
+        raise ConfigError(f"config: expected settings of {method} by name, got those of {NAME}")
+    return config or {}
+
+
+def refusal(names: Sequence[str], method: str) -> str:
+    """Return what an error says of settings of the search that another method was given."""
+    applies, them = ("applies", "it") if len(names) == 1 else ("apply", "them")
+    return (
+        f"{', '.join(names)}: {applies} only to method {NAME!r}; {method!r} does not accept {them}"
+    )
