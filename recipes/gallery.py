@@ -58,7 +58,7 @@ PIECES = (
     Piece(
         "morph",
         "fuse --sweep owl teapot --method diffmorpher -n 2",
-        "Both ends are clear; the middle is mud.",
+        "A smooth way from one to the other; half way it is neither.",
         "",
     ),
     Piece(
@@ -70,7 +70,7 @@ PIECES = (
     Piece(
         "pair",
         "fuse pineapple owl -n 8",
-        "A failure: asked for both, pocket mostly draws one of them.",
+        "Both are there in five of eight, says the judge, which still names one of them.",
     ),
     Piece("pet", "explore pet", "A failure: pets are many kinds already, so little is new."),
 )
